@@ -1,0 +1,117 @@
+"""Topics of lists and their real items, from the YAML files of `data/topics/`."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mechlist.errors import InputError
+
+ROOT = Path(__file__).parents[1] / "data" / "topics"
+STUDY = "study"
+"""The file with the 23 topics of the list-ending study."""
+
+
+def topic_sets() -> list[str]:
+    """Names of the topic files that come with mechlist."""
+    return sorted(path.stem for path in ROOT.glob("*.yaml"))
+
+
+def load_topics(*files: str | Path) -> dict[str, tuple[str, ...]]:
+    """Items by topic, in the files' order; the best-known items first.
+
+    Args:
+        files: names of topic files that come with mechlist (`study`, `food` ...), or paths; all that come with it
+            when none is given.
+
+    Raises:
+        InputError: a file that is missing, not YAML, or not a mapping from topics to lists of strings; an empty topic;
+            a topic that stands twice; an item that stands twice in its topic, whatever its case.
+    """
+    topics: dict[str, tuple[str, ...]] = {}
+    for file in files or topic_sets():
+        path = _path(file)
+        for topic, items in _read(path).items():
+            if topic in topics:
+                raise InputError(f"{path}: the topic {topic!r} stands twice.")
+            topics[topic] = _items(path, topic, items)
+    return topics
+
+
+def _path(file: str | Path) -> Path:
+    named = ROOT / f"{file}.yaml"
+    return named if isinstance(file, str) and named.is_file() else Path(file).expanduser()
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    try:
+        value = _unique(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{path} cannot be read ({reason}); give a topic file, or one of {', '.join(topic_sets())}."
+        ) from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+    except _TwiceError as error:
+        raise InputError(f"{path}: the topic {error} stands twice.") from error
+    if not isinstance(value, dict) or not value:
+        raise InputError(f"{path} must map topics to lists of items, and is {_kind(value)}.")
+    return value
+
+
+class _TwiceError(Exception):
+    """A key that a mapping has twice, which YAML readers let pass."""
+
+
+def _unique(text: str) -> Any:
+    node = yaml.compose(text, yaml.SafeLoader)
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise _TwiceError(repr(key.value))
+            seen.add(key.value)
+    return yaml.safe_load(text)
+
+
+def _items(path: Path, topic: Any, items: Any) -> tuple[str, ...]:
+    if not isinstance(topic, str) or not topic.strip():
+        raise InputError(f"{path}: a topic must be text, not {topic!r}; put it in quotes.")
+    if not isinstance(items, list):
+        raise InputError(f"{path}: the topic {topic!r} must hold a list of items, not {_kind(items)}.")
+    if not items:
+        raise InputError(f"{path}: the topic {topic!r} has no items.")
+    seen: dict[str, str] = {}
+    for item in items:
+        if not isinstance(item, str) or not item.strip() or item != item.strip() or "\n" in item:
+            raise InputError(
+                f"{path}: an item of {topic!r} must be one line of text without blanks around it, not {item!r} "
+                "(in quotes if YAML takes it for something else)."
+            )
+        if item.casefold() in seen:
+            raise InputError(f"{path}: the topic {topic!r} has {item!r} twice.")
+        seen[item.casefold()] = item
+    return tuple(items)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "a mapping", list: "a list", str: "text", type(None): "empty"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def choose_topics(files: Sequence[str | Path] = (), names: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+    """The topics of some files (all that come with mechlist by default), or of these only the ones named.
+
+    Raises:
+        InputError: as `load_topics`; a name that is not among the topics, with the closest ones.
+    """
+    topics = load_topics(*files)
+    for name in names:
+        if name not in topics:
+            close = difflib.get_close_matches(name, topics, n=3)
+            hint = f" Did you mean {' or '.join(close)}?" if close else ""
+            raise InputError(f"There is no topic {name!r} among the {len(topics)} of the topic files.{hint}")
+    return {name: topics[name] for name in names or topics}
