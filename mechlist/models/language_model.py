@@ -12,6 +12,7 @@ from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 
 from mechlist.errors import ModelError
+from mechlist.models.decoding import CachedDecoder, Decoder, RecomputingDecoder
 from mechlist.types import ModelShape
 
 Hook = tuple[str, Callable[..., Tensor | None]]
@@ -61,6 +62,10 @@ class LanguageModel(Protocol):
         self, normalized: Float[Tensor, "*batch d_model"], columns: Int[Tensor, " column"] | None = None
     ) -> Float[Tensor, "*batch vocab"]:
         """Logits (after any softcap) of all tokens or of `columns` only."""
+        ...
+
+    def decoder(self, rows: int) -> Decoder:
+        """A reader of `rows` sequences that grow, with nothing read yet."""
         ...
 
 
@@ -171,6 +176,9 @@ class _Hooked(_View):
             out = self.module(tokens, stop_at_layer=self.shape.n_layers, padding_side="right")
             return out if self.module.cfg.normalization_type is None else self.module.ln_final(out)
 
+    def decoder(self, rows: int) -> Decoder:
+        return CachedDecoder(self.module, rows)
+
 
 class _Bridged(_View):
     makes_logits = True
@@ -186,3 +194,6 @@ class _Bridged(_View):
         mask = torch.ones_like(tokens)
         self.module.run_with_hooks(tokens, attention_mask=mask, fwd_hooks=[*hooks, (FINAL_HOOK, keep)])
         return final[-1]
+
+    def decoder(self, rows: int) -> Decoder:  # noqa: ARG002 (the first piece says how many)
+        return RecomputingDecoder(self.residual)

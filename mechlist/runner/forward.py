@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,48 @@ from mechlist.runner.transfer import to_device
 Function = Callable[[Batch], dict[str, Tensor]]
 
 
+@runtime_checkable
+class Work(Protocol):
+    """What is done to prompts, batch by batch."""
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model that it is done with."""
+        ...
+
+    @property
+    def prompts(self) -> Sequence[Tensor]:
+        """Token ids of each prompt."""
+        ...
+
+    def compute(self, members: list[int]) -> dict[str, Tensor]:
+        """Results for the prompts `members`, in that order: named tensors whose first axis is the prompt."""
+        ...
+
+
+def by_halves(work: Work, members: list[int]) -> dict[str, Tensor]:
+    """The work on `members`; if memory runs out, by halves.
+
+    Raises:
+        MechlistError: memory ran out with a single prompt.
+    """
+    try:
+        return work.compute(members)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Outside the except block, so that the failed pass's tensors are no longer held by its traceback.
+    if work.model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    if len(members) == 1:
+        raise MechlistError(
+            f"Memory ran out on a single prompt of {len(work.prompts[members[0]])} tokens; "
+            "use shorter prompts, fewer captured hooks, --dtype bfloat16 or a machine with more memory."
+        )
+    half = len(members) // 2
+    return stack([by_halves(work, members[:half]), by_halves(work, members[half:])])
+
+
 @dataclass(frozen=True)
 class Pass:
     """What is done to every batch of one call."""
@@ -37,30 +79,9 @@ class Pass:
     recall: Recall | None = None
     """Where activations are looked for and kept; interventions change them, so only a plain pass uses it."""
 
-    def run(self, members: list[int]) -> dict[str, Tensor]:
-        """Results for the prompts `members`, in that order; if memory runs out, by halves.
-
-        Raises:
-            MechlistError: memory ran out with a single prompt.
-        """
-        try:
-            return self._forward(members)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        # Outside the except block, so that the failed pass's tensors are no longer held by its traceback.
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if len(members) == 1:
-            raise MechlistError(
-                f"Memory ran out on a single prompt of {len(self.prompts[members[0]])} tokens; "
-                "use shorter prompts, fewer captured hooks, --dtype bfloat16 or a machine with more memory."
-            )
-        half = len(members) // 2
-        return stack([self.run(members[:half]), self.run(members[half:])])
-
     @torch.no_grad()
-    def _forward(self, members: list[int]) -> dict[str, Tensor]:
+    def compute(self, members: list[int]) -> dict[str, Tensor]:
+        """Results for the prompts `members`, in that order."""
         device = self.model.device
         lengths = torch.tensor([len(self.prompts[i]) for i in members])
         rows = Rows(torch.tensor(members), to_device(lengths, device))

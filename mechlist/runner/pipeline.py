@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mechlist.runner.forward import Pass
+from mechlist.runner.forward import Work, by_halves
 from mechlist.runner.journal import Journal
 from mechlist.runner.progress import Bar
 from mechlist.runner.transfer import HostCopy
 
 
 def run_batches(
-    forward: Pass,
+    work: Work,
     plan: Sequence[list[int]],
     call: str,
     journal: Journal | None,
@@ -24,13 +24,13 @@ def run_batches(
     try:
         for number, members in enumerate(plan):
             done = journal.load(call, number) if journal else None
-            copy = HostCopy(forward.run(members), stream) if done is None else None
+            copy = HostCopy(by_halves(work, members), stream) if done is None else None
             if waiting is not None:
                 yield _finish(journal, call, *waiting)
             waiting = None if copy is None else (number, copy)
             if done is not None:
                 yield done
-            bar.advance(sum(len(forward.prompts[i]) for i in members))
+            bar.advance(sum(len(work.prompts[i]) for i in members))
         if waiting is not None:
             yield _finish(journal, call, *waiting)
             waiting = None

@@ -23,7 +23,7 @@ from mechlist.models.language_model import LanguageModel, fingerprint, wrap
 from mechlist.runner.assembly import in_order
 from mechlist.runner.batch import Batch, masked_activations
 from mechlist.runner.batching import check_prompts, plan_batches
-from mechlist.runner.forward import Function, Pass
+from mechlist.runner.forward import Function, Pass, Work
 from mechlist.runner.interventions import Intervention
 from mechlist.runner.journal import Journal, call_name
 from mechlist.runner.memory import CPU_TOKENS, GPU_TOKENS, bytes_per_row, captured_bytes
@@ -233,7 +233,7 @@ class Runner:
             own = row_bytes(length, kept) if row_bytes else 0
             captured = captured_bytes(self.shape, hooks, length, kept, self._element)
             # The function runs when the layers' memory is free again, but for the final residual stream.
-            return captured + max(self._forward_bytes(length), own + 4 * length * self.shape.d_model)
+            return captured + max(self.forward_bytes(length), own + 4 * length * self.shape.d_model)
 
         # A quarter is for pieces of logits, an eighth for the store's RAM tier.
         plan = plan_batches(lengths, needed, self.memory * 5 // 8, self._max_tokens)
@@ -247,10 +247,25 @@ class Runner:
             self.memory // 4,
             self._recall,
         )
-        call = call_name(self._calls, rows, f"{hooks} {None if chosen is None else chosen.tolist()} {plan}")
+        asked = f"{hooks} {None if chosen is None else chosen.tolist()} {plan}"
+        return self.execute(forward, plan, asked, label)
+
+    def execute(self, work: Work, plan: Sequence[list[int]], asked: str, label: str) -> dict[str, Tensor]:
+        """Work that is not a plain pass, batch by batch: with the journal, back-off and progress of `map`.
+
+        Args:
+            work: what is done to a batch of its prompts.
+            plan: the batches, as numbers of prompts.
+            asked: whatever the results depend on besides the prompts; names them in the journal.
+            label: what the progress bar says.
+
+        Returns:
+            Tensors on the CPU, first axis prompt.
+        """
+        call = call_name(self._calls, work.prompts, asked)
         self._calls += 1
-        with Bar(label, sum(lengths), self.progress) as bar:
-            results = list(run_batches(forward, plan, call, self.journal, self._stream, bar))
+        with Bar(label, sum(len(p) for p in work.prompts), self.progress) as bar:
+            results = list(run_batches(work, plan, call, self.journal, self._stream, bar))
         return in_order(results, [i for members in plan for i in members])
 
     def capture(self, prompts: Prompts, *hooks: str, positions: Positions = None) -> dict[str, Tensor]:
@@ -323,6 +338,11 @@ class Runner:
         return [self.tokenizer.decode([*anchor, t], clean_up_tokenization_spaces=False)[start:] for t in tokens]
 
     @property
+    def is_intervened(self) -> bool:
+        """Whether an intervention is in place."""
+        return bool(self._interventions)
+
+    @property
     def _recall(self) -> Recall | None:
         if self.store is None:
             return None
@@ -337,7 +357,8 @@ class Runner:
     def _element(self) -> int:
         return self._language_model.dtype.itemsize
 
-    def _forward_bytes(self, length: int) -> int:
+    def forward_bytes(self, length: int) -> int:
+        """Peak bytes of one row of a forward pass, without captures."""
         # A TransformerBridge makes the logits of every position on its way.
         logits = length * self.shape.d_vocab if self._language_model.makes_logits else 0
         return bytes_per_row(self.shape, length, self._element) + self._element * logits

@@ -1,0 +1,66 @@
+"""How the next token is chosen: greedy, or drawn at a temperature from the top k and the nucleus."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechlist.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Rules of one generation, applied in this order: temperature, top k, nucleus (Holtzman et al. 2020)."""
+
+    greedy: bool = False
+    """Take the most probable token; nothing else then matters."""
+    temperature: float | int = 1.0
+    """Logits are divided by it."""
+    top_k: int | None = None
+    """Only the k most probable tokens."""
+    top_p: float | int = 1.0
+    """Only the smallest set of most probable tokens that has at least this probability."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise InputError(f"temperature must be above 0, not {self.temperature}; use greedy for the limit 0.")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top_k must be at least 1, not {self.top_k}.")
+
+    def probabilities(self, logits: Float[Tensor, "row vocab"]) -> Float[Tensor, "row vocab"]:
+        """What a token is drawn from; sums to 1 in float64."""
+        ordered, tokens = self._ordered(logits)
+        return torch.zeros_like(ordered).scatter(1, tokens, ordered)
+
+    def choose(self, logits: Float[Tensor, "row vocab"], uniform: Float[Tensor, " row"]) -> Int[Tensor, " row"]:
+        """One token a row, by inversion: the token at which the sum of the ordered probabilities passes `uniform`.
+
+        One number a row decides, whatever else is in the batch. Of equally probable tokens the lowest id comes first.
+
+        Args:
+            logits: raw, after any softcap.
+            uniform: in [0, 1), float64.
+        """
+        if self.greedy:
+            return logits.argmax(dim=1)
+        ordered, tokens = self._ordered(logits)
+        passed = ordered.cumsum(dim=1) > uniform.to(ordered.device)[:, None]
+        # Rounding can leave the whole sum just below a number that is almost 1: then the last token allowed.
+        place = torch.where(passed.any(dim=1), passed.int().argmax(dim=1), (ordered > 0).sum(dim=1) - 1)
+        return tokens.gather(1, place[:, None])[:, 0]
+
+    def _ordered(
+        self, logits: Float[Tensor, "row vocab"]
+    ) -> tuple[Float[Tensor, "row vocab"], Int[Tensor, "row vocab"]]:
+        """Probabilities in falling order, 0 where a token is not allowed, and their tokens."""
+        scaled, tokens = (logits.double() / self.temperature).sort(dim=1, descending=True, stable=True)
+        if self.top_k is not None:
+            scaled[:, self.top_k :] = -torch.inf
+        ordered = scaled.softmax(dim=1)
+        before = ordered.cumsum(dim=1) - ordered
+        ordered = torch.where(before < self.top_p, ordered, 0.0)
+        return ordered / ordered.sum(dim=1, keepdim=True), tokens

@@ -1,0 +1,87 @@
+"""Choosing the next token: against hand-worked cases and the frequencies of many draws."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from mechlist.decode import Sampling
+from mechlist.errors import InputError
+
+PROBABILITIES = torch.tensor([[0.1, 0.4, 0.2, 0.3]])
+LOGITS = PROBABILITIES.log()
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ({}, [0.1, 0.4, 0.2, 0.3]),
+        ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7]),
+        ({"top_p": 0.3}, [0, 1, 0, 0]),
+        ({"top_p": 0.4}, [0, 1, 0, 0]),
+        ({"top_p": 0.41}, [0, 4 / 7, 0, 3 / 7]),
+        ({"top_p": 0.8}, [0, 4 / 9, 2 / 9, 3 / 9]),
+        ({"top_k": 3, "top_p": 0.5}, [0, 4 / 7, 0, 3 / 7]),
+        ({"temperature": 0.5}, [0.01 / 0.3, 0.16 / 0.3, 0.04 / 0.3, 0.09 / 0.3]),
+    ],
+)
+def test_what_a_token_is_drawn_from(rules: dict[str, Any], expected: list[float]):
+    found = Sampling(**rules).probabilities(LOGITS.double())
+    torch.testing.assert_close(found, torch.tensor([expected], dtype=torch.float64))
+
+
+def test_the_nucleus_is_cut_after_the_temperature():
+    # At temperature 2 the square roots count: .4 has .332 of them, so that one token is not enough for .35.
+    kept = Sampling(temperature=2.0, top_p=0.35).probabilities(LOGITS.double()) > 0
+    assert kept.tolist() == [[False, True, False, True]]
+
+
+def test_draws_come_in_their_proportions():
+    uniform = torch.rand(20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = Sampling(top_p=0.8).choose(LOGITS.expand(20000, 4), uniform)
+    share = torch.bincount(drawn, minlength=4) / 20000
+    assert share[0] == 0
+    torch.testing.assert_close(share, torch.tensor([0, 4 / 9, 2 / 9, 3 / 9]), atol=0.015, rtol=0)
+
+
+def test_one_number_decides_in_the_order_of_probability():
+    logits = LOGITS.expand(5, 4)
+    uniform = torch.tensor([0.0, 0.39, 0.41, 0.69, 0.71], dtype=torch.float64)
+    assert Sampling().choose(logits, uniform).tolist() == [1, 1, 3, 3, 2]
+
+
+def test_a_number_next_to_one_takes_the_last_token_allowed():
+    almost_one = torch.tensor([math.nextafter(1, 0)], dtype=torch.float64)
+    assert Sampling(top_p=0.5).choose(LOGITS, almost_one).tolist() == [3]
+
+
+def test_greedy_takes_the_first_of_equals():
+    logits = torch.tensor([[0.0, 2.0, 2.0], [1.0, 0.0, 0.0]])
+    assert Sampling(greedy=True).choose(logits, torch.zeros(2, dtype=torch.float64)).tolist() == [1, 0]
+
+
+def test_a_row_is_drawn_as_if_alone():
+    logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
+    uniform = torch.rand(6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    together = Sampling(top_p=0.9).choose(logits, uniform)
+    alone = [Sampling(top_p=0.9).choose(logits[i : i + 1], uniform[i : i + 1]).item() for i in range(6)]
+    assert together.tolist() == alone
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"temperature": -1.0}, "temperature must be above 0"),
+        ({"temperature": float("nan")}, "temperature must be above 0"),
+        ({"temperature": float("inf")}, "temperature must be above 0"),
+        ({"top_p": 0.0}, "top_p must be above 0"),
+        ({"top_p": 1.5}, "top_p must be above 0"),
+        ({"top_p": float("nan")}, "top_p must be above 0"),
+        ({"top_k": 0}, "top_k must be at least 1"),
+    ],
+)
+def test_rules_out_of_range_are_refused(rules: dict[str, Any], words: str):
+    with pytest.raises(InputError, match=words):
+        Sampling(**rules)
