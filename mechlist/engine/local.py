@@ -4,15 +4,16 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mechlist.errors import InputError
 from mechlist.models.load import resolve_device
 from mechlist.options import Output, Settings
-from mechlist.results import save_dataset, save_table
+from mechlist.results import save_dataset, save_table, write_text
 from mechlist.runner import Runner
 from mechlist.runner.journal import Journal
 from mechlist.runner.store import ActivationStore, default_directory
-from mechlist.runs import Job, RunDirectory
+from mechlist.runs import EXPORTS, Job, RunDirectory
 from mechlist.types import parse_bytes
 
 DISK_BYTES = 10 * 2**30
@@ -40,15 +41,28 @@ def default_store(memory: str) -> ActivationStore | None:
 
 
 def complete(job: Job) -> Job:
-    """The job with everything that was left to a default: model, device; a local model by its full path."""
+    """The job with everything that was left to a default: model, device; local models and files by their full path."""
     settings = job.settings
     if settings.engine != "local":
         raise InputError(f"engine must be local in this version of mechlist, not {settings.engine}.")
-    model = settings.model or type(job.experiment).default_model
-    if Path(model).expanduser().is_dir():
+    model = settings.model or type(job.experiment).default_model if type(job.experiment).needs_model else None
+    if model is not None and Path(model).expanduser().is_dir():
         model = str(Path(model).expanduser().resolve())
-    device = resolve_device(settings.device)
-    return dataclasses.replace(job, settings=dataclasses.replace(settings, model=model, device=device))
+    settings = dataclasses.replace(settings, model=model, device=resolve_device(settings.device))
+    experiment = with_paths(job.experiment, lambda path: path.expanduser().resolve())
+    return dataclasses.replace(job, experiment=experiment, settings=settings)
+
+
+def with_paths(experiment: Any, change: Callable[[Path], Path]) -> Any:
+    """The experiment with `change` made to every Path among its parameters, and in tuples of them."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(changed(entry) for entry in value)
+        return change(value) if isinstance(value, Path) else value
+
+    values = {f.name: changed(getattr(experiment, f.name)) for f in dataclasses.fields(experiment)}
+    return dataclasses.replace(experiment, **values)
 
 
 def run_job(job: Job, path: Path, output: Output, load: Load = load_runner) -> RunDirectory:
@@ -94,5 +108,7 @@ def _work(job: Job, runner: Runner | None, directory: RunDirectory) -> None:
     results.attrs = {"experiment": job.name, **results.attrs}
     for name, table in experiment.tables(results).items():
         save_table(table, directory.path / "tables" / f"{name}.parquet")
+    for name, text in experiment.files(results).items():
+        write_text(directory.path / EXPORTS / name, text)
     save_dataset(results, directory.results)
     directory.update(findings=experiment.findings(results))

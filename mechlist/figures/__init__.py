@@ -3,7 +3,9 @@
 from mechlist.figures.attention import attention_panel, attention_pattern
 from mechlist.figures.bars import grouped_bars
 from mechlist.figures.heads import head_heatmap, heads_panel
+from mechlist.figures.intervals import interval_bars, interval_lines
 from mechlist.figures.lines import position_lines
+from mechlist.figures.rows import bubble_rows, interval_rows, number_of
 from mechlist.figures.style import DIVERGING, SEQUENTIAL, TEMPLATE, finish, plot_text, without_title
 from mechlist.figures.tokens import token_labels, visible
 
@@ -13,10 +15,15 @@ __all__ = [
     "TEMPLATE",
     "attention_panel",
     "attention_pattern",
+    "bubble_rows",
     "finish",
     "grouped_bars",
     "head_heatmap",
     "heads_panel",
+    "interval_bars",
+    "interval_lines",
+    "interval_rows",
+    "number_of",
     "plot_text",
     "position_lines",
     "token_labels",

@@ -123,6 +123,8 @@ def _write_figures(path: Path, done: Finished) -> None:
 
 
 def _subtitle(record: dict[str, Any], config: dict[str, Any]) -> str:
+    if config["model"] is None:
+        return "From saved data; no model was run."
     return f"{config['model']}, {config['dtype']} on {record.get('device')}, seed {config['seed']}."
 
 

@@ -1,0 +1,162 @@
+"""Curves and bars over a numbered axis, each value with its confidence interval."""
+
+from typing import Any, Literal
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from mechlist.errors import InputError
+from mechlist.figures.checks import coordinate, matrix, number
+from mechlist.figures.style import INK, SERIES, finish, plot_text
+
+_DIMS = ("series", "x")
+_SPREAD = 0.16
+"""Share of the narrowest step along x over which error bars of several series stand apart."""
+
+
+def interval_lines(
+    values: xr.DataArray,
+    *,
+    low: xr.DataArray,
+    high: xr.DataArray,
+    title: str,
+    caption: str,
+    x_title: str,
+    y_title: str,
+    shape: Literal["line", "step"] = "line",
+    note: xr.DataArray | None = None,
+) -> go.Figure:
+    """One curve a series, from `values(series, x)`: a line with error bars, or a step curve inside a band.
+
+    A step curve keeps its value from one x to the next, as a survival curve does. NaN ends a curve; an interval with a
+    NaN end is not drawn.
+
+    Args:
+        values: dimensions (series, x) in either order; x is the coordinate, which must be numbers, or 0, 1, 2, ...
+        low: lower ends of the intervals, shaped like `values`.
+        high: upper ends of the intervals, shaped like `values`.
+        title: names the quantity.
+        caption: one sentence that says what to look for, and what the intervals are.
+        x_title: what runs along x, with its unit.
+        y_title: what the values are, with their unit.
+        shape: line or step.
+        note: text that the hover box adds to each value, such as the number of units behind it.
+
+    Raises:
+        InputError: other dimensions, or intervals of another shape than the values.
+    """
+    heights, bottom, top = _arrays(values, low, high)
+    x, names = np.asarray(coordinate(values, "x"), dtype=float), [str(s) for s in coordinate(values, "series")]
+    notes = _notes(note, heights.shape)
+    figure = go.Figure()
+    for index, name in enumerate(names):
+        curve = _curve(heights[index], bottom[index], top[index], notes[index], x)
+        colour = SERIES[index % len(SERIES)]
+        if shape == "step":
+            figure.add_traces([*_band(curve, colour), _line(curve, name, colour, step=True)])
+        else:
+            figure.add_trace(_line(_beside(curve, index, len(names)), name, colour, step=False))
+    return finish(_laid_out(figure, x, x_title, y_title, len(names)), title=title, caption=caption)
+
+
+def interval_bars(
+    values: xr.DataArray,
+    *,
+    low: xr.DataArray,
+    high: xr.DataArray,
+    title: str,
+    caption: str,
+    x_title: str,
+    y_title: str,
+    note: xr.DataArray | None = None,
+) -> go.Figure:
+    """One group of bars at each x, from `values(series, x)`: a distribution with intervals.
+
+    Args and errors are those of `interval_lines`; x may be labels here.
+    """
+    heights, bottom, top = _arrays(values, low, high)
+    labels, names = coordinate(values, "x"), [str(s) for s in coordinate(values, "series")]
+    x, notes = np.arange(len(labels), dtype=float), _notes(note, heights.shape)
+    figure = go.Figure()
+    for index, name in enumerate(names):
+        curve = _curve(heights[index], bottom[index], top[index], notes[index], x)
+        bars = go.Bar(x=curve["x"], y=curve["y"], name=plot_text(name), marker_color=SERIES[index % len(SERIES)])
+        bars.update(customdata=curve["hover"], hovertemplate="%{customdata}", error_y=_error(curve, INK))
+        figure.add_trace(bars)
+    figure = _laid_out(figure, x, x_title, y_title, len(names))
+    figure.update_layout(barmode="group", bargap=0.2, hovermode="closest", width=None)
+    figure.update_xaxes(tickvals=x, ticktext=[plot_text(str(label)) for label in labels], ticks="")
+    return finish(figure, title=title, caption=caption)
+
+
+def _arrays(values: xr.DataArray, low: xr.DataArray, high: xr.DataArray) -> list[np.ndarray]:
+    arrays = [matrix(array, _DIMS, name) for array, name in ((values, "values"), (low, "low"), (high, "high"))]
+    if any(array.shape != arrays[0].shape for array in arrays):
+        raise InputError(
+            f"low and high must have the shape of values, {arrays[0].shape}; received {arrays[1].shape} and "
+            f"{arrays[2].shape}."
+        )
+    return arrays
+
+
+def _notes(note: xr.DataArray | None, shape: tuple[int, ...]) -> np.ndarray:
+    return np.full(shape, "", dtype=object) if note is None else note.transpose(*_DIMS).values
+
+
+def _curve(y: np.ndarray, low: np.ndarray, high: np.ndarray, notes: np.ndarray, x: np.ndarray) -> dict[str, Any]:
+    """What is known of a series, with the hover text of each point."""
+    kept = np.isfinite(y)
+    hover = [
+        number(float(value))
+        + (f" [{number(float(a))}, {number(float(b))}]" if np.isfinite([a, b]).all() else "")
+        + (f"<br>{plot_text(str(text))}" if str(text) else "")
+        for value, a, b, text in zip(y[kept], low[kept], high[kept], notes[kept], strict=True)
+    ]
+    return {"x": x[kept], "y": y[kept], "low": low[kept], "high": high[kept], "hover": hover}
+
+
+def _beside(curve: dict[str, Any], index: int, count: int) -> dict[str, Any]:
+    """The curve a little to the side, so that error bars of several series do not hide each other."""
+    step = float(np.diff(np.unique(curve["x"])).min()) if len(curve["x"]) > 1 else 1.0
+    shift = _SPREAD * step * ((index + 0.5) / count - 0.5)
+    return curve | {"x": curve["x"] + shift}
+
+
+def _line(curve: dict[str, Any], name: str, colour: str, *, step: bool) -> go.Scatter:
+    points = len(curve["x"]) <= 40
+    trace = go.Scatter(x=curve["x"], y=curve["y"], name=plot_text(name), mode="lines+markers" if points else "lines")
+    trace.update(line={"color": colour, "width": 1.8, "shape": "hv" if step else "linear"}, marker_size=6)
+    trace.update(customdata=curve["hover"], hovertemplate="%{customdata}", cliponaxis=False)
+    if not step:
+        trace.update(error_y=_error(curve, colour))
+    return trace
+
+
+def _error(curve: dict[str, Any], colour: str) -> dict[str, Any]:
+    ends = {"array": curve["high"] - curve["y"], "arrayminus": curve["y"] - curve["low"]}
+    return {**ends, "thickness": 1.2, "width": 3, "color": colour}
+
+
+def _band(curve: dict[str, Any], colour: str) -> list[go.Scatter]:
+    """The interval of a step curve, as the area between two invisible ones."""
+    told = np.isfinite(curve["low"]) & np.isfinite(curve["high"])
+    if told.sum() < 2:
+        return []
+    look: dict[str, Any] = {"mode": "lines", "showlegend": False, "hoverinfo": "skip"}
+    edge = {"width": 0, "shape": "hv", "color": colour}
+    below = go.Scatter(x=curve["x"][told], y=curve["low"][told], line=edge, **look)
+    above = go.Scatter(x=curve["x"][told], y=curve["high"][told], line=edge, fill="tonexty", **look)
+    above.update(fillcolor=f"rgba({', '.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))}, 0.16)")
+    return [below, above]
+
+
+def _laid_out(figure: go.Figure, x: np.ndarray, x_title: str, y_title: str, series: int) -> go.Figure:
+    figure.update_layout(height=400, hovermode="x", showlegend=series > 1, meta={"min_width": 320})
+    figure.update_layout(legend_traceorder="normal")  # a filled area would turn it round
+    whole = bool(np.all(x == np.round(x)))
+    figure.update_xaxes(title=plot_text(x_title), tickformat="d" if whole else None)
+    if whole and len(x) and np.ptp(x) <= 24:
+        figure.update_xaxes(dtick=1)
+    figure.update_yaxes(title=plot_text(y_title), rangemode="tozero")
+    return figure
