@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench train-list-tiny clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mechlist needs Python 3.11 or later; set PYTHON=python3.11")'
@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)  ## from a model to a report; the report's path is printed last
-	@$(BIN)/mechlist run induction --out runs/demo --overwrite
+	@$(BIN)/mechlist run experiments/list_ending/study.yaml --out runs/demo --overwrite
 
 test: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
@@ -32,6 +32,9 @@ format: $(STAMP)
 
 bench: $(STAMP)  ## ratios against the alternatives, measured in one run
 	HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.benchmarks
+
+train-list-tiny: $(STAMP)  ## the built-in list model again: at most 90 minutes on 2 cores; goes on where it was stopped
+	$(BIN)/mechlist train list-tiny --out runs/list-tiny
 
 clean:
 	rm -rf .venv runs

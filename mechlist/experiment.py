@@ -37,6 +37,10 @@ class Experiment(ABC):
         """Tables by file name, from saved results."""
         return {}
 
+    def files(self, results: xr.Dataset) -> dict[str, str]:  # noqa: ARG002
+        """Text files for other programs, by path inside the folder `exports`, from saved results."""
+        return {}
+
     def findings(self, results: xr.Dataset) -> list[str]:  # noqa: ARG002
         """What the results say, in sentences, for the top of the report."""
         return []

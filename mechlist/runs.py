@@ -28,7 +28,9 @@ from mechlist.results import write_json, write_text
 PARTIAL = "partial"
 """Folder of finished batches while a run is under way."""
 OWN_FILES = ("config.yaml", "run.json", "results.nc", "report.html", "log.txt")
-OWN_FOLDERS = ("tables", "figures", PARTIAL)
+EXPORTS = "exports"
+"""Folder of files for other programs."""
+OWN_FOLDERS = ("tables", "figures", EXPORTS, PARTIAL)
 PACKAGES = ("mechlist", "torch", "transformer-lens", "transformers", "xarray", "numpy", "plotly")
 
 

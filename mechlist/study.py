@@ -11,13 +11,15 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from mechlist.engine.local import complete, load_runner, run_job
+from mechlist.engine.local import complete, load_runner, run_job, with_paths
 from mechlist.errors import InputError
 from mechlist.options import Output, Settings
 from mechlist.registry import find
 from mechlist.runs import Job, RunDirectory
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+PLACE = re.compile(r"\{([^{}]*)\}")
+"""In a path, `{STEP}` stands for the folder of an earlier step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +143,11 @@ def read_study(file: Path, value: Mapping[str, Any]) -> Study:
         names = [s.name for s in steps]
         faults += [f"the step name {n!r} must be letters, digits, - and _" for n in names if not NAME.fullmatch(n)]
         faults += [f"two steps are called {n!r}" for n in sorted({n for n in names if names.count(n) > 1})]
+        faults += [
+            f"steps[{i}]: there is no earlier step {place!r} for {{{place}}}"
+            for i, step in enumerate(steps)
+            for place in sorted(_places(step.job.experiment) - set(names[:i]))
+        ]
         faults += [] if study.steps else ["steps must hold at least one step"]
     if faults or not isinstance(study, StudyFile):
         raise InputError(f"{file} is not valid: {'; '.join(faults)}.")
@@ -155,7 +162,7 @@ def with_settings(study: Study, settings: Settings) -> Study:
 
 def run_study(study: Study, path: Path, output: Output) -> RunDirectory:
     """Run every step of a study into a folder of its own, with one model in memory."""
-    study = with_settings(study, complete(study.steps[0].job).settings)
+    study = with_settings(study, _settings(study))
     directory = RunDirectory(path)
     directory.check(study.config(), output)
     load = functools.cache(load_runner)
@@ -164,8 +171,32 @@ def run_study(study: Study, path: Path, output: Output) -> RunDirectory:
     directory.claim(study.config(), output)
     with directory.session(study.settings.device, steps=[step.name for step in study.steps]):
         for step in study.steps:
-            run_job(step.job, path / step.name, Output(resume=True), load)
+            job = dataclasses.replace(step.job, experiment=_with_folders(step.job.experiment, path.resolve()))
+            run_job(job, path / step.name, Output(resume=True), load)
     return directory
+
+
+def _settings(study: Study) -> Settings:
+    """The study's settings, with what they leave open as the first step that needs a model would have it."""
+    jobs = [step.job for step in study.steps]
+    return complete(next((job for job in jobs if type(job.experiment).needs_model), jobs[0])).settings
+
+
+def _with_folders(experiment: Any, path: Path) -> Any:
+    """The experiment with `{STEP}` in its paths replaced by the folder of that step."""
+    return with_paths(experiment, lambda p: Path(PLACE.sub(lambda match: str(path / match.group(1)), str(p))))
+
+
+def _places(experiment: Any) -> set[str]:
+    """Steps that the paths of an experiment name."""
+    found: set[str] = set()
+
+    def look(path: Path) -> Path:
+        found.update(PLACE.findall(str(path)))
+        return path
+
+    with_paths(experiment, look)
+    return found
 
 
 def settings_of(value: Settings) -> Settings:

@@ -6,6 +6,7 @@ import yaml
 from mechlist.errors import InputError
 from mechlist.options import Output, Settings
 from mechlist.report.assemble import write_report
+from mechlist.results import load_dataset
 from mechlist.study import read_job, read_study, read_yaml, run_study, with_settings
 
 STUDY = {
@@ -101,3 +102,44 @@ def test_a_file_that_is_no_study_is_refused(tmp_path, text, fault):
         read_yaml(tmp_path / "s.yaml")
     with pytest.raises(InputError, match="cannot be read"):
         read_yaml(tmp_path / "none.yaml")
+
+
+def test_a_step_reads_what_an_earlier_one_wrote(tmp_path, shared):
+    source = shared / "recorded" / "lists" / "gemma2_short.json"
+    value = {
+        "title": "Chained",
+        "device": "cpu",
+        "steps": [
+            {
+                "name": "first",
+                "experiment": "list-statistics",
+                "parameters": {"recorded": [str(source)], "resamples": 2},
+            },
+            {
+                "name": "second",
+                "experiment": "list-statistics",
+                "parameters": {"recorded": ["{first}/copies"], "resamples": 2},
+            },
+        ],
+    }
+    copies = tmp_path / "out" / "first" / "copies"
+    study = read_study(tmp_path / "study.yaml", value)
+    with pytest.raises(InputError, match=r"first/copies does not exist"):
+        run_study(study, tmp_path / "out", Output())
+    copies.mkdir()
+    (copies / "lists.json").write_text(source.read_text())
+    run_study(study, tmp_path / "out", Output(resume=True))
+    assert load_dataset(tmp_path / "out" / "second" / "results.nc").sizes["list"] == 115
+    config = read_yaml(tmp_path / "out" / "second" / "config.yaml")
+    assert config["parameters"]["recorded"] == [str(copies)]
+    assert config["model"] is None
+    assert read_yaml(tmp_path / "out" / "config.yaml")["steps"][1]["parameters"]["recorded"] == ["{first}/copies"]
+
+
+@pytest.mark.parametrize("place", ["{second}/x", "{nowhere}/x", "{}/x"])
+def test_a_path_names_an_earlier_step(tmp_path, place):
+    steps = [
+        {"name": n, "experiment": "list-statistics", "parameters": {"recorded": [place]}} for n in ("first", "second")
+    ]
+    with pytest.raises(InputError, match="there is no earlier step"):
+        read_study(tmp_path, {"title": "Chained", "steps": steps})

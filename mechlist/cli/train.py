@@ -20,16 +20,23 @@ class TrainFlags:
     """New directory for the model."""
     seed: int = 0
     """Seed of the initial weights and of the data."""
+    steps: int | None = None
+    """Optimiser steps; the schedules stretch with it."""
+    layers: int | None = None
+    """Layers of the model."""
+    width: int | None = None
+    """Size of the residual stream, a multiple of 64 (of 32 for induction-tiny)."""
 
 
 def main(argv: list[str]) -> int:
     """Train, and print what the model scores."""
     flags = parse(TrainFlags, argv, prog="mechlist train", description="Train a built-in model again.")
-    from mechlist.models.training import TRAINERS
     from mechlist.runner.progress import Bar
+    from mechlist.training import TRAINERS, trainer
 
     if flags.name not in TRAINERS:
         raise InputError(f"There is no built-in model {flags.name!r} to train; there is {', '.join(TRAINERS)}.")
+    size = {name: value for name in ("steps", "layers", "width") if (value := getattr(flags, name)) is not None}
     bar: Bar | None = None
 
     def progress(step: int, steps: int, loss: float) -> None:  # noqa: ARG001
@@ -38,7 +45,7 @@ def main(argv: list[str]) -> int:
         bar.advance(1)
 
     try:
-        scores = TRAINERS[flags.name](flags.out, seed=flags.seed, progress=progress)
+        scores = trainer(flags.name)(flags.out, seed=flags.seed, progress=progress, **size)
     finally:
         if bar is not None:
             bar.__exit__(*sys.exc_info())

@@ -20,6 +20,8 @@ from mechlist.types import format_bytes
 CPU_ROWS = 128
 GPU_ROWS = 1024
 """Rows beyond which a batch is no faster."""
+KEPT = 0.75
+"""Rows that stopped leave the batch when no more than this share of it goes on."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def generate(
     the prompt's tokens and the number of the sample. Other prompts and the size of batches change nothing, unless a
     number falls within float rounding of the border between two tokens.
 
-    Rows of prompts of equal length run together; a row that stops leaves the batch. Finished batches are in the run's
+    Rows of prompts of equal length run together; rows that stop leave the batch. Finished batches are in the run's
     journal, so that a killed run goes on.
 
     Args:
@@ -106,19 +108,22 @@ class _Generation:
         log_probs = torch.full((len(members), self.max_new_tokens), torch.nan)
         stop = torch.tensor(self.stop_tokens, dtype=torch.long)
         active = torch.arange(len(members))
+        going = torch.ones(len(members), dtype=torch.bool)
         decoder, final = self._read(members)
         for step in range(self.max_new_tokens):
             logits = self.model.unembed(final).float()
             chosen = self.sampling.choose(logits, uniform[active, step])
             log_prob = logits.log_softmax(dim=1).gather(1, chosen[:, None])[:, 0]
-            tokens[active, step], log_probs[active, step] = chosen.cpu(), log_prob.cpu()
-            going = ~torch.isin(tokens[active, step], stop)
+            written = active[going]
+            tokens[written, step], log_probs[written, step] = chosen.cpu()[going], log_prob.cpu()[going]
+            going = going & ~torch.isin(chosen.cpu(), stop)
             if step + 1 == self.max_new_tokens or not going.any():
                 break
-            if not going.all():
+            # To leave out a row copies the cache: worth it for several at once.
+            if going.sum() <= KEPT * len(going):
                 kept = going.nonzero()[:, 0].to(device)
                 decoder.keep(kept)
-                active, chosen = active[going], chosen[kept]
+                active, chosen, going = active[going], chosen[kept], going[going]
             final = decoder.feed(chosen[:, None])
         return {"tokens": tokens, "log_prob": log_probs}
 
@@ -127,7 +132,7 @@ class _Generation:
         device = self.model.device
         prompts = torch.stack([self.prompts[i] for i in members])
         unique, inverse = prompts.unique(dim=0, return_inverse=True)
-        decoder = self.model.decoder(len(unique))
+        decoder = self.model.decoder(len(unique), prompts.shape[1] + self.max_new_tokens)
         final = decoder.feed(unique.to(device))
         decoder.keep(inverse.to(device))
         return decoder, final[inverse.to(device)]

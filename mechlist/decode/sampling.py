@@ -57,7 +57,8 @@ class Sampling:
         self, logits: Float[Tensor, "row vocab"]
     ) -> tuple[Float[Tensor, "row vocab"], Int[Tensor, "row vocab"]]:
         """Probabilities in falling order, 0 where a token is not allowed, and their tokens."""
-        scaled, tokens = (logits.double() / self.temperature).sort(dim=1, descending=True, stable=True)
+        raw, tokens = logits.sort(dim=1, descending=True, stable=True)
+        scaled = raw.double() / self.temperature
         if self.top_k is not None:
             scaled[:, self.top_k :] = -torch.inf
         ordered = scaled.softmax(dim=1)

@@ -6,7 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+from mechlist.models.layers import Layers
 
 
 @runtime_checkable
@@ -23,30 +24,44 @@ class Decoder(Protocol):
 
 
 class CachedDecoder:
-    """A HookedTransformer with its key/value cache: each token goes through the layers once."""
+    """A model whose layers run one by one, with a key/value cache: each token goes through them once."""
 
-    def __init__(self, module: Any, rows: int) -> None:
-        self._module = module
-        self._cache = TransformerLensKeyValueCache.init_cache(module.cfg, module.cfg.device, rows)
+    def __init__(self, module: Any, rows: int, capacity: int) -> None:
+        self._module, self._layers = module, Layers(module)
+        cfg = module.cfg
+        size = (rows, capacity, self._layers.n_key_value_heads, cfg.d_head)
+        weight = module.W_U
+        self._keys, self._values = ([weight.new_empty(size) for _ in range(cfg.n_layers)] for _ in "kv")
+        self._seen = 0
 
     def feed(self, tokens: Int[Tensor, "row new"]) -> Float[Tensor, "row d_model"]:
         """See Decoder."""
-        # Without a tokenizer TransformerLens cannot tell padding from tokens by itself: nothing here is padding.
-        out = self._module(
-            tokens,
-            stop_at_layer=self._module.cfg.n_layers,
-            past_kv_cache=self._cache,
-            attention_mask=torch.ones_like(tokens),
-            padding_side="right",
-        )[:, -1:]
-        final = out if self._module.cfg.normalization_type is None else self._module.ln_final(out)
-        return final[:, 0]
+        rows, end = tokens.shape[0], self._seen + tokens.shape[1]
+        positions = torch.arange(self._seen, end, device=tokens.device)
+        x = self._embedded(tokens).flatten(0, 1)
+        for layer in range(len(self._keys)):
+            q, k, v = (t.view(rows, -1, *t.shape[1:]) for t in self._layers.project(layer, x))
+            keys, values = self._keys[layer], self._values[layer]
+            keys[:, self._seen : end] = self._layers.place(layer, k, positions, "k")
+            values[:, self._seen : end] = v
+            q = self._layers.place(layer, q, positions, "q")
+            z = self._layers.attend(layer, q, keys[:, :end], values[:, :end], positions, _untouched)
+            x = self._layers.finish(layer, x, z.reshape(len(x), *z.shape[2:]), _untouched)
+        self._seen = end
+        return self._layers.final(x.view(rows, -1, x.shape[-1])[:, -1])
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """See Decoder."""
-        for entry in self._cache.entries:
-            entry.past_keys, entry.past_values = entry.past_keys[rows], entry.past_values[rows]
-        self._cache.previous_attention_mask = self._cache.previous_attention_mask[rows]
+        for held in (self._keys, self._values):
+            for layer, old in enumerate(held):
+                held[layer] = old.new_empty((len(rows), *old.shape[1:]))
+                held[layer][:, : self._seen] = old[rows, : self._seen]
+
+    def _embedded(self, tokens: Int[Tensor, "row new"]) -> Float[Tensor, "row new d_model"]:
+        embedded = self._module.embed(tokens)
+        if self._module.cfg.positional_embedding_type != "standard":
+            return embedded
+        return embedded + self._module.pos_embed(tokens, self._seen)
 
 
 class RecomputingDecoder:
@@ -65,3 +80,7 @@ class RecomputingDecoder:
         """See Decoder."""
         if self._seen is not None:
             self._seen = self._seen[rows]
+
+
+def _untouched(name: str, activation: Tensor) -> Tensor:  # noqa: ARG001
+    return activation

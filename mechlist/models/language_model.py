@@ -13,6 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from mechlist.errors import ModelError
 from mechlist.models.decoding import CachedDecoder, Decoder, RecomputingDecoder
+from mechlist.models.layers import unsupported
 from mechlist.types import ModelShape
 
 Hook = tuple[str, Callable[..., Tensor | None]]
@@ -64,8 +65,8 @@ class LanguageModel(Protocol):
         """Logits (after any softcap) of all tokens or of `columns` only."""
         ...
 
-    def decoder(self, rows: int) -> Decoder:
-        """A reader of `rows` sequences that grow, with nothing read yet."""
+    def decoder(self, rows: int, capacity: int) -> Decoder:
+        """A reader of `rows` sequences that grow to at most `capacity` tokens, with nothing read yet."""
         ...
 
 
@@ -176,8 +177,10 @@ class _Hooked(_View):
             out = self.module(tokens, stop_at_layer=self.shape.n_layers, padding_side="right")
             return out if self.module.cfg.normalization_type is None else self.module.ln_final(out)
 
-    def decoder(self, rows: int) -> Decoder:
-        return CachedDecoder(self.module, rows)
+    def decoder(self, rows: int, capacity: int) -> Decoder:
+        if unsupported(self.module) is None:
+            return CachedDecoder(self.module, rows, capacity)
+        return RecomputingDecoder(self.residual)
 
 
 class _Bridged(_View):
@@ -195,5 +198,5 @@ class _Bridged(_View):
         self.module.run_with_hooks(tokens, attention_mask=mask, fwd_hooks=[*hooks, (FINAL_HOOK, keep)])
         return final[-1]
 
-    def decoder(self, rows: int) -> Decoder:  # noqa: ARG002 (the first piece says how many)
+    def decoder(self, rows: int, capacity: int) -> Decoder:  # noqa: ARG002 (it keeps tokens alone)
         return RecomputingDecoder(self.residual)

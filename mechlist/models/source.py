@@ -36,7 +36,7 @@ def locate(model: str) -> Source:
     if not model.strip():
         raise ModelError("model must be a name or a directory, not an empty string.")
     if model in builtin_models():
-        return Source(model, BUILTIN_ROOT / model, "hooked_transformer")
+        return Source(model, BUILTIN_ROOT / model, _format(BUILTIN_ROOT / model))
     try:
         path = Path(model).expanduser()
         if path.is_file():

@@ -153,6 +153,8 @@ def test_check_compares_with_hugging_face_beyond_the_window(capsys, hf_directory
 
 def test_training_refuses_an_unknown_model_and_a_full_directory(capsys, tmp_path):
     assert "no built-in model 'gpt2' to train" in failing(capsys, "train", "gpt2", "--out", str(tmp_path / "x"))
+    odd_size = failing(capsys, "train", "list-tiny", "--width", "100", "--out", str(tmp_path / "x"))
+    assert "width must be a multiple of 64, not 100" in odd_size
     (tmp_path / "file").write_text("")
     assert failing(capsys, "train", "induction-tiny", "--out", str(tmp_path))
 

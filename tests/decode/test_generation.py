@@ -134,11 +134,11 @@ def test_running_out_of_memory_halves_the_batch(loaded: Callable[[str], Runner],
     decoder = runner.language_model.decoder
     sizes = []
 
-    def small(rows: int):
+    def small(rows: int, capacity: int):
         sizes.append(rows)
         if rows > 3:
             raise MemoryError
-        return decoder(rows)
+        return decoder(rows, capacity)
 
     monkeypatch.setattr(runner.language_model, "decoder", small)
     assert [c[0].tokens for c in generate(runner, given, max_new_tokens=6)] == [c[0].tokens for c in expected]
@@ -154,11 +154,11 @@ def test_finished_batches_are_not_drawn_again(
     decoder = runner.language_model.decoder
     calls = []
 
-    def stops(rows: int):
+    def stops(rows: int, capacity: int):
         calls.append(rows)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return decoder(rows)
+        return decoder(rows, capacity)
 
     monkeypatch.setattr(runner.language_model, "decoder", stops)
     runner.restart(Journal(tmp_path))

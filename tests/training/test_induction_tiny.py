@@ -4,6 +4,7 @@ import json
 import re
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,8 @@ from safetensors.torch import load_file
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist.errors import InputError
-from mechlist.models.training import (
+from mechlist.training.induction_tiny import (
     ARCHITECTURE,
-    TRAINERS,
     learning_rate_at,
     pairs_at,
     repeated_blocks,
@@ -133,10 +133,22 @@ def test_file_and_no_steps_are_refused(tmp_path: Path):
         train_induction_tiny(note, steps=1)
     with pytest.raises(InputError, match=r"^steps must be at least 1, got 0\.$"):
         train_induction_tiny(tmp_path / "new", steps=0)
+    sizes: list[dict[str, Any]] = [{"layers": 0}, {"width": 40}, {"width": 0}]
+    for size in sizes:
+        with pytest.raises(InputError, match="layers must be at least 1 and width a multiple of 32"):
+            train_induction_tiny(tmp_path / "new", **size)
 
 
-def test_trainers_are_the_shipped_models():
-    assert set(TRAINERS) == {"induction-tiny"}
+def test_another_size(tmp_path: Path):
+    train_induction_tiny(tmp_path / "small", steps=1, layers=3, width=64)
+    config = json.loads((tmp_path / "small" / "hooked_transformer_config.json").read_text())
+    assert {name: config[name] for name in ("n_layers", "d_model", "n_heads")} == {
+        "n_layers": 3,
+        "d_model": 64,
+        "n_heads": 2,
+    }
+    model = HookedTransformer(HookedTransformerConfig(**config, device="cpu"))
+    model.load_state_dict(load_file(tmp_path / "small" / "model.safetensors"), strict=False)
 
 
 def test_shipped_directory_is_what_the_trainer_writes():

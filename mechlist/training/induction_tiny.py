@@ -1,11 +1,8 @@
-"""Train a built-in model again: `induction-tiny` learns to continue random tokens that repeat."""
+"""Train `induction-tiny`, which learns to continue random tokens that repeat."""
 
-import json
 import math
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,10 @@ from jaxtyping import Bool, Float, Int
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist.errors import InputError
+from mechlist.models.hooked import HookedTransformer, HookedTransformerConfig
+from mechlist.training.directory import Progress, new_directory, require_empty, write_json
 
 BOS = 0
 ARCHITECTURE: dict[str, Any] = {
@@ -37,8 +35,6 @@ FIRST_WINDOW = 64
 LATER_PAIRS = 0.5
 PEAK_LEARNING_RATE = 4e-3
 UNPREDICTABLE_WEIGHT = 0.05
-
-Progress = Callable[[int, int, float], None]
 
 
 def repeated_blocks(
@@ -106,7 +102,13 @@ def learning_rate_at(step: int, steps: int) -> float:
 
 
 def train_induction_tiny(
-    out: Path, *, seed: int = 0, steps: int = STEPS, progress: Progress | None = None
+    out: Path,
+    *,
+    seed: int = 0,
+    steps: int = STEPS,
+    layers: int = ARCHITECTURE["n_layers"],
+    width: int = ARCHITECTURE["d_model"],
+    progress: Progress | None = None,
 ) -> dict[str, float]:
     """Train the two-layer attention-only model on repeated random tokens and write the directory `out`.
 
@@ -116,36 +118,29 @@ def train_induction_tiny(
         out: a directory that is empty or does not exist yet; it appears complete or not at all.
         seed: of the initial weights and of the data.
         steps: optimiser steps; the schedules stretch with it.
+        layers: of the model.
+        width: of its residual stream, a multiple of 32; heads have 32 dimensions each.
         progress: called after every step with the steps done, all steps and the loss in nats.
 
     Returns:
         `loss` (nats, mean of the last 20 steps) and `seconds` of training.
 
     Raises:
-        InputError: if `out` is not an empty directory or `steps` is not positive.
+        InputError: if `out` is not an empty directory, or a number is out of range.
     """
-    out = _require_empty(out)
+    out = require_empty(out)
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}.")
+    if layers < 1 or width < 32 or width % 32:
+        raise InputError(f"layers must be at least 1 and width a multiple of 32, not {layers} and {width}.")
+    architecture = {**ARCHITECTURE, "n_layers": layers, "d_model": width, "n_heads": width // 32}
     started = time.monotonic()
     with _one_thread():
-        model = _initial_model(seed)
+        model = _initial_model(architecture, seed)
         losses = _fit(model, torch.Generator().manual_seed(seed), steps, progress)
     last = losses[-20:]
-    _write(model, out)
+    _write(model, architecture, out)
     return {"loss": sum(last) / len(last), "seconds": time.monotonic() - started}
-
-
-TRAINERS: dict[str, Callable[..., dict[str, float]]] = {"induction-tiny": train_induction_tiny}
-
-
-def _require_empty(out: Path) -> Path:
-    out = out.expanduser().resolve()
-    if out.exists() and not out.is_dir():
-        raise InputError(f"out must be an empty or a new directory, but {out} is a file.")
-    if out.is_dir() and any(out.iterdir()):
-        raise InputError(f"out must be an empty or a new directory, but {out} already holds files.")
-    return out
 
 
 @contextmanager
@@ -159,10 +154,10 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _initial_model(seed: int) -> HookedTransformer:
+def _initial_model(architecture: dict[str, Any], seed: int) -> HookedTransformer:
     with torch.random.fork_rng(devices=[]):  # HookedTransformer draws from the global generator
         torch.default_generator.manual_seed(seed)
-        return HookedTransformer(HookedTransformerConfig(**ARCHITECTURE, device="cpu"))
+        return HookedTransformer(HookedTransformerConfig(**architecture, device="cpu"))
 
 
 def _fit(model: HookedTransformer, generator: torch.Generator, steps: int, progress: Progress | None) -> list[float]:
@@ -183,19 +178,9 @@ def _fit(model: HookedTransformer, generator: torch.Generator, steps: int, progr
     return losses
 
 
-def _write(model: HookedTransformer, out: Path) -> None:
-    """Write into a sibling and rename it, so that `out` is never half a model."""
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
+def _write(model: HookedTransformer, architecture: dict[str, Any], out: Path) -> None:
+    with new_directory(out) as partial:
         weights = {name: weight.detach().contiguous() for name, weight in model.named_parameters()}
         save_file(weights, partial / "model.safetensors")
-        _write_json(partial / "hooked_transformer_config.json", ARCHITECTURE)
-        _write_json(partial / "generation_config.json", {"bos_token_id": BOS})
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(partial / "hooked_transformer_config.json", architecture)
+        write_json(partial / "generation_config.json", {"bos_token_id": BOS})
