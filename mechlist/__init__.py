@@ -5,16 +5,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mechlist.experiment import Experiment
+    from mechlist.metrics.answers import LogitDifference
+    from mechlist.patching.grid import patch_grid
     from mechlist.registry import register
     from mechlist.runner import Batch, Runner
 
-__all__ = ["Batch", "Experiment", "Runner", "register"]
+__all__ = ["Batch", "Experiment", "LogitDifference", "Runner", "patch_grid", "register"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Batch": "mechlist.runner",
     "Experiment": "mechlist.experiment",
+    "LogitDifference": "mechlist.metrics.answers",
     "Runner": "mechlist.runner",
+    "patch_grid": "mechlist.patching.grid",
     "register": "mechlist.registry",
 }
 

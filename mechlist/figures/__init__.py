@@ -5,6 +5,7 @@ from mechlist.figures.bars import grouped_bars
 from mechlist.figures.heads import head_heatmap, heads_panel
 from mechlist.figures.intervals import interval_bars, interval_lines
 from mechlist.figures.lines import position_lines
+from mechlist.figures.positions import position_heatmap
 from mechlist.figures.rows import bubble_rows, interval_rows, number_of
 from mechlist.figures.style import DIVERGING, SEQUENTIAL, TEMPLATE, finish, plot_text, without_title
 from mechlist.figures.tokens import token_labels, visible
@@ -25,6 +26,7 @@ __all__ = [
     "interval_rows",
     "number_of",
     "plot_text",
+    "position_heatmap",
     "position_lines",
     "token_labels",
     "visible",

@@ -1,0 +1,108 @@
+"""`patch_grid` against TransformerLens's own loop and against whole forward passes, batched, on GPT-2 small's shape."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from transformer_lens import patching as theirs
+
+from experiments.benchmarks.shapes import gpt2_small_shape
+from mechlist import LogitDifference, Runner, patch_grid
+from mechlist.models.quiet import quiet
+from mechlist.patching.cells import grid, hook_name
+from mechlist.patching.hooked import hooked_values
+from mechlist.patching.sweep import Parts
+
+LAYER_WEIGHTS = 7.08e6
+"""Weights of a layer that go through matrix products."""
+LOOP_CELLS = 48
+"""Cells of TransformerLens's loop that are run; its time for all follows from theirs."""
+ANSWER, WRONG = 11, 12
+
+
+def run() -> Iterator[str]:
+    """One line a sweep."""
+    model = gpt2_small_shape()
+    runner = Runner(model, progress=False)
+    peak = _peak()
+    yield f"patching: the best matrix product (2048 x 768 x 3072) reaches {peak / 1e9:.0f} GFLOP/s"
+    for length in (16, 64, 128):
+        yield _line(runner, "resid_pre", "position", length, peak, theirs.get_act_patch_resid_pre)
+    for length in (16, 64, 128):
+        yield _line(runner, "z", "head", length, peak, theirs.get_act_patch_attn_head_out_all_pos)
+    yield _line(runner, "z", "head_position", 16, peak, theirs.get_act_patch_attn_head_out_by_pos)
+    yield _line(runner, "pattern", "head", 16, peak, theirs.get_act_patch_attn_head_pattern_all_pos)
+
+
+def _line(runner: Runner, site: str, per: str, length: int, peak: float, loop: Callable[..., Tensor]) -> str:
+    generator = torch.Generator().manual_seed(length)
+    base, source = (torch.randint(0, 50257, (1, length), generator=generator) for _ in range(2))
+    metric = LogitDifference(answer=ANSWER, wrong=WRONG)
+
+    def ours() -> None:
+        patch_grid(runner, base=base, source=source, site=site, per=per, metric=metric)
+
+    parts, _ = grid(site, per, runner.shape, length)
+    position = parts.position.clamp(min=0)
+    tokens = int(((length - position) * (runner.shape.n_layers - parts.layer)).sum())
+    with quiet():
+        ours()
+        seconds = min(_timed(ours) for _ in range(3))
+        each = _loop_seconds(runner, base, source, loop)
+    batched = _batched_seconds(runner, site, base, source, parts)
+    share = 2 * LAYER_WEIGHTS * tokens / seconds / peak
+    name = f"{site} by {per}, {length} tokens ({parts.n_cells} cells)"
+    return (
+        f"{name:<52} ours {seconds:7.2f} s, TransformerLens {each * parts.n_cells / seconds:6.1f}x, batched "
+        f"{batched / seconds:5.1f}x, {share:4.0%} of the peak"
+    )
+
+
+def _loop_seconds(runner: Runner, base: Tensor, source: Tensor, loop: Callable[..., Tensor]) -> float:
+    """Seconds a cell of TransformerLens's loop, from its first cells."""
+    model = runner.model
+    with torch.no_grad():
+        _, cache = model.run_with_cache(source)
+        calls = [0]
+
+        class Enough(Exception):  # noqa: N818
+            """The cells asked for have run."""
+
+        def metric(logits: Tensor) -> Tensor:
+            calls[0] += 1
+            if calls[0] > LOOP_CELLS:
+                raise Enough
+            return logits[0, -1, ANSWER] - logits[0, -1, WRONG]
+
+        started = time.perf_counter()
+        try:
+            loop(model, base, cache, metric)
+        except Enough:
+            calls[0] -= 1
+        return (time.perf_counter() - started) / calls[0]
+
+
+def _batched_seconds(runner: Runner, site: str, base: Tensor, source: Tensor, parts: Parts) -> float:
+    """Whole forward passes with hooks, in batches, for a part of the cells, scaled to all."""
+    length = base.shape[1]
+    measure = LogitDifference(answer=ANSWER, wrong=WRONG).prepare(torch.tensor([length]), runner.shape.d_vocab)
+    hooks = [hook_name(site, layer) for layer in range(runner.shape.n_layers)]
+    wanted = torch.zeros(1, parts.n_cells, dtype=torch.bool)
+    chosen = torch.arange(0, parts.n_cells, max(1, parts.n_cells // 96))
+    wanted[0, chosen] = True
+    started = time.perf_counter()
+    hooked_values(runner, base, source, torch.tensor([length]), hooks, parts, measure, wanted)
+    return (time.perf_counter() - started) / len(chosen) * parts.n_cells
+
+
+def _peak() -> float:
+    """FLOP/s of the best of many matrix products."""
+    a, b = torch.randn(2048, 768), torch.randn(768, 3072)
+    return 2 * 2048 * 768 * 3072 / min(_timed(lambda: a @ b) for _ in range(20))
+
+
+def _timed(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
