@@ -71,6 +71,19 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def loaded(hf_directory: HfDirectory) -> Callable[[str], Runner]:
+    """A Runner of a tiny Hugging Face model by architecture."""
+    made: dict[str, Runner] = {}
+
+    def runner(architecture: str) -> Runner:
+        if architecture not in made:
+            made[architecture] = Runner.load(str(hf_directory(architecture)), device="cpu", progress=False)
+        return made[architecture]
+
+    return runner
+
+
+@pytest.fixture(scope="session")
 def tiny_runner() -> Runner:
     """The built-in model, on the CPU."""
     return Runner.load("induction-tiny", device="cpu", progress=False)

@@ -4,7 +4,7 @@ import platform
 
 import torch
 
-from experiments.benchmarks import memory, runner, store
+from experiments.benchmarks import memory, patching, runner, store
 
 
 def main() -> None:
@@ -14,8 +14,9 @@ def main() -> None:
     for benchmark in (runner, store):
         for comparison in benchmark.run():
             print(comparison.row(), flush=True)
-    for line in memory.run():
-        print(line, flush=True)
+    for lines in (memory.run(), patching.run()):
+        for line in lines:
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """`patch_grid` against TransformerLens's own loop and against whole forward passes, batched, on GPT-2 small's shape."""
 
+import contextlib
+import io
 import time
 from collections.abc import Callable, Iterator
 
@@ -77,7 +79,8 @@ def _loop_seconds(runner: Runner, base: Tensor, source: Tensor, loop: Callable[.
 
         started = time.perf_counter()
         try:
-            loop(model, base, cache, metric)
+            with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+                loop(model, base, cache, metric)
         except Enough:
             calls[0] -= 1
         return (time.perf_counter() - started) / calls[0]

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mechlist.errors import InputError
+from mechlist.prompts.list_prompts import ADJECTIVES
 from mechlist.prompts.lists import ListTokens
 
-ADJECTIVES = ("short", "long", "")
-"""Of the prompt's sentence; "" for none."""
 MARKS = tuple(field.name for field in dataclasses.fields(ListTokens))
 OPTIONAL_MARKS = ("bos", "eos")
 """Marks that a model may lack: null in the file."""

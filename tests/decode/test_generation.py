@@ -16,19 +16,6 @@ GREEDY = Sampling(greedy=True)
 ARCHITECTURES = ["gpt2", "llama", "gemma", "gemma2", "pythia", "qwen2", "stablelm"]
 
 
-@pytest.fixture(scope="module")
-def loaded(hf_directory: Callable[[str], Path]) -> Callable[[str], Runner]:
-    """A Runner of a tiny Hugging Face model by architecture."""
-    made: dict[str, Runner] = {}
-
-    def runner(architecture: str) -> Runner:
-        if architecture not in made:
-            made[architecture] = Runner.load(str(hf_directory(architecture)), device="cpu", progress=False)
-        return made[architecture]
-
-    return runner
-
-
 def prompts(runner: Runner, lengths: list[int]) -> list[list[int]]:
     generator = torch.Generator().manual_seed(3)
     return [torch.randint(3, runner.shape.d_vocab, (n,), generator=generator).tolist() for n in lengths]

@@ -23,18 +23,6 @@ PROMPTS, LENGTH = 3, 11
 ANSWER, WRONG = 5, torch.tensor([6, 7, 8])
 
 
-@pytest.fixture(scope="module")
-def loaded(hf_directory: Callable[[str], Path]) -> Callable[[str], Runner]:
-    made: dict[str, Runner] = {}
-
-    def runner(architecture: str) -> Runner:
-        if architecture not in made:
-            made[architecture] = Runner.load(str(hf_directory(architecture)), device="cpu", progress=False)
-        return made[architecture]
-
-    return runner
-
-
 def attention_only() -> Runner:
     config = {"n_layers": 2, "d_model": 16, "n_heads": 4, "d_head": 4, "d_vocab": 97, "n_ctx": 32, "attn_only": True}
     with torch.random.fork_rng():
@@ -273,6 +261,19 @@ def test_a_real_model(shared: Path):
             logits = one_pass(runner, base[0], kept, site, [(at["layer"], at.get("head"), at.get("position"))])
             expected[cell] = float(logits[int(base[0, -1])] - logits[int(base[0, -2])])
         np.testing.assert_allclose(found["patched"][0], expected, atol=1e-4)
+
+
+def test_the_built_in_list_model_beyond_its_window():
+    runner = Runner.load("list-tiny", device="cpu", progress=False)
+    base, source = tokens(runner, prompts=1, length=80)
+    cells = {"early": [(1, 3)], "inside": [(2, 30)], "last": [(0, 79), (4, 2)]}
+    found = run(runner, base, source, site="attn_out", cells=cells)
+    with torch.no_grad():
+        _, kept = runner.model.run_with_cache(source)
+    for name, parts in cells.items():
+        logits = one_pass(runner, base[0], kept, "attn_out", [(layer, None, position) for layer, position in parts])
+        expected = float(logits[ANSWER] - logits[WRONG[0]])
+        assert float(found["patched"].sel(cell=name)[0]) == pytest.approx(expected, abs=1e-4)
 
 
 # bad input

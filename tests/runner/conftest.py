@@ -1,7 +1,6 @@
-"""Fixtures: a tiny random HookedTransformer in a Runner, and runners of other architectures."""
+"""Fixtures: a tiny random HookedTransformer, alone and in a Runner, and random prompts."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,19 +44,6 @@ def build() -> BuildModel:
 def tiny(build: BuildModel) -> Runner:
     """A Runner with a two-layer model."""
     return Runner(build(), progress=False)
-
-
-@pytest.fixture(scope="session")
-def loaded(hf_directory: Callable[[str], Path]) -> Callable[[str], Runner]:
-    """A Runner of a tiny Hugging Face model by architecture."""
-    made: dict[str, Runner] = {}
-
-    def runner(architecture: str) -> Runner:
-        if architecture not in made:
-            made[architecture] = Runner.load(str(hf_directory(architecture)), device="cpu", progress=False)
-        return made[architecture]
-
-    return runner
 
 
 @pytest.fixture
