@@ -35,7 +35,7 @@ class ListStatistics(Experiment):
         """Every list, then the shares, curves and trends over them, each with an interval over topics."""
         if not self.recorded:
             raise InputError(
-                "list-statistics needs --recorded FILE: recorded completions, or the `lists` folder of a "
+                "list-statistics needs --recorded FILE: recorded completions, or the `exports/lists` folder of a "
                 "generate-lists run."
             )
         lists = read_lists(self.recorded)
