@@ -115,8 +115,9 @@ class _Generation:
             chosen = self.sampling.choose(logits, uniform[active, step])
             log_prob = logits.log_softmax(dim=1).gather(1, chosen[:, None])[:, 0]
             written = active[going]
-            tokens[written, step], log_probs[written, step] = chosen.cpu()[going], log_prob.cpu()[going]
-            going = going & ~torch.isin(chosen.cpu(), stop)
+            picked = chosen.cpu()
+            tokens[written, step], log_probs[written, step] = picked[going], log_prob.cpu()[going]
+            going = going & ~torch.isin(picked, stop)
             if step + 1 == self.max_new_tokens or not going.any():
                 break
             # To leave out a row copies the cache: worth it for several at once.

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -114,7 +114,7 @@ class GenerateLists(Experiment):
     def _attributes(self, runner: Runner, marks: ListTokens, prompts: list[ListPrompt]) -> dict[str, object]:
         return {
             "model": runner.language_model.info["name"],
-            "marks": {name: getattr(marks, name) for name in marks.__dataclass_fields__},
+            "marks": asdict(marks),
             "end_of_turn": runner.tokenizer.decode([marks.end_of_turn]),
             "model_header": list(model_header(runner.tokenizer)),
             "adjective_index": {p.adjective or NO_ADJECTIVE: p.adjective_index for p in prompts},

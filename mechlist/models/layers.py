@@ -83,7 +83,8 @@ class Layers:
     ) -> tuple[Float[Tensor, "token kv_head d_head"], Float[Tensor, "token kv_head d_head"]]:
         """Keys and values of normed tokens; as many heads as there are key/value heads."""
         attention = self._module.blocks[layer].attn
-        grouped = self.n_key_value_heads != self.n_heads or hasattr(attention, "_W_K")
+        # Where key/value heads are shared, W_K repeats them and _W_K holds those there are.
+        grouped = hasattr(attention, "_W_K")
         names = ("_W_K", "_b_K", "_W_V", "_b_V") if grouped else ("W_K", "b_K", "W_V", "b_V")
         w_k, b_k, w_v, b_v = (getattr(attention, name) for name in names)
         return _linear(normed, w_k, b_k), _linear(normed, w_v, b_v)

@@ -141,18 +141,17 @@ class _Task:
         for prompts in self._prompt_blocks(layers):
             with torch.no_grad():
                 traces = [self._trace(layers, tokens[prompts]) for tokens in (self.base, self.source)]
-            work = _Work(self, layers, prompts, traces[0], traces[1].site)
-            base, source = (work.measured(t, torch.arange(len(prompts))) for t in (t.final for t in traces))
             wanted = (self.changed & ~self.outside)[prompts] & _replaces(
                 self.site, self.parts, traces[1].site, traces[0].site
             )
             rows = wanted.flatten().nonzero()[:, 0]
-            patched = torch.full((len(prompts), self.parts.n_cells), torch.nan)
+            work = _Work(self, layers, prompts, traces[0], traces[1].site, rows)
+            base, source = (work.measured(t.final) for t in traces)
+            patched = base[:, None].repeat(1, self.parts.n_cells)
             if len(rows):
-                plan, asked = work.plan(rows)
-                found = runner.execute(work.over(rows), plan, asked, "Patching")["value"]
-                patched.view(-1)[rows] = found
-            blocks.append((torch.where(wanted, patched, base[:, None]), base, source))
+                plan, asked = work.plan()
+                patched.view(-1)[rows] = runner.execute(work, plan, asked, "Patching")["value"]
+            blocks.append((patched, base, source))
         patched, base, source = (torch.cat(column) for column in zip(*blocks, strict=True))
         return _Values(self._filled(patched, base), base, source, "layer by layer")
 
@@ -199,26 +198,21 @@ class _Work:
     block: Int[Tensor, " prompt"]
     base: Trace
     source: list[Tensor]
-    rows: Int[Tensor, " row"] | None = None
+    rows: Int[Tensor, " row"]
 
     @property
     def model(self) -> LanguageModel:
         """The model."""
         return self.task.runner.language_model
 
-    @property
+    @cached_property
     def prompts(self) -> list[Tensor]:
         """Tokens of each row."""
-        assert self.rows is not None
-        return [self.task.base[self.block[row // self.task.parts.n_cells]] for row in self.rows.tolist()]
-
-    def over(self, rows: Int[Tensor, " row"]) -> "_Work":
-        """The same work on certain rows."""
-        return _Work(self.task, self.layers, self.block, self.base, self.source, rows)
+        tokens = self.task.base[self.block].unbind()
+        return [tokens[row // self.task.parts.n_cells] for row in self.rows.tolist()]
 
     def compute(self, members: list[int]) -> dict[str, Tensor]:
         """The metric of the rows that `members` number."""
-        assert self.rows is not None
         rows = self.rows[members]
         read = self.task.measure.read[self.block]
         sweep = Sweep(self.layers, self.task.site, self.base, self.source, self.task.parts, read)
@@ -226,17 +220,15 @@ class _Work:
             finals = sweep.finals(rows)
             return {"value": self._measure(finals, self.block[rows // self.task.parts.n_cells])}
 
-    def measured(
-        self, final: Float[Tensor, "prompt position d_model"], prompts: Int[Tensor, " prompt"]
-    ) -> Float[Tensor, " prompt"]:
+    def measured(self, final: Float[Tensor, "prompt position d_model"]) -> Float[Tensor, " prompt"]:
         """The metric of whole runs of the block's prompts."""
         read = self.task.measure.read[self.block].to(final.device)
         with torch.no_grad():
-            return self._measure(final[prompts[:, None].to(final.device), read], self.block)
+            return self._measure(final[torch.arange(len(final), device=final.device)[:, None], read], self.block)
 
-    def plan(self, rows: Int[Tensor, " row"]) -> tuple[list[list[int]], str]:
+    def plan(self) -> tuple[list[list[int]], str]:
         """Batches of rows by packed tokens, rows that begin at the same position together; and what is asked."""
-        parts, read = self.task.parts, self.task.measure.read[self.block]
+        rows, parts, read = self.rows, self.task.parts, self.task.measure.read[self.block]
         start = parts.first_position[rows % parts.n_cells]
         widths = (read.max(dim=1).values[rows // parts.n_cells] + 1 - start).tolist()
         order = sorted(range(len(rows)), key=lambda i: (int(start[i]), int(rows[i])))

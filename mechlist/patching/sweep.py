@@ -168,7 +168,7 @@ class Sweep:
         live = [(i, group) for i, group in enumerate(groups) if streams[i] is not None]
         last = layer == self.layers.cfg.n_layers - 1
         packing = _Packing([(g.rows[: g.joined(layer)], g) for _, g in live], last)
-        edit = self._editor(layer, packing)
+        edit = _Editor(self.site, self.source[layer], self.parts, layer, packing)
         whole = [stream for i, _ in live if (stream := streams[i]) is not None]
         x = edit("resid_pre", torch.cat([stream.flatten(0, 1) for stream in whole]))
         normed = self.layers.normed(layer, x)
@@ -204,9 +204,6 @@ class Sweep:
             layer, self.layers.place(layer, q, queries, "q"), k, v, queries, edit.within(rows, group)
         )
         return z.reshape(-1, *z.shape[2:])
-
-    def _editor(self, layer: int, packing: "_Packing") -> "_Editor":
-        return _Editor(self.site, self.source[layer], self.parts, layer, packing)
 
 
 class _Packing:

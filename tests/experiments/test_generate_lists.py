@@ -12,7 +12,7 @@ from mechlist.decode import Sampling, generate
 from mechlist.engine.local import run_job
 from mechlist.errors import InputError
 from mechlist.experiments.generate_lists import GenerateLists
-from mechlist.experiments.generate_lists_output import KINDS, completions, files, surprise
+from mechlist.experiments.generate_lists_output import KINDS, completions, files, marks, surprise
 from mechlist.options import Output, Settings
 from mechlist.prompts.chat import list_tokens
 from mechlist.prompts.list_prompts import list_prompt
@@ -142,11 +142,10 @@ def test_greedy_lists_have_no_temperature(runner: Runner):
 
 def test_surprise_is_the_mean_of_its_tokens(results: xr.Dataset):
     short = np.flatnonzero(results["adjective"].values == "short")
-    marks_of = parse_list
     total: list[float] = []
     for row in short:
         start = int(results["prompt_length"].values[row]) - 1
-        parsed = marks_of(completions(results)[row], _marks(results))
+        parsed = parse_list(completions(results)[row], marks(results))
         total += [-results["log_prob"].values[row, start + item.content[0]] for item in parsed.items]
     figure = surprise(results)
     bars = [trace for trace in figure.data if trace.type == "bar" and trace.name == "short"]
@@ -155,14 +154,8 @@ def test_surprise_is_the_mean_of_its_tokens(results: xr.Dataset):
     assert KINDS[0].startswith("first token")
 
 
-def _marks(results: xr.Dataset) -> Any:
-    from mechlist.experiments.generate_lists_output import marks
-
-    return marks(results)
-
-
 def test_findings_and_table_count_the_lists(results: xr.Dataset):
-    ended = sum(parse_list(c, _marks(results)).ended is not None for c in completions(results))
+    ended = sum(parse_list(c, marks(results)).ended is not None for c in completions(results))
     sentences = GenerateLists().findings(results)
     assert sentences[0].startswith(f"list-tiny wrote 24 lists of 2 topics; {ended} ended within 60 tokens")
     table = GenerateLists().tables(results)["lists"]

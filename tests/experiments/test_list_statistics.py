@@ -325,7 +325,7 @@ def test_the_command_line_takes_files_and_directories(tmp_path: Path, capsys: py
 
 def test_what_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(
-        InputError, match=r"list-statistics needs --recorded FILE: recorded completions, or the `lists` "
+        InputError, match=r"list-statistics needs --recorded FILE: recorded completions, or the `exports/lists` folder"
     ):
         ListStatistics().run()
     with pytest.raises(InputError, match="resamples must be at least 1, not 0"):
