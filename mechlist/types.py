@@ -36,6 +36,7 @@ class ModelShape:
     d_vocab: int
     n_ctx: int
     attn_only: bool
+    gated_mlp: bool = False
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

@@ -4,6 +4,7 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -13,13 +14,14 @@ from experiments.benchmarks.shapes import gpt2_small_shape
 from mechlist import LogitDifference, Runner, patch_grid
 from mechlist.models.quiet import quiet
 from mechlist.patching.cells import grid, hook_name
-from mechlist.patching.hooked import hooked_values
-from mechlist.patching.sweep import Parts
+from mechlist.patching.packing import ATTENTION_SITES
 
 LAYER_WEIGHTS = 7.08e6
 """Weights of a layer that go through matrix products."""
 LOOP_CELLS = 48
 """Cells of TransformerLens's loop that are run; its time for all follows from theirs."""
+BATCHED_LAYER, BATCHED_CELLS = 6, 32
+"""Layer and cells of the batched loop that are run: every layer costs it the same."""
 ANSWER, WRONG = 11, 12
 
 
@@ -45,18 +47,18 @@ def _line(runner: Runner, site: str, per: str, length: int, peak: float, loop: C
     def ours() -> None:
         patch_grid(runner, base=base, source=source, site=site, per=per, metric=metric)
 
-    parts, _ = grid(site, per, runner.shape, length)
-    position = parts.position.clamp(min=0)
-    tokens = int(((length - position) * (runner.shape.n_layers - parts.layer)).sum())
+    _, axes = grid(site, per, runner.shape, length, 1)
+    cells = [dict(zip(axes, at, strict=True)) for at in product(*(range(n) for n in axes.values()))]
+    tokens = sum((length - cell.get("position", 0)) * (runner.shape.n_layers - cell["layer"]) for cell in cells)
     with quiet():
         ours()
         seconds = min(_timed(ours) for _ in range(3))
         each = _loop_seconds(runner, base, source, loop)
-    batched = _batched_seconds(runner, site, base, source, parts)
+    batched = _batched_seconds(runner, site, base, source, cells)
     share = 2 * LAYER_WEIGHTS * tokens / seconds / peak
-    name = f"{site} by {per}, {length} tokens ({parts.n_cells} cells)"
+    name = f"{site} by {per}, {length} tokens ({len(cells)} cells)"
     return (
-        f"{name:<52} ours {seconds:7.2f} s, TransformerLens {each * parts.n_cells / seconds:6.1f}x, batched "
+        f"{name:<52} ours {seconds:7.2f} s, TransformerLens {each * len(cells) / seconds:6.1f}x, batched "
         f"{batched / seconds:5.1f}x, {share:4.0%} of the peak"
     )
 
@@ -86,17 +88,25 @@ def _loop_seconds(runner: Runner, base: Tensor, source: Tensor, loop: Callable[.
         return (time.perf_counter() - started) / calls[0]
 
 
-def _batched_seconds(runner: Runner, site: str, base: Tensor, source: Tensor, parts: Parts) -> float:
-    """Whole forward passes with hooks, in batches, for a part of the cells, scaled to all."""
-    length = base.shape[1]
-    measure = LogitDifference(answer=ANSWER, wrong=WRONG).prepare(torch.tensor([length]), runner.shape.d_vocab)
-    hooks = [hook_name(site, layer) for layer in range(runner.shape.n_layers)]
-    wanted = torch.zeros(1, parts.n_cells, dtype=torch.bool)
-    chosen = torch.arange(0, parts.n_cells, max(1, parts.n_cells // 96))
-    wanted[0, chosen] = True
-    started = time.perf_counter()
-    hooked_values(runner, base, source, torch.tensor([length]), hooks, parts, measure, wanted)
-    return (time.perf_counter() - started) / len(chosen) * parts.n_cells
+def _batched_seconds(runner: Runner, site: str, base: Tensor, source: Tensor, cells: list[dict[str, int]]) -> float:
+    """Seconds for all cells of the loop that batches: rows of one layer share a whole forward pass with one hook."""
+    model = runner.model
+    name = hook_name(site, BATCHED_LAYER)
+    mine = [cell for cell in cells if cell["layer"] == BATCHED_LAYER][:BATCHED_CELLS]
+
+    def change(activation: Tensor, hook: object) -> Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
+        for row, cell in enumerate(mine):
+            heads, where = cell.get("head", slice(None)), cell.get("position", slice(None))
+            index = (heads, where) if site in ATTENTION_SITES else (where, heads)
+            activation[(row, *index[: activation.ndim - 1])] = kept[name][(0, *index[: activation.ndim - 1])]
+        return activation
+
+    with torch.no_grad():
+        _, kept = model.run_with_cache(source, names_filter=name)
+        started = time.perf_counter()
+        logits = model.run_with_hooks(base.repeat(len(mine), 1), fwd_hooks=[(name, change)])[:, -1]
+        (logits[:, ANSWER] - logits[:, WRONG]).tolist()
+    return (time.perf_counter() - started) / len(mine) * len(cells)
 
 
 def _peak() -> float:

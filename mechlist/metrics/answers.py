@@ -1,99 +1,124 @@
-"""What a run is judged by: a number for each prompt, from a few logits that the metric names."""
+"""How much a run favours certain tokens."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechlist.errors import InputError
-
-PerPrompt = int | Int[Tensor, " prompt"]
-"""The same for every prompt, or one for each."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A metric made ready for certain prompts."""
-
-    read: Int[Tensor, "prompt n"]
-    """Positions whose logits are needed, counted from the start."""
-    columns: Int[Tensor, " column"] | None
-    """Tokens whose logits are needed; None for all."""
-    of: Callable[[Float[Tensor, "row n column"], Int[Tensor, " row"]], Float[Tensor, " row"]]
-    """The metric of rows from these logits, and the prompt that each row belongs to."""
-
-
-@runtime_checkable
-class Metric(Protocol):
-    """A number for each prompt."""
-
-    @property
-    def unit(self) -> str:
-        """Of the number."""
-        ...
-
-    def prepare(self, lengths: Int[Tensor, " prompt"], d_vocab: int) -> Measure:
-        """What is needed for prompts of these lengths.
-
-        Raises:
-            InputError: positions or tokens that the prompts or the model do not have.
-        """
-        ...
+from mechlist.metrics.measure import Each, Logits, Measure, positions, token_sets
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogitDifference:
-    """Logit of the answer minus logit of a wrong answer at one position, after any softcap."""
+    """Logit of the answer minus logit of a wrong answer, after any softcap.
 
-    answer: PerPrompt
-    """Token id."""
-    wrong: PerPrompt
-    """Token id."""
-    position: PerPrompt = -1
-    """Of the prediction; negative ones count from the last real token."""
+    Sets of tokens are averaged, so that sets of one size give the mean over pairs of an answer and a wrong answer; or
+    combined by log-sum-exp, which gives the log-odds of the one set against the other.
+    """
+
+    answer: Each
+    """Token id, one for each prompt, or sets."""
+    wrong: Each
+    """Token id, one for each prompt, or sets."""
+    position: Each = -1
+    """Of the prediction; negative ones count from the last real token. Several are averaged."""
+    sets: Literal["mean", "logsumexp"] = "mean"
+    """How the logits of a set become one."""
     unit: str = "logits"
 
-    def prepare(self, lengths: Int[Tensor, " prompt"], d_vocab: int) -> Measure:
-        """See Metric; answer and wrong answer must be different tokens in every prompt."""
-        answer, wrong = (_each(getattr(self, name), name, len(lengths)) for name in ("answer", "wrong"))
-        for name, tokens in (("answer", answer), ("wrong", wrong)):
-            if ((tokens < 0) | (tokens >= d_vocab)).any():
-                raise InputError(f"{name} must be token ids from 0 to {d_vocab - 1}, not {tokens.tolist()}.")
-        same = (answer == wrong).nonzero()
-        if len(same):
-            i = int(same[0])
-            raise InputError(f"answer and wrong must be different tokens; for prompt {i} both are {int(answer[i])}.")
-        columns = torch.cat([answer, wrong]).unique()
-        up, down = torch.searchsorted(columns, answer), torch.searchsorted(columns, wrong)
+    def prepare(self, tokens: Int[Tensor, "prompt position"], lengths: Int[Tensor, " prompt"], d_vocab: int) -> Measure:
+        """See Metric; no token may be answer and wrong answer of one prompt."""
+        sides = [token_sets(getattr(self, name), name, len(tokens), d_vocab) for name in ("answer", "wrong")]
+        (answer, is_answer), (wrong, is_wrong) = sides
+        same = (answer[:, :, None] == wrong[:, None]) & is_answer[:, :, None] & is_wrong[:, None]
+        if same.any():
+            i, j, _ = same.nonzero()[0].tolist()
+            words = "both are" if answer.shape[1] == wrong.shape[1] == 1 else "both have"
+            raise InputError(f"answer and wrong must be different tokens; for prompt {i} {words} {int(answer[i, j])}.")
+        columns = torch.cat([answer.flatten(), wrong.flatten()]).unique()
+        up, down = ((torch.searchsorted(columns, ids), there) for ids, there in sides)
 
-        def of(logits: Float[Tensor, "row 1 column"], prompt: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
-            first, second = (logits[:, 0].gather(1, i[prompt].to(logits.device)[:, None])[:, 0] for i in (up, down))
-            return first.float() - second.float()
+        def of(logits: Logits) -> Float[Tensor, " token"]:
+            at = logits.prompt
+            first, second = (_combined(logits.values, ids[at], there[at], self.sets) for ids, there in (up, down))
+            return first - second
 
-        return Measure(_positions(self.position, lengths)[:, None], columns, of)
-
-
-def _positions(position: PerPrompt, lengths: Int[Tensor, " prompt"]) -> Int[Tensor, " prompt"]:
-    """Positions counted from the start."""
-    chosen = _each(position, "position", len(lengths))
-    absolute = torch.where(chosen < 0, chosen + lengths, chosen)
-    outside = ((absolute < 0) | (absolute >= lengths)).nonzero()
-    if len(outside):
-        i = int(outside[0])
-        raise InputError(f"position {int(chosen[i])} is outside prompt {i}, which has {int(lengths[i])} tokens.")
-    return absolute
+        return Measure(*positions(self.position, lengths), columns, of)
 
 
-def _each(value: PerPrompt, name: str, prompts: int) -> Int[Tensor, " prompt"]:
-    """One for each prompt."""
-    tensor = torch.as_tensor(value, dtype=torch.long)
-    if tensor.ndim == 0:
-        return tensor.repeat(prompts)
-    if tensor.shape != (prompts,):
-        raise InputError(
-            f"{name} must be one number, or one for each of the {prompts} prompts, not of shape {list(tensor.shape)}."
-        )
-    return tensor
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LogProb:
+    """Log-probability of the answer; of a set, that any of its tokens comes."""
+
+    answer: Each
+    """Token id, one for each prompt, or sets."""
+    position: Each = -1
+    """Of the prediction; negative ones count from the last real token. Several are averaged."""
+    unit: str = "nats"
+
+    def prepare(self, tokens: Int[Tensor, "prompt position"], lengths: Int[Tensor, " prompt"], d_vocab: int) -> Measure:
+        """See Metric."""
+        answer, there = token_sets(self.answer, "answer", len(tokens), d_vocab)
+
+        def of(logits: Logits) -> Float[Tensor, " token"]:
+            chosen = _combined(logits.values, answer[logits.prompt], there[logits.prompt], "logsumexp")
+            return chosen - logits.values.logsumexp(dim=1)
+
+        return Measure(*positions(self.position, lengths), None, of)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Probability:
+    """Probability of the answer; of a set, that any of its tokens comes: of ending, with the tokens that end a turn."""
+
+    answer: Each
+    """Token id, one for each prompt, or sets."""
+    position: Each = -1
+    """Of the prediction; negative ones count from the last real token. Several are averaged."""
+    unit: str = "probability"
+
+    def prepare(self, tokens: Int[Tensor, "prompt position"], lengths: Int[Tensor, " prompt"], d_vocab: int) -> Measure:
+        """See Metric."""
+        inner = LogProb(answer=self.answer, position=self.position).prepare(tokens, lengths, d_vocab)
+        return Measure(inner.read, inner.weight, None, lambda logits: inner.of(logits).exp())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rank:
+    """Tokens with a larger logit than the answer: 0 where it comes first; of a set, the rank of its best."""
+
+    answer: Each
+    """Token id, one for each prompt, or sets."""
+    position: Each = -1
+    """Of the prediction; negative ones count from the last real token. Several are averaged."""
+    unit: str = "rank"
+
+    def prepare(self, tokens: Int[Tensor, "prompt position"], lengths: Int[Tensor, " prompt"], d_vocab: int) -> Measure:
+        """See Metric."""
+        answer, there = token_sets(self.answer, "answer", len(tokens), d_vocab)
+
+        def of(logits: Logits) -> Float[Tensor, " token"]:
+            chosen = _gathered(logits.values, answer[logits.prompt], there[logits.prompt]).max(dim=1, keepdim=True)
+            return (logits.values > chosen.values).sum(dim=1).float()
+
+        return Measure(*positions(self.position, lengths), None, of)
+
+
+def _gathered(
+    logits: Float[Tensor, "token column"], ids: Int[Tensor, "token k"], there: Bool[Tensor, "token k"]
+) -> Float[Tensor, "token k"]:
+    """Logits of each token's set; minus infinity where the set is smaller."""
+    return logits.gather(1, ids.to(logits.device)).masked_fill(~there.to(logits.device), -torch.inf)
+
+
+def _combined(logits: Tensor, ids: Tensor, there: Tensor, sets: str) -> Float[Tensor, " token"]:
+    chosen = _gathered(logits, ids, there)
+    if chosen.shape[1] == 1:
+        return chosen[:, 0]
+    if sets == "logsumexp":
+        return chosen.logsumexp(dim=1)
+    present = there.to(logits.device)
+    return chosen.masked_fill(~present, 0.0).sum(dim=1) / present.sum(dim=1)

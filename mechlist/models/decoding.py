@@ -38,7 +38,7 @@ class CachedDecoder:
         """See Decoder."""
         rows, end = tokens.shape[0], self._seen + tokens.shape[1]
         positions = torch.arange(self._seen, end, device=tokens.device)
-        x = self._embedded(tokens).flatten(0, 1)
+        x = self._layers.embed(tokens, self._seen).flatten(0, 1)
         for layer in range(len(self._keys)):
             q, k, v = (t.view(rows, -1, *t.shape[1:]) for t in self._layers.project(layer, x))
             keys, values = self._keys[layer], self._values[layer]
@@ -56,12 +56,6 @@ class CachedDecoder:
             for layer, old in enumerate(held):
                 held[layer] = old.new_empty((len(rows), *old.shape[1:]))
                 held[layer][:, : self._seen] = old[rows, : self._seen]
-
-    def _embedded(self, tokens: Int[Tensor, "row new"]) -> Float[Tensor, "row new d_model"]:
-        embedded = self._module.embed(tokens)
-        if self._module.cfg.positional_embedding_type != "standard":
-            return embedded
-        return embedded + self._module.pos_embed(tokens, self._seen)
 
 
 class RecomputingDecoder:

@@ -84,6 +84,7 @@ def shape_of(module: HookedTransformer | TransformerBridge) -> ModelShape:
         d_vocab=int(cfg.d_vocab),
         n_ctx=int(cfg.n_ctx),
         attn_only=bool(getattr(cfg, "attn_only", False)),
+        gated_mlp=bool(getattr(cfg, "gated_mlp", False)),
     )
 
 
@@ -95,8 +96,7 @@ def wrap(module: Any, info: dict[str, Any] | None = None, bos_token_id: int | No
     """
     if not isinstance(module, HookedTransformer | TransformerBridge):
         raise ModelError(f"Runner takes a HookedTransformer or a TransformerBridge, not {type(module).__name__}.")
-    if _dropout(module):
-        raise ModelError("The model is in train mode, where dropout makes results random; call model.eval() first.")
+    require_eval(module)
     if info is None:
         # Built elsewhere: its tokenizer is all there is to ask. The loader has asked the files already.
         info, bos_token_id = {"name": str(module.cfg.model_name)}, getattr(module.tokenizer, "bos_token_id", None)
@@ -113,6 +113,16 @@ def fingerprint(model: LanguageModel) -> str:
         for chunk in data.split(2**24):
             digest.update(chunk.view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def require_eval(module: Any) -> None:
+    """Refuse a model whose dropout is active.
+
+    Raises:
+        ModelError: naming what to do.
+    """
+    if _dropout(module):
+        raise ModelError("The model is in train mode, where dropout makes results random; call model.eval() first.")
 
 
 def _dropout(module: torch.nn.Module) -> bool:

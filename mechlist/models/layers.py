@@ -60,6 +60,13 @@ class Layers:
         self.n_heads = int(self.cfg.n_heads)
         self.n_key_value_heads = int(self.cfg.n_key_value_heads or self.n_heads)
 
+    def embed(self, tokens: Int[Tensor, "row token"], first: int = 0) -> Float[Tensor, "row token d_model"]:
+        """The residual stream before the first layer, of tokens at positions from `first` on."""
+        embedded = self._module.embed(tokens)
+        if self.cfg.positional_embedding_type != "standard":
+            return embedded
+        return embedded + self._module.pos_embed(tokens, first)
+
     def project(
         self, layer: int, residual: Float[Tensor, "token d_model"]
     ) -> tuple[

@@ -1,13 +1,15 @@
 """Which parts of a site a patching sweep replaces: a whole grid, or named sets."""
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, Literal, get_args
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from mechlist.errors import InputError
-from mechlist.patching.sweep import Parts
+from mechlist.patching.parts import ALL, Parts, repeated
 from mechlist.types import ModelShape
 
 Site = Literal[
@@ -16,7 +18,6 @@ Site = Literal[
 Per = Literal["position", "head", "head_position"]
 HEAD_SITES = ("z", "q", "k", "v", "pattern", "attn_scores")
 KEY_VALUE_SITES = ("k", "v")
-ALL = -1
 
 
 def hook_name(site: str, layer: int) -> str:
@@ -48,7 +49,7 @@ def check_site(site: str, per: str, shape: ModelShape, hooks: Container[str]) ->
         raise InputError(f"The model has no {site}: its layers run attention and MLP side by side.")
 
 
-def grid(site: str, per: str, shape: ModelShape, length: int) -> tuple[Parts, dict[str, int]]:
+def grid(site: str, per: str, shape: ModelShape, length: int, prompts: int) -> tuple[Parts, dict[str, int]]:
     """Every layer with every position, head, or head and position: the parts, and the axes of the cells."""
     heads = heads_of(site, shape)
     sizes = {"layer": shape.n_layers}
@@ -57,17 +58,14 @@ def grid(site: str, per: str, shape: ModelShape, length: int) -> tuple[Parts, di
     places = torch.tensor(list(product(*(range(n) for n in sizes.values()))))
     column = {name: places[:, i] for i, name in enumerate(sizes)}
     every = torch.full((len(places),), ALL)
-    parts = Parts(
-        torch.arange(len(places)),
-        column["layer"],
-        column.get("position", every),
-        column.get("head", every),
-        len(places),
-    )
-    return parts, sizes
+    cell = torch.arange(len(places))
+    position, head = column.get("position", every), column.get("head", every)
+    return repeated(cell, column["layer"], position, head, len(places), prompts), sizes
 
 
-def named(cells: Mapping[str, Iterable[Any]], site: str, per: str, shape: ModelShape, length: int) -> Parts:
+def named(
+    cells: Mapping[str, Iterable[Any]], site: str, per: str, shape: ModelShape, length: int, prompts: int
+) -> Parts:
     """Named sets of (layer, position), (layer, head) or (layer, head, position), replaced together.
 
     Raises:
@@ -83,7 +81,63 @@ def named(cells: Mapping[str, Iterable[Any]], site: str, per: str, shape: ModelS
     if not rows:
         raise InputError("cells must hold one named set at least, not none.")
     table = torch.tensor(rows)
-    return Parts(table[:, 0], table[:, 1], table[:, 2], table[:, 3], len(cells))
+    return repeated(table[:, 0], table[:, 1], table[:, 2], table[:, 3], len(cells), prompts)
+
+
+def by_role(
+    roles: Mapping[str, Sequence[Sequence[int]]],
+    site: str,
+    per: str,
+    shape: ModelShape,
+    lengths: Int[Tensor, " prompt"],
+) -> tuple[Parts, dict[str, int]]:
+    """Every layer (and head) with every role: the parts of each prompt, and the axes of the cells.
+
+    Raises:
+        InputError: roles without positions of their own, not one list a prompt, or positions outside a prompt.
+    """
+    if per == "head":
+        raise InputError("Roles are sets of positions: take them per position or per head_position, not per head.")
+    if not roles:
+        raise InputError("roles must hold one role at least, not none.")
+    sizes = {"layer": shape.n_layers}
+    sizes |= {"head": heads_of(site, shape)} if per == "head_position" else {}
+    sizes |= {"role": len(roles)}
+    of_prompt, of_role, position = _role_positions(roles, lengths.tolist())
+    others = torch.tensor(list(product(*(range(n) for name, n in sizes.items() if name != "role"))))
+    cell = torch.arange(len(others))[:, None] * len(roles) + of_role
+    n_cells = len(others) * len(roles)
+    row = of_prompt * n_cells + cell
+    order = row.flatten().argsort(stable=True)
+    layer = others[:, :1].expand_as(row).flatten()[order]
+    head = others[:, 1:].expand_as(row).flatten()[order] if per == "head_position" else torch.full_like(layer, ALL)
+    places = position.expand_as(row).flatten()[order]
+    return Parts(row.flatten()[order], layer, places, head, n_cells, len(lengths)), sizes
+
+
+def _role_positions(
+    roles: Mapping[str, Sequence[Sequence[int]]], lengths: Sequence[int]
+) -> tuple[Int[Tensor, " place"], Int[Tensor, " place"], Int[Tensor, " place"]]:
+    """Prompt, number of the role, and position of everything that roles name."""
+    places = []
+    for number, (name, prompts) in enumerate(roles.items()):
+        if len(prompts) != len(lengths):
+            raise InputError(
+                f"The role {name!r} must have a list of positions for each of the {len(lengths)} prompts, not "
+                f"{len(prompts)}."
+            )
+        for prompt, positions in enumerate(prompts):
+            outside = [p for p in positions if not 0 <= p < lengths[prompt]]
+            if outside:
+                raise InputError(
+                    f"The role {name!r} has the position {outside[0]} in prompt {prompt}, which has "
+                    f"{lengths[prompt]} tokens."
+                )
+            places += [(prompt, number, int(position)) for position in positions]
+    if not places:
+        raise InputError("No prompt has any of the roles.")
+    prompt, role, position = torch.tensor(places).T
+    return prompt, role, position
 
 
 def _part(

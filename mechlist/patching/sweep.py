@@ -7,47 +7,41 @@ changed one. Here nothing of that is repeated:
 1. The base run is done once; its residual stream before every layer, its keys and its values are kept.
 2. A row (one cell on one prompt) joins the batch at its own layer, with the base run's residual stream from its first
    changed position on. Before that position it attends to the base run's keys and values.
-3. The layers run on all rows that have joined, packed into one axis: a token's norm, projections and MLP do not depend
+3. If the site comes after attention, nothing but the replaced tokens can change in that layer, because the rest of it
+   treats each token by itself: they alone go through it, and the row joins before the next.
+4. The layers run on all rows that have joined, packed into one axis: a token's norm, projections and MLP do not depend
    on where it stands. Only attention looks at rows, in groups that begin and end at the same positions.
-4. At the site the replaced parts are written over what the row computed; this is the patch, and the only one.
-5. Nothing after the last position that the metric reads is computed, and in the last layer only the positions that it
+5. At the site the replaced parts are written over what the row computed; this is the patch, and the only one.
+6. Nothing after the last position that the metric reads is computed, and in the last layer only the positions that it
    reads go beyond the keys and values.
 
 So a row computes what a whole forward pass with a hook computes, in another order of additions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechlist.models.layers import Layers, Touch
+from mechlist.models.layers import Layers
+from mechlist.patching.packing import (
+    ATTENTION_SITES,
+    Batch,
+    Editor,
+    Entries,
+    Group,
+    Packing,
+    single_tokens,
+)
+from mechlist.patching.parts import Parts
 
-ATTENTION_SITES = ("attn_scores", "pattern")
+AFTER_ATTENTION = ("z", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
-
-@dataclass(frozen=True)
-class Parts:
-    """What cells replace: one entry for each part; -1 stands for all positions or all heads."""
-
-    cell: Int[Tensor, " part"]
-    layer: Int[Tensor, " part"]
-    position: Int[Tensor, " part"]
-    head: Int[Tensor, " part"]
-    n_cells: int
-
-    @cached_property
-    def first_layer(self) -> Int[Tensor, " cell"]:
-        """Layer at which a cell's row joins."""
-        return _least(self.cell, self.layer, self.n_cells)
-
-    @cached_property
-    def first_position(self) -> Int[Tensor, " cell"]:
-        """First position that a cell changes."""
-        return _least(self.cell, self.position.clamp(min=0), self.n_cells)
+Replacing = Callable[[int, Tensor, Tensor | None], Tensor]
+"""Of the layer, the base run's activation at the site, and the source's if there is a source run: what is put in."""
 
 
 @dataclass(frozen=True)
@@ -55,268 +49,201 @@ class Trace:
     """One run of some prompts: what rows take from it. Lists hold one tensor a layer."""
 
     residual: list[Float[Tensor, "prompt position d_model"]]
-    """Before each layer."""
+    """Before each layer, and after the last."""
     keys: list[Float[Tensor, "prompt position kv_head d_head"]]
     """As the scores take them."""
     values: list[Float[Tensor, "prompt position kv_head d_head"]]
-    site: list[Tensor]
-    """The activations at the site: [prompt position ...], or [prompt head query key]."""
+    z: list[Float[Tensor, "prompt position head d_head"]]
+    """Where the site comes after attention."""
+    source: list[Tensor]
+    """What is put in at the site: [prompt position ...], or [prompt head query key]."""
+    differs: list[Bool[Tensor, "prompt ..."]]
+    """Where that is not, bit for bit, what is there already: [prompt position] or [prompt position head]."""
     final: Float[Tensor, "prompt position d_model"]
     """After the last norm."""
+    source_final: Float[Tensor, "prompt position d_model"] | None
+    """Of the source run, if there is one."""
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Rows that begin and end at the same positions and are read at the same ones, by the layer at which they join."""
+def trace(
+    layers: Layers, residual: Float[Tensor, "run position d_model"], prompts: int, site: str, replacing: Replacing
+) -> Trace:
+    """Run every layer from the residual stream before the first, and keep what rows need.
 
-    rows: Int[Tensor, " row"]
-    layers: list[int]
-    start: int
-    stop: int
-    read: Int[Tensor, " n"]
-
-    def joined(self, layer: int) -> int:
-        """Rows that are there in this layer."""
-        return sum(own <= layer for own in self.layers)
-
-
-def trace(layers: Layers, residual: Float[Tensor, "prompt position d_model"], site: str | None) -> Trace:
-    """Run every layer on whole prompts, from the residual stream before the first, and keep what rows need."""
-    prompts, length = residual.shape[:2]
+    Args:
+        layers: of the model.
+        residual: of the `prompts` base runs, and after them, if replacements come from source runs, of these.
+        prompts: number of base runs.
+        site: where parts are replaced.
+        replacing: gives what is put in.
+    """
+    length = residual.shape[1]
     positions = torch.arange(length, device=residual.device)
-    made = Trace([], [], [], [], residual)
-    x = residual.flatten(0, 1)
+    made = Trace([], [], [], [], [], [], residual, None)
+    late = site in AFTER_ATTENTION
+
+    def base_of(x: Tensor) -> Tensor:
+        # A copy, where there is more: a view would keep the source's half alive.
+        return x if len(x) == prompts else x[:prompts].clone()
 
     def touch(name: str, activation: Tensor) -> Tensor:
         if name == site:
-            whole = activation if name in ATTENTION_SITES else activation.view(prompts, length, *activation.shape[1:])
-            made.site.append(whole)
+            whole = activation if name in ATTENTION_SITES else activation.view(-1, length, *activation.shape[1:])
+            base = whole[:prompts]
+            put = replacing(len(made.source), base, whole[prompts:] if len(whole) > prompts else None)
+            made.source.append(put.clone() if len(whole) > prompts else put)
+            made.differs.append(_differs(name, put, base))
         return activation
 
+    x = residual.flatten(0, 1)
     for layer in range(layers.cfg.n_layers):
-        made.residual.append(x.view(prompts, length, -1))
+        made.residual.append(base_of(x.view(-1, length, x.shape[-1])))
         x = touch("resid_pre", x)
         q, k, v = (touch(n, t) for n, t in zip("qkv", layers.project(layer, x), strict=True))
-        q, k, v = (t.view(prompts, length, *t.shape[1:]) for t in (q, k, v))
+        q, k, v = (t.view(-1, length, *t.shape[1:]) for t in (q, k, v))
         k = layers.place(layer, k, positions, "k")
-        made.keys.append(k)
-        made.values.append(v)
+        made.keys.append(base_of(k))
+        made.values.append(base_of(v))
         z = layers.attend(layer, layers.place(layer, q, positions, "q"), k, v, positions, touch)
-        x = layers.finish(layer, x, touch("z", z.reshape(prompts * length, *z.shape[2:])), touch)
-    return Trace(made.residual, made.keys, made.values, made.site, layers.final(x).view(prompts, length, -1))
+        if late:
+            made.z.append(base_of(z))
+        x = layers.finish(layer, x, touch("z", z.reshape(-1, *z.shape[2:])), touch)
+    made.residual.append(base_of(x.view(-1, length, x.shape[-1])))
+    final = layers.final(x).view(-1, length, x.shape[-1])
+    after = final[prompts:] if len(final) > prompts else None
+    return Trace(made.residual, made.keys, made.values, made.z, made.source, made.differs, final[:prompts], after)
+
+
+def _differs(name: str, put: Tensor, base: Tensor) -> Bool[Tensor, "prompt ..."]:
+    differs = (put != base).any(-1).cpu()
+    return differs.transpose(1, 2) if name in ATTENTION_SITES else differs
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Rows of a patching sweep over one set of prompts; row r is cell r % n_cells on prompt r // n_cells."""
+    """Rows of a patching sweep over one set of prompts."""
 
     layers: Layers
     site: str
     base: Trace
-    source: list[Tensor]
-    """The replacement at the site, by layer; prompts as in the base."""
     parts: Parts
     read: Int[Tensor, "prompt n"]
     """Positions that the metric reads."""
+    grain: int = 1
+    """Rows begin at multiples of it: more tokens, in fewer groups."""
 
     def finals(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row n d_model"]:
         """The final, normalised residual stream of each row at the positions that the metric reads.
 
         Rows that change nothing before or at the last of them are the caller's to leave out.
         """
-        groups = list(self._grouped(rows))
-        streams: list[Tensor | None] = [None] * len(groups)
-        for layer in range(min(g.layers[0] for g in groups), self.layers.cfg.n_layers):
-            self._join(layer, groups, streams)
-            self._advance(layer, groups, streams)
+        n_layers = self.layers.cfg.n_layers
+        batch = Batch(rows, self.parts, self.read, self.grain, n_layers)
+        streams: list[Tensor | None] = [None] * len(batch.groups)
+        for layer in range(int(batch.join.min()), n_layers):
+            self._advance(layer, batch, streams)
         out = self.base.final.new_empty((len(rows), self.read.shape[1], self.base.final.shape[-1]))
-        place = {int(row): i for i, row in enumerate(rows)}
-        for group, stream in zip(groups, streams, strict=True):
+        for group, stream in zip(batch.groups, streams, strict=True):
             assert stream is not None
-            where = torch.tensor([place[int(row)] for row in group.rows], device=out.device)
+            where = batch.order[group.first : group.first + len(stream)].to(out.device)
             out[where] = self.layers.final(stream.flatten(0, 1)).view_as(stream)
             # What the metric reads before the first change is the base run's.
             for n, position in enumerate(group.read.tolist()):
                 if position < group.start:
-                    out[where, n] = self.base.final[(group.rows // self.parts.n_cells).to(out.device), position]
+                    out[where, n] = self.base.final[group.prompts.to(out.device), position]
         return out
 
-    def _grouped(self, rows: Int[Tensor, " row"]) -> Iterator[_Group]:
-        cell, prompt = rows % self.parts.n_cells, rows // self.parts.n_cells
-        start, layer = self.parts.first_position[cell], self.parts.first_layer[cell]
-        keys: dict[tuple[int, ...], list[int]] = {}
-        read = self.read.tolist()
-        for i, (s, p) in enumerate(zip(start.tolist(), prompt.tolist(), strict=True)):
-            keys.setdefault((s, *read[p]), []).append(i)
-        for (first, *positions), members in sorted(keys.items()):
-            order = sorted(members, key=lambda i: int(layer[i]))
-            yield _Group(rows[order], layer[order].tolist(), first, max(positions) + 1, torch.tensor(positions))
+    def _advance(self, layer: int, batch: Batch, streams: list[Tensor | None]) -> None:
+        """Run one layer on every row that has joined, and let those join whose own layer it is."""
+        late, last = self.site in AFTER_ATTENTION, layer == self.layers.cfg.n_layers - 1
+        if not late:
+            self._join(layer, batch, streams, self.base.residual[layer], every=True)
+        packing = Packing(batch, batch.joined(layer - 1 if late else layer), last)
+        entries = batch.entries(layer)
+        own = batch.join[entries.row] == layer if late else torch.zeros(len(entries.row), dtype=torch.bool)
+        newcomers = entries[own]
+        if last:
+            newcomers = newcomers[batch.slots(newcomers, last)[0].unique()]
+        tokens, which = single_tokens(newcomers)
+        width = packing.queries[-1].stop if packing.queries else 0
+        edit = Editor(self.site, self.base.source[layer], packing, entries[~own], (newcomers, width + which))
+        x, z = self._attention(layer, batch, packing, streams, edit)
+        if len(which):
+            prompt, position = tokens.prompt.to(x.device), tokens.position.to(x.device)
+            x = torch.cat([x, self.base.residual[layer][prompt, position]])
+            z = torch.cat([z, self.base.z[layer][prompt, position]])
+        if len(x):
+            x = self.layers.finish(layer, x, edit("z", z), edit)
+        for (number, rows), one in zip(packing.live, packing.queries, strict=True):
+            streams[number] = x[one].view(rows, -1, x.shape[-1])
+        if late:
+            self._join(layer, batch, streams, self.base.residual[layer + 1], every=not last)
+            self._put(batch, streams, tokens, x[width:], last)
 
-    def _join(self, layer: int, groups: Sequence[_Group], streams: list[Tensor | None]) -> None:
-        """Add the rows whose first change is in this layer, with the base run's residual stream."""
-        for i, group in enumerate(groups):
-            new = [n for n, own in enumerate(group.layers) if own == layer]
-            if not new:
+    def _join(self, layer: int, batch: Batch, streams: list[Tensor | None], residual: Tensor, *, every: bool) -> None:
+        """Add the rows whose own layer this is, with the base run's residual stream: `every` position or those read."""
+        before, after = batch.joined(layer - 1).tolist(), batch.joined(layer).tolist()
+        for number, group in enumerate(batch.groups):
+            if after[number] == before[number]:
                 continue
-            prompts = (group.rows[new] // self.parts.n_cells).to(self.base.final.device)
-            joining = self.base.residual[layer][prompts, group.start : group.stop]
-            before = streams[i]
-            streams[i] = joining if before is None else torch.cat([before, joining])
+            prompts = group.prompts[before[number] : after[number]].to(residual.device)
+            here = torch.arange(group.start, group.stop) if every else group.read
+            joining = residual[prompts[:, None], here.to(residual.device)]
+            stream = streams[number]
+            streams[number] = joining if stream is None else torch.cat([stream, joining])
 
-    def _advance(self, layer: int, groups: Sequence[_Group], streams: list[Tensor | None]) -> None:
-        """Run one layer on every row that has joined."""
-        live = [(i, group) for i, group in enumerate(groups) if streams[i] is not None]
-        last = layer == self.layers.cfg.n_layers - 1
-        packing = _Packing([(g.rows[: g.joined(layer)], g) for _, g in live], last)
-        edit = _Editor(self.site, self.source[layer], self.parts, layer, packing)
-        whole = [stream for i, _ in live if (stream := streams[i]) is not None]
+    @staticmethod
+    def _put(
+        batch: Batch,
+        streams: list[Tensor | None],
+        tokens: Entries,
+        values: Float[Tensor, "token d_model"],
+        last: bool,
+    ) -> None:
+        """Write what rows made of their replaced tokens into their streams."""
+        index, slot = batch.slots(tokens, last)
+        row = tokens.row[index]
+        for number, count in enumerate(torch.bincount(batch.group[row], minlength=len(batch.groups)).tolist()):
+            stream = streams[number]
+            if not count or stream is None:
+                continue
+            here = (batch.group[row] == number).nonzero()[:, 0]
+            places = (row[here] - batch.groups[number].first, slot[here])
+            stream[tuple(p.to(stream.device) for p in places)] = values[index[here].to(values.device)]
+
+    def _attention(
+        self, layer: int, batch: Batch, packing: Packing, streams: list[Tensor | None], edit: Editor
+    ) -> tuple[Float[Tensor, "query d_model"], Float[Tensor, "query head d_head"]]:
+        """The residual stream of the rows' queries, and what their heads read."""
+        whole = [stream for number, _ in packing.live if (stream := streams[number]) is not None]
+        if not whole:
+            return self.base.residual[layer][0, :0], self.base.z[layer][0, :0]
         x = edit("resid_pre", torch.cat([stream.flatten(0, 1) for stream in whole]))
         normed = self.layers.normed(layer, x)
         k, v = (edit(name, t) for name, t in zip("kv", self.layers.keys_values(layer, normed), strict=True))
-        if last:
+        if packing.last:
             kept = packing.kept.to(x.device)
             x, normed = x[kept], normed[kept]
         q = edit("q", self.layers.queries(layer, normed))
-        z = torch.cat(
-            [
-                self._attend(layer, rows, group, q[one], k[all_], v[all_], edit)
-                for (rows, group), one, all_ in zip(packing.members, packing.queries, packing.tokens, strict=True)
-            ]
-        )
-        x = self.layers.finish(layer, x, edit("z", z), edit)
-        for (i, _), (rows, _), one in zip(live, packing.members, packing.queries, strict=True):
-            streams[i] = x[one].view(len(rows), -1, x.shape[-1])
+        z = [
+            self._attend(layer, batch.groups[number], rows, packing, q[one], k[all_], v[all_], edit)
+            for (number, rows), one, all_ in zip(packing.live, packing.queries, packing.tokens, strict=True)
+        ]
+        return x, torch.cat(z)
 
     def _attend(
-        self, layer: int, rows: Tensor, group: _Group, q: Tensor, k: Tensor, v: Tensor, edit: "_Editor"
+        self, layer: int, group: Group, rows: int, packing: Packing, q: Tensor, k: Tensor, v: Tensor, edit: Editor
     ) -> Float[Tensor, "query head d_head"]:
         """Z of a group's rows, packed: their own keys and values come after the base run's."""
-        n, device = len(rows), q.device
-        prompts = (rows // self.parts.n_cells).to(device)
+        device = q.device
+        prompts = group.prompts[:rows].to(device)
         own = torch.arange(group.start, group.stop, device=device)
-        queries = edit.queries_of(group).to(device)
-        q, k, v = (t.view(n, -1, *t.shape[1:]) for t in (q, k, v))
+        queries = packing.query_positions(group).to(device)
+        q, k, v = (t.view(rows, -1, *t.shape[1:]) for t in (q, k, v))
         k = self.layers.place(layer, k, own, "k")
         if group.start:
             k = torch.cat([self.base.keys[layer][prompts, : group.start], k], dim=1)
             v = torch.cat([self.base.values[layer][prompts, : group.start], v], dim=1)
-        z = self.layers.attend(
-            layer, self.layers.place(layer, q, queries, "q"), k, v, queries, edit.within(rows, group)
-        )
+        q = self.layers.place(layer, q, queries, "q")
+        z = self.layers.attend(layer, q, k, v, queries, partial(edit.within, group, rows))
         return z.reshape(-1, *z.shape[2:])
-
-
-class _Packing:
-    """Where the tokens of rows stand in the packed axis; in the last layer queries are the positions that are read."""
-
-    def __init__(self, members: list[tuple[Tensor, _Group]], last: bool) -> None:
-        self.members, self.last = members, last
-        self.tokens, self.queries, kept = [], [], []
-        self.offset: dict[int, tuple[int, int, _Group]] = {}
-        token = query = 0
-        for rows, group in members:
-            width = group.stop - group.start
-            wide = len(group.read) if last else width
-            for n, row in enumerate(rows.tolist()):
-                self.offset[row] = (token + n * width, query + n * wide, group)
-            if last:
-                place = torch.arange(len(rows))[:, None] * width + (group.read - group.start).clamp(min=0)
-                kept.append(token + place.flatten())
-            self.tokens.append(slice(token, token + len(rows) * width))
-            self.queries.append(slice(query, query + len(rows) * wide))
-            token, query = token + len(rows) * width, query + len(rows) * wide
-        self.kept = torch.cat(kept) if kept else torch.empty(0, dtype=torch.long)
-
-
-class _Editor:
-    """Writes the replaced parts over what rows computed at the site, and nothing else."""
-
-    def __init__(self, site: str, source: Tensor, parts: Parts, layer: int, packing: _Packing) -> None:
-        self._site, self._source, self._packing = site, source, packing
-        self._parts, self._layer = parts, layer
-
-    def __call__(self, name: str, x: Tensor) -> Tensor:
-        """The activation at `name`, edited if that is the site."""
-        if name != self._site or name in ATTENTION_SITES:
-            return x
-        before_queries = name in ("resid_pre", "k", "v")
-        prompts, positions, heads, places = [], [], [], []
-        for row, position, head, (token, query, group) in self._entries(self._packing.offset):
-            place = token + position - group.start if before_queries else self._query(query, position, group)
-            if place is not None:
-                prompts.append(row // self._parts.n_cells)
-                positions.append(position)
-                heads.append(head)
-                places.append(place)
-        if not places:
-            return x
-        at = [torch.tensor(values, device=x.device) for values in (places, prompts, positions, heads)]
-        return _write(x, at[0], at[1], at[2], at[3], self._source)
-
-    def within(self, rows: Tensor, group: _Group) -> Touch:
-        """The same for scores and patterns of one group: [row head query key]."""
-
-        def touch(name: str, x: Tensor) -> Tensor:
-            if name != self._site:
-                return x
-            local = {row: n for n, row in enumerate(rows.tolist())}
-            keys = x.shape[-1]
-            for row, position, head, _ in self._entries({r: self._packing.offset[r] for r in local}):
-                place = self._query(0, position, group)
-                if place is not None:
-                    heads = slice(None) if head < 0 else head
-                    x[local[row], heads, place] = self._source[row // self._parts.n_cells, heads, position, :keys]
-            return x
-
-        return touch
-
-    def queries_of(self, group: _Group) -> Int[Tensor, " query"]:
-        """Positions of the queries of a group's rows."""
-        return group.read if self._packing.last else torch.arange(group.start, group.stop)
-
-    def _query(self, offset: int, position: int, group: _Group) -> int | None:
-        """Place of a position among the queries; None where nothing is computed there."""
-        if not self._packing.last:
-            return offset + position - group.start
-        found = (group.read == position).nonzero()
-        return offset + int(found[0]) if len(found) else None
-
-    def _entries(
-        self, offsets: dict[int, tuple[int, int, _Group]]
-    ) -> Iterator[tuple[int, int, int, tuple[int, int, _Group]]]:
-        """Row, position and head of every part that is replaced in this layer."""
-        for row, where in offsets.items():
-            group = where[2]
-            for position, head in self._parts_here.get(row % self._parts.n_cells, ()):
-                span = range(group.start, group.stop) if position < 0 else (position,)
-                yield from ((row, p, head, where) for p in span if group.start <= p < group.stop)
-
-    @cached_property
-    def _parts_here(self) -> dict[int, list[tuple[int, int]]]:
-        """Position and head of the parts in this layer, by cell."""
-        here = (self._parts.layer == self._layer).nonzero()[:, 0]
-        found: dict[int, list[tuple[int, int]]] = {}
-        for cell, position, head in zip(
-            self._parts.cell[here].tolist(),
-            self._parts.position[here].tolist(),
-            self._parts.head[here].tolist(),
-            strict=True,
-        ):
-            found.setdefault(cell, []).append((position, head))
-        return found
-
-
-def _write(x: Tensor, places: Tensor, prompts: Tensor, positions: Tensor, heads: Tensor, source: Tensor) -> Tensor:
-    """Entries of the packed activation `x` replaced by those of the source run; a head of -1 is all of them."""
-    whole = heads < 0
-    if whole.any():
-        x[places[whole]] = source[prompts[whole], positions[whole]]
-    if not whole.all():
-        one = ~whole
-        x[places[one], heads[one]] = source[prompts[one], positions[one], heads[one]]
-    return x
-
-
-def _least(index: Int[Tensor, " part"], value: Int[Tensor, " part"], size: int) -> Int[Tensor, " cell"]:
-    out = torch.full((size,), torch.iinfo(torch.long).max)
-    return out.scatter_reduce(0, index, value, "amin")

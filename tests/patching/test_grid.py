@@ -224,8 +224,8 @@ def test_nothing_depends_on_memory_or_order(
     runner = loaded(architecture)
     base, source = tokens(runner)
     whole = run(runner, base, source, site="z", per="head_position")
-    monkeypatch.setattr("mechlist.patching.grid.CPU_TOKENS", 17)
-    monkeypatch.setattr("mechlist.patching.grid._Task._prompt_blocks", lambda *_: torch.arange(PROMPTS).split(2))
+    monkeypatch.setattr("mechlist.patching.task.CPU_TOKENS", 17)
+    monkeypatch.setattr("mechlist.patching.task.Task.blocks", lambda _: [slice(0, 2), slice(2, 3)])
     np.testing.assert_allclose(
         run(runner, base, source, site="z", per="head_position")["patched"], whole["patched"], atol=2e-6
     )

@@ -1,0 +1,278 @@
+"""Runs what `patch_grid` asks: layer by layer where the model allows it, else by whole forward passes."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechlist.errors import MechlistError
+from mechlist.metrics.measure import Measure
+from mechlist.models.language_model import LanguageModel
+from mechlist.models.layers import PIECE, Layers, unsupported
+from mechlist.patching.cells import hook_name
+from mechlist.patching.cost import Sizes
+from mechlist.patching.hooked import hooked_rows
+from mechlist.patching.parts import Parts
+from mechlist.patching.sweep import Replacing, Sweep, Trace, trace
+from mechlist.runner import Runner
+
+CPU_TOKENS = 4096
+"""Packed tokens of a batch beyond which a larger one is no faster on a CPU."""
+CPU_GRAIN, GPU_GRAIN = 1, 16
+"""Rows begin at multiples of it: on a GPU a group of rows costs launches, and a few more tokens cost nothing."""
+ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 2e-2}
+"""How far the final residual stream may be from TransformerLens's own, as a share of its largest entry."""
+
+_compared: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""Tokens of the longest prompt on which a model's layers were compared with its own forward pass."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """The metric of every prompt and cell, and of the runs themselves."""
+
+    patched: Float[Tensor, "prompt cell"]
+    base: Float[Tensor, " prompt"]
+    source: Float[Tensor, " prompt"] | None
+    """None where there is no source run."""
+    path: str
+    """How it was computed."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked, checked."""
+
+    runner: Runner
+    base: Int[Tensor, "prompt position"]
+    source: Int[Tensor, "prompt position"] | None
+    """Tokens of the source runs, if replacements come from such."""
+    lengths: Int[Tensor, " prompt"]
+    site: str
+    parts: Parts
+    measure: Measure
+    replacing: Callable[[slice], Replacing]
+    """What is put in, for a block of prompts."""
+
+    @cached_property
+    def last_read(self) -> Int[Tensor, " prompt"]:
+        """The last position that the metric reads."""
+        return self.measure.read.max(dim=1).values
+
+    @cached_property
+    def outside(self) -> Bool[Tensor, "prompt cell"]:
+        """Whether the prompt lacks the cell: it names a position beyond its end, or none."""
+        there = self.parts.first_layer.view(len(self.base), -1) < self.runner.shape.n_layers
+        beyond = self.parts.last_position.view(len(self.base), -1) >= self.lengths[:, None]
+        return beyond | ~there
+
+    @cached_property
+    def blind(self) -> Bool[Tensor, "prompt cell"]:
+        """Whether all that the cell changes comes after what the metric reads."""
+        return self.parts.first_position.view(len(self.base), -1) > self.last_read[:, None]
+
+    @cached_property
+    def reason(self) -> str | None:
+        """Why whole forward passes are needed; None where they are not."""
+        if self.runner.is_intervened:
+            return "interventions are in place"
+        own = unsupported(self.runner.model)
+        if own is None and any(point.fwd_hooks for point in self.runner.model.hook_dict.values()):
+            return "the model has hooks of its own"
+        return own
+
+    @property
+    def sizes(self) -> Sizes:
+        """What costs follow from."""
+        model = self.runner.language_model
+        piece = PIECE if model.device.type == "cpu" else None
+        return Sizes(self.runner.shape, model.dtype.itemsize, piece)
+
+    def values(self) -> Values:
+        """Run it."""
+        runs = [self.block(prompts) for prompts in self.blocks()] if self.reason is None else [self._hooked()]
+        patched, base = (torch.cat(column) for column in zip(*[run[:2] for run in runs], strict=True))
+        sources = [run[2] for run in runs if run[2] is not None]
+        path = "layer by layer" if self.reason is None else f"whole forward passes, because {self.reason}"
+        patched = patched.masked_fill(self.outside, torch.nan)
+        return Values(patched, base, torch.cat(sources) if sources else None, path)
+
+    def blocks(self) -> list[slice]:
+        """Prompts whose traces fit a third of the memory together; one at least."""
+        each = self.sizes.trace_peak(self.site, 1, self.base.shape[1], source=self.source is not None)
+        size = max(1, self.runner.memory // 3 // each)
+        return [slice(i, min(i + size, len(self.base))) for i in range(0, len(self.base), size)]
+
+    def block(self, prompts: slice) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Patched, base and source metric of a block of prompts."""
+        work = self.work(prompts)
+        patched = work.base_metric[:, None].repeat(1, self.parts.n_cells)
+        if len(work.rows):
+            plan, asked = work.plan()
+            patched.view(-1)[work.rows] = self.runner.execute(work, plan, asked, "Patching")["value"]
+        return patched, work.base_metric, work.source_metric
+
+    def work(self, prompts: slice) -> "Work":
+        """The rows of a block of prompts, ready to run."""
+        layers = Layers(self.runner.model)
+        with torch.no_grad():
+            made = self._trace(layers, prompts)
+        parts = self.parts.block(prompts.start, prompts.stop)
+        wanted = ~(self.blind | self.outside)[prompts].flatten() & _replaces(parts, made.differs)
+        return Work(self, layers, prompts, made, parts, wanted.nonzero()[:, 0])
+
+    def _trace(self, layers: Layers, prompts: slice) -> Trace:
+        model = self.runner.language_model
+        tokens = self.base[prompts]
+        runs = tokens if self.source is None else torch.cat([tokens, self.source[prompts]])
+        made = trace(layers, layers.embed(runs.to(model.device)), len(tokens), self.site, self.replacing(prompts))
+        self._compare(model, tokens[:1, : self.lengths[prompts.start]], made.final[:1])
+        return made
+
+    @staticmethod
+    def _compare(model: LanguageModel, tokens: Int[Tensor, "prompt position"], final: Tensor) -> None:
+        """Our layers must give what TransformerLens's own forward pass gives: once for each length of prompt."""
+        length = tokens.shape[1]
+        if length <= _compared.get(model.module, 0):
+            return
+        theirs = model.residual(tokens.to(model.device), [])
+        largest = float((final[:, :length] - theirs).abs().max() / theirs.abs().max())
+        if not largest <= ROUNDING[model.dtype]:
+            raise MechlistError(
+                f"The model's layers, run one by one, miss its own final residual stream by {largest:.2g} of its "
+                "largest entry: patching cannot be trusted. Please report the architecture."
+            )
+        _compared[model.module] = length
+
+    def _hooked(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        runner = self.runner
+        hooks = [hook_name(self.site, layer) for layer in range(runner.shape.n_layers)]
+        runs = [
+            None if tokens is None else [row[:n] for row, n in zip(tokens, self.lengths.tolist(), strict=True)]
+            for tokens in (self.base, self.source)
+        ]
+        kept = [None if run is None else runner.capture(run, *hooks) for run in runs]
+        replacing = self.replacing(slice(0, len(self.base)))
+        put = [
+            replacing(layer, kept[0][hook], None if kept[1] is None else kept[1][hook])
+            for layer, hook in enumerate(hooks)
+            if kept[0] is not None
+        ]
+        wanted = ~(self.blind | self.outside)
+        rows = wanted.flatten().nonzero()[:, 0]
+        return hooked_rows(runner, runs[0] or [], runs[1], hooks, put, self.parts, self.measure, rows)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Rows of one block of prompts; row r is cell r % n_cells on the block's prompt r // n_cells."""
+
+    task: Task
+    layers: Layers
+    block: slice
+    made: Trace
+    parts: Parts
+    rows: Int[Tensor, " row"]
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model."""
+        return self.task.runner.language_model
+
+    @property
+    def prompts(self) -> Sequence[Tensor]:
+        """Tokens of each row."""
+        return self._prompts
+
+    @cached_property
+    def _prompts(self) -> list[Tensor]:
+        tokens = self.task.base[self.block].unbind()
+        return [tokens[row // self.parts.n_cells] for row in self.rows.tolist()]
+
+    @cached_property
+    def _read(self) -> Int[Tensor, "prompt n"]:
+        return self.task.measure.read[self.block]
+
+    @cached_property
+    def _base_finals(self) -> Float[Tensor, "prompt n d_model"]:
+        return self._at_read(self.made.final)
+
+    @cached_property
+    def base_metric(self) -> Float[Tensor, " prompt"]:
+        """Of the base runs."""
+        return self._measured(self._base_finals, torch.arange(len(self._read)))
+
+    @cached_property
+    def source_metric(self) -> Float[Tensor, " prompt"] | None:
+        """Of the source runs."""
+        if self.made.source_final is None:
+            return None
+        return self._measured(self._at_read(self.made.source_final), torch.arange(len(self._read)))
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        """The engine."""
+        grain = CPU_GRAIN if self.model.device.type == "cpu" else GPU_GRAIN
+        return Sweep(self.layers, self.task.site, self.made, self.parts, self._read, grain)
+
+    def compute(self, members: list[int]) -> dict[str, Tensor]:
+        """The metric of the rows that `members` number."""
+        rows = self.rows[members]
+        with torch.no_grad():
+            finals = self.sweep.finals(rows)
+        return {"value": self._measured(finals, rows // self.parts.n_cells)}
+
+    @cached_property
+    def widths(self) -> Int[Tensor, " row"]:
+        """Tokens that each row carries."""
+        return self._read.max(dim=1).values[self.rows // self.parts.n_cells] + 1 - self.parts.first_position[self.rows]
+
+    def plan(self) -> tuple[list[list[int]], str]:
+        """Batches of rows by packed tokens, rows that begin at the same position together; and what is asked."""
+        task = self.task
+        most = max(1, task.runner.memory // 3 // task.sizes.token_bytes(task.base.shape[1]))
+        most = min(most, CPU_TOKENS) if self.model.device.type == "cpu" else most
+        start = self.parts.first_position[self.rows]
+        order = torch.argsort(start, stable=True)
+        plan: list[list[int]] = []
+        used = most
+        for i, width in zip(order.tolist(), self.widths[order].tolist(), strict=True):
+            if used + width > most:
+                plan.append([])
+                used = 0
+            plan[-1].append(i)
+            used += width
+        return plan, f"{task.site} {self._digest()} {task.measure.columns} {task.measure.of.__qualname__} {plan}"
+
+    def _digest(self) -> str:
+        """Of what is replaced, by what, and of what is read."""
+        digest = hashlib.sha256()
+        parts = (self.parts.row, self.parts.layer, self.parts.position, self.parts.head)
+        for tensor in (*parts, self._read, *self.made.source):
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def _at_read(self, final: Float[Tensor, "prompt position d_model"]) -> Float[Tensor, "prompt n d_model"]:
+        return final[torch.arange(len(final), device=final.device)[:, None], self._read.to(final.device)]
+
+    def _measured(self, finals: Float[Tensor, "row n d_model"], prompt: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+        runner = self.task.runner
+        measure = self.task.measure.block(self.block)
+        return measure(finals, prompt, self._base_finals, self.model.unembed, runner.shape.d_vocab, runner.memory // 8)
+
+
+def _replaces(parts: Parts, differs: Sequence[Bool[Tensor, "prompt ..."]]) -> Bool[Tensor, " row"]:
+    """Whether a row puts in anything but what is there already, bit for bit; where not, it needs no run."""
+    stacked = torch.stack(list(differs))
+    stacked = stacked[..., None] if stacked.ndim == 3 else stacked
+    # Layer, prompt, position, head, each of the last two with one entry more for "all".
+    stacked = torch.cat([stacked, stacked.any(2, keepdim=True)], dim=2)
+    stacked = torch.cat([stacked, stacked.any(3, keepdim=True)], dim=3)
+    by_part = stacked[parts.layer, parts.row // parts.n_cells, parts.position, parts.head]
+    return torch.zeros(parts.n_rows, dtype=torch.long).scatter_reduce(0, parts.row, by_part.long(), "amax") > 0
