@@ -31,6 +31,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## ratios against the alternatives, measured in one run
+	$(PIP) -e '.[bench]'
 	HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.benchmarks
 
 train-list-tiny: $(STAMP)  ## the built-in list model again: at most 90 minutes on 2 cores; goes on where it was stopped

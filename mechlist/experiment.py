@@ -7,7 +7,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.errors import InputError
 from mechlist.runner import Runner
+from mechlist.types import Plan
 
 
 class Experiment(ABC):
@@ -28,6 +30,14 @@ class Experiment(ABC):
     @abstractmethod
     def run(self, runner: Runner) -> xr.Dataset:
         """Do the work and return every number of the result, with named dimensions."""
+
+    def plan(self, runner: Runner) -> Plan:  # noqa: ARG002
+        """What `run` would take; for experiments whose cost is worth knowing before.
+
+        Raises:
+            InputError: an experiment without a plan.
+        """
+        raise InputError(f"{type(self).__name__} has no plan: `mechlist plan` knows the costs of patching.")
 
     @abstractmethod
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:

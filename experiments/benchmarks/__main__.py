@@ -4,7 +4,7 @@ import platform
 
 import torch
 
-from experiments.benchmarks import memory, patching, runner, store
+from experiments.benchmarks import memory, patching, patching_gemma, patching_nnsight, runner, store
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
     for benchmark in (runner, store):
         for comparison in benchmark.run():
             print(comparison.row(), flush=True)
-    for lines in (memory.run(), patching.run()):
+    for lines in (memory.run(), patching.run(), patching_nnsight.run(), patching_gemma.run()):
         for line in lines:
             print(line, flush=True)
 

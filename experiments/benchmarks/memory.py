@@ -41,7 +41,8 @@ def _apart(function: Callable[[str], tuple[int, float]], argument: str) -> tuple
         return pool.submit(function, argument).result()
 
 
-def _measured(work: Callable[[], object]) -> tuple[int, float]:
+def measured(work: Callable[[], object]) -> tuple[int, float]:
+    """Bytes that are resident at most, less those that were before, and seconds."""
     # Linux forgets the peak so far, which is that of building the model.
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
@@ -66,7 +67,7 @@ def _capture(bound: str) -> tuple[int, float]:
 
     # The libraries' own first-time allocations are not the run's.
     runner.map(prompts[:1, :8], last, capture=hooks)
-    return _measured(lambda: runner.map(prompts, last, capture=hooks))
+    return measured(lambda: runner.map(prompts, last, capture=hooks))
 
 
 def _circuit(axis: str) -> tuple[int, float]:
@@ -76,4 +77,4 @@ def _circuit(axis: str) -> tuple[int, float]:
         sides = k_composition_circuit(model, (0, 0), (1, 0))
         circuit_top_k_accuracy(*sides, axis="key" if axis == "key" else "query")
 
-    return _measured(work)
+    return measured(work)

@@ -14,7 +14,9 @@ from experiments.benchmarks.shapes import gpt2_small_shape
 from mechlist import LogitDifference, Runner, patch_grid
 from mechlist.models.quiet import quiet
 from mechlist.patching.cells import grid, hook_name
+from mechlist.patching.grid import prepare
 from mechlist.patching.packing import ATTENTION_SITES
+from mechlist.patching.plan import plan_patching
 
 LAYER_WEIGHTS = 7.08e6
 """Weights of a layer that go through matrix products."""
@@ -26,11 +28,20 @@ ANSWER, WRONG = 11, 12
 
 
 def run() -> Iterator[str]:
-    """One line a sweep."""
+    """One line a sweep: on the CPU in float32, and in bfloat16 on a GPU that is there."""
+    yield from _sweeps(torch.device("cpu"), torch.float32)
+    if torch.cuda.is_available():
+        yield from _sweeps(torch.device("cuda"), torch.bfloat16)
+
+
+def _sweeps(device: torch.device, dtype: torch.dtype) -> Iterator[str]:
     model = gpt2_small_shape()
+    with quiet():
+        model.to(device, print_details=False)
+        model.to(dtype, print_details=False)
     runner = Runner(model, progress=False)
-    peak = _peak()
-    yield f"patching: the best matrix product (2048 x 768 x 3072) reaches {peak / 1e9:.0f} GFLOP/s"
+    peak = _peak(device, dtype)
+    yield f"patching on {device.type}: the best {dtype} matrix product reaches {peak / 1e9:.0f} GFLOP/s"
     for length in (16, 64, 128):
         yield _line(runner, "resid_pre", "position", length, peak, theirs.get_act_patch_resid_pre)
     for length in (16, 64, 128):
@@ -42,6 +53,7 @@ def run() -> Iterator[str]:
 def _line(runner: Runner, site: str, per: str, length: int, peak: float, loop: Callable[..., Tensor]) -> str:
     generator = torch.Generator().manual_seed(length)
     base, source = (torch.randint(0, 50257, (1, length), generator=generator) for _ in range(2))
+    device = runner.language_model.device
     metric = LogitDifference(answer=ANSWER, wrong=WRONG)
 
     def ours() -> None:
@@ -53,13 +65,14 @@ def _line(runner: Runner, site: str, per: str, length: int, peak: float, loop: C
     with quiet():
         ours()
         seconds = min(_timed(ours) for _ in range(3))
-        each = _loop_seconds(runner, base, source, loop)
-    batched = _batched_seconds(runner, site, base, source, cells)
+        plan = plan_patching(prepare(runner, base=base, source=source, site=site, per=per, metric=metric)[0])
+        each = _loop_seconds(runner, base.to(device), source.to(device), loop)
+    batched = _batched_seconds(runner, site, base.to(device), source.to(device), cells)
     share = 2 * LAYER_WEIGHTS * tokens / seconds / peak
     name = f"{site} by {per}, {length} tokens ({len(cells)} cells)"
     return (
         f"{name:<52} ours {seconds:7.2f} s, TransformerLens {each * len(cells) / seconds:6.1f}x, batched "
-        f"{batched / seconds:5.1f}x, {share:4.0%} of the peak"
+        f"{batched / seconds:5.1f}x, {share:4.0%} of the peak; planned {plan.seconds:.2f} s"
     )
 
 
@@ -109,13 +122,21 @@ def _batched_seconds(runner: Runner, site: str, base: Tensor, source: Tensor, ce
     return (time.perf_counter() - started) / len(mine) * len(cells)
 
 
-def _peak() -> float:
-    """FLOP/s of the best of many matrix products."""
-    a, b = torch.randn(2048, 768), torch.randn(768, 3072)
-    return 2 * 2048 * 768 * 3072 / min(_timed(lambda: a @ b) for _ in range(20))
+def _peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of the best of many matrix products: 2048 x 768 x 3072 on a CPU, a larger one where that is small."""
+    rows, inner, columns = (2048, 768, 3072) if device.type == "cpu" else (8192, 8192, 8192)
+    a, b = (torch.randn(shape, device=device, dtype=dtype) for shape in ((rows, inner), (inner, columns)))
+    return 2 * rows * inner * columns / min(_timed(lambda: a @ b) for _ in range(20))
 
 
 def _timed(function: Callable[[], object]) -> float:
+    _wait()
     started = time.perf_counter()
     function()
+    _wait()
     return time.perf_counter() - started
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from experiments.benchmarks.memory import _measured
+from experiments.benchmarks.memory import measured
 from mechlist import LogitDifference, Runner, patch_grid
 from mechlist.models.quiet import quiet
 from mechlist.types import format_bytes, parse_bytes
@@ -90,7 +90,7 @@ def _sweep(positions: int) -> Sweep:
     with quiet():
         # The libraries' own first-time allocations are not the sweep's.
         patch(4, {"warm-up": [(0, 0)]})
-        peak, seconds = _measured(lambda: patch(LENGTH, None if everything else some))
+        peak, seconds = measured(lambda: patch(LENGTH, None if everything else some))
     held = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     return Sweep(positions, held, peak, seconds)
 

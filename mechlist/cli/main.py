@@ -13,6 +13,7 @@ from mechlist.errors import InputError, MechlistError
 COMMANDS = {
     "list": "Experiments, studies and models that are at hand.",
     "run": "Run an experiment or a study: mechlist run NAME|study.yaml [flags].",
+    "plan": "What a run would take, before it runs: operations, memory, time.",
     "show": "Show a finished run in the terminal.",
     "report": "Draw the figures and the report of a finished run again.",
     "check": "Check a model: the guards, and logits against Hugging Face.",

@@ -78,7 +78,7 @@ def run_job(job: Job, path: Path, output: Output, load: Load = load_runner) -> R
     directory.check(job.config(), output)
     if output.resume and directory.is_done:
         return directory
-    runner = _runner(job, load) if type(job.experiment).needs_model else None
+    runner = runner_for(job, load) if type(job.experiment).needs_model else None
     directory.claim(job.config(), output)
     with directory.session(job.settings.device):
         _work(job, runner, directory)
@@ -86,7 +86,12 @@ def run_job(job: Job, path: Path, output: Output, load: Load = load_runner) -> R
     return directory
 
 
-def _runner(job: Job, load: Load) -> Runner:
+def runner_for(job: Job, load: Load = load_runner) -> Runner:
+    """The Runner of a job that `complete` made whole.
+
+    Raises:
+        InputError: a model without tokenizer, where the experiment needs one.
+    """
     runner = load(job.settings)
     if type(job.experiment).needs_tokenizer and runner.tokenizer is None:
         raise InputError(f"{job.name} needs a tokenizer, and the model {job.settings.model} has none.")

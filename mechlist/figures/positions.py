@@ -14,6 +14,8 @@ from mechlist.figures.panels import Grid, grid_figure, thinned, tick_step
 from mechlist.figures.style import MISSING, finish
 
 _DIMS = ("layer", "position")
+LABEL_HEIGHT = 5.4
+"""Pixels that a character of a slanted label takes below the axis."""
 
 
 def position_heatmap(
@@ -41,7 +43,8 @@ def position_heatmap(
         raise InputError(f"labels must be one for each of the {positions} positions, not {len(labels)}.")
     scale = Scale(unit=unit, diverging=True, limit=limit)
     width, height = int(np.clip(900 / positions, 14, 44)), int(np.clip(420 / layers, 16, 36))
-    grid = Grid(names=("",), width=positions * width, height=layers * height, columns=1, left=46, bottom=130)
+    bottom = int(30 + LABEL_HEIGHT * max(map(len, labels), default=0))
+    grid = Grid(names=("",), width=positions * width, height=layers * height, columns=1, left=46, bottom=bottom)
     grid = replace(grid, right=scale.space(grid.area[1]))
     figure = grid_figure(grid)
     names = coordinate(values, "layer")
@@ -64,5 +67,7 @@ def position_heatmap(
     )
     ticks = thinned(names, tick_step(layers, layers * height, spacing=16))
     figure.update_yaxes(**ticks, title="layer", autorange="reversed", showgrid=False, showline=False, ticks="")
+    # Not square: there are many more positions than layers.
+    figure.update_yaxes(scaleanchor=False)
     figure.update_layout(coloraxis=scale.axis([grid_values], grid.area[1]), plot_bgcolor=MISSING)
     return finish(figure, title=title, caption=caption)

@@ -53,6 +53,15 @@ class Measure:
 
         return replace(self, read=self.read[prompts], weight=self.weight[prompts], of=of)
 
+    def piece_bytes(self, tokens: int, d_vocab: int, most_bytes: int) -> int:
+        """What the logits of so many positions take at a time."""
+        each = self._token_bytes(d_vocab)
+        return min(tokens, max(1, most_bytes // each)) * each
+
+    def _token_bytes(self, d_vocab: int) -> int:
+        width = d_vocab if self.columns is None else len(self.columns)
+        return 4 * COPIES * (1 + self.needs_base) * width
+
     @torch.no_grad()
     def __call__(
         self,
@@ -75,9 +84,8 @@ class Measure:
         """
         row, slot = (self.weight[prompt] != 0).nonzero().T
         columns = None if self.columns is None else self.columns.to(finals.device)
-        width = d_vocab if columns is None else len(columns)
         total = torch.zeros(len(finals), dtype=torch.float64)
-        size = max(1, most_bytes // (4 * COPIES * (1 + self.needs_base) * width))
+        size = max(1, most_bytes // self._token_bytes(d_vocab))
         for r, s in zip(row.split(size), slot.split(size), strict=True):
             own = finals[r.to(finals.device), s.to(finals.device)]
             mine = prompt[r]

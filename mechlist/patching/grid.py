@@ -55,8 +55,9 @@ def patch_grid(
 
     Returns:
         `patched(prompt, layer, head, position)` with the axes that `per` names, `role` in the place of `position` if
-        there are roles, or `patched(prompt, cell)`; and `base(prompt)`. With source runs also `source(prompt)` and
-        `recovered` = (patched - base) / (source - base), which is NaN where source and base measure the same.
+        there are roles, or `patched(prompt, cell)`; and `base(prompt)`. With source runs (those of `Resample` too) also
+        `source(prompt)` and `recovered` = (patched - base) / (source - base), which is NaN where source and base
+        measure the same.
 
     Raises:
         InputError: shapes that differ, tokens, positions, heads or a site that the model does not have.
@@ -66,7 +67,7 @@ def patch_grid(
         runner, base=base, source=source, site=site, per=per, metric=metric, lengths=lengths, cells=cells, roles=roles
     )
     values = task.values()
-    _warn(values, task, coords.get("cell"))
+    _warn(values, task, "role" if "role" in axes else "cell" if "cell" in axes else None, coords)
     return _dataset(values, axes, coords, metric.unit, site)
 
 
@@ -173,7 +174,8 @@ def _lengths(base: Tensor, source: Tensor, lengths: Tensor | None) -> Int[Tensor
     return chosen
 
 
-def _warn(values: Values, task: Task, cells: list[str] | None) -> None:
+def _warn(values: Values, task: Task, named: str | None, coords: dict[str, list[Any]]) -> None:
+    """Say which prompts have nothing to recover, and which of the sets that were asked for cannot do anything."""
     if values.source is not None:
         same = (values.base == values.source).nonzero()[:, 0].tolist()
         if same:
@@ -182,12 +184,13 @@ def _warn(values: Values, task: Task, cells: list[str] | None) -> None:
                 "to recover.",
                 stacklevel=3,
             )
-    blind = task.blind.all(dim=0).nonzero()[:, 0].tolist() if cells is not None else []
-    if blind:
-        names = [(cells or [])[i] for i in blind]
+    # Roles are the last axis of the cells.
+    blind = task.blind.view(-1, len(coords[named])).all(dim=0).nonzero()[:, 0].tolist() if named is not None else []
+    if blind and named is not None:
+        names = [coords[named][i] for i in blind]
         warnings.warn(
-            f"The cells {names} change only what comes after every position that the metric reads: they cannot have an "
-            "effect.",
+            f"The {named}s {names} change only what comes after every position that the metric reads: they cannot have "
+            "an effect.",
             stacklevel=3,
         )
 

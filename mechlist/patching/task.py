@@ -94,6 +94,11 @@ class Task:
         piece = PIECE if model.device.type == "cpu" else None
         return Sizes(self.runner.shape, model.dtype.itemsize, piece)
 
+    @property
+    def hooks(self) -> list[str]:
+        """The site's hook point of each layer."""
+        return [hook_name(self.site, layer) for layer in range(self.runner.shape.n_layers)]
+
     def values(self) -> Values:
         """Run it."""
         runs = [self.block(prompts) for prompts in self.blocks()] if self.reason is None else [self._hooked()]
@@ -152,7 +157,7 @@ class Task:
 
     def _hooked(self) -> tuple[Tensor, Tensor, Tensor | None]:
         runner = self.runner
-        hooks = [hook_name(self.site, layer) for layer in range(runner.shape.n_layers)]
+        hooks = self.hooks
         runs = [
             None if tokens is None else [row[:n] for row, n in zip(tokens, self.lengths.tolist(), strict=True)]
             for tokens in (self.base, self.source)

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformers import AutoTokenizer
 
 from mechlist import LogitDifference, patch_grid
 from mechlist.errors import InputError
 from mechlist.experiments.patch import Patch
+from mechlist.models.quiet import quiet
 from mechlist.prompts.chat import list_tokens
 from mechlist.runner import Runner
 
@@ -38,6 +41,80 @@ def test_a_finished_list_is_the_pair_without_another(runner: Runner):
     assert set(Patch().figures(results)) == {"positions"}
 
 
+def test_roles_bring_lists_of_unequal_length_together(runner: Runner):
+    topics = ("Fruits", "Colors")
+    experiment = Patch(topics=topics, roles=True)
+    results = experiment.run(runner)
+    assert results["patched"].dims == ("prompt", "layer", "role")
+    for i, topic in enumerate(topics):
+        alone = Patch(topics=(topic,)).run(runner)
+        adjective = alone["token"].values[0].tolist().index("·long")
+        expected = alone["patched"].sel(position=adjective).squeeze("prompt")
+        np.testing.assert_allclose(results["patched"][i].sel(role="adjective"), expected, atol=1e-4)
+        last = int((alone["token"][0] != "").sum()) - 1
+        found = results["patched"][i].sel(role="item 8 line break")
+        np.testing.assert_allclose(found, alone["patched"].sel(position=last).squeeze("prompt"), atol=1e-4)
+    assert set(experiment.figures(results)) == {"roles"}
+    assert experiment.findings(results)[1].startswith("The largest effect is at layer 0 role adjective: it recovers")
+    both = Patch(topics=topics, roles=True, site="z", per="head_position")
+    assert set(both.figures(both.run(runner))) == {"heads", "roles"}
+
+
+@pytest.mark.parametrize("replacement", ["zero", "mean", "resample"])
+def test_replacements_go_into_the_clean_run(runner: Runner, replacement: Any):
+    experiment = Patch(topics=("Fruits", "Colors"), replacement=replacement, site="z", per="head", metric="probability")
+    results = experiment.run(runner)
+    assert ("source" in results) == (replacement == "resample"), "another prompt's run is a run"
+    tokens = set(results["token"].values.ravel().tolist())
+    assert "·short" in tokens
+    assert "·long" not in tokens
+    assert (results["base"] > 0.4).all(), "the short list ends"
+    sentences = experiment.findings(results)
+    assert sentences[0].startswith("The probability of the answer is")
+    assert "changes it by" in sentences[1]
+    assert "effect" in experiment.tables(results)["cells"]
+    assert set(experiment.figures(results)) == {"heads"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit"), [("log_prob", "nats"), ("kl", "nats"), ("entropy", "nats"), ("loss", "nats")]
+)
+def test_every_metric_runs(runner: Runner, metric: Any, unit: str):
+    results = Patch(site="mlp_out", metric=metric).run(runner)
+    assert results["patched"].attrs["units"] == unit
+    assert np.isfinite(results["patched"]).all()
+    if metric == "kl":
+        assert (results["base"] == 0).all()
+        assert (results["patched"] >= -1e-6).all()
+
+
+def test_a_metric_that_both_runs_share_says_so(runner: Runner):
+    with pytest.warns(UserWarning, match=r"recovered is NaN for the prompts \[0\]"):
+        results = Patch(site="mlp_out", metric="rank").run(runner)
+    assert results["patched"].attrs["units"] == "rank"
+    assert results["recovered"].isnull().all()
+    assert len(Patch().findings(results)) == 1, "no cell has an effect to name"
+
+
+def test_names_are_patched_by_role(shared: Path):
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "gpt2-tokenizer")
+    sizes = {"n_layers": 2, "d_model": 16, "n_heads": 2, "d_head": 8, "d_mlp": 32, "n_ctx": 64, "act_fn": "gelu_new"}
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = HookedTransformer(HookedTransformerConfig(**sizes, d_vocab=50257, device="cpu"), tokenizer=tokenizer)
+    runner = Runner(model.eval(), progress=False)
+    experiment = Patch(data="ioi", examples=6, roles=True)
+    results = experiment.run(runner)
+    assert results["role"].values.tolist() == ["io", "s1", "s1+1", "s2", "end"]
+    # The prompts differ at the second subject alone.
+    first = results["recovered"].sel(layer=0)
+    np.testing.assert_allclose(first.sel(role="s2"), 1, atol=1e-3)
+    assert not first.drop_sel(role="s2").values.any()
+    again = Patch(data="ioi", examples=6).run(runner)
+    assert again["token"].equals(results["token"])
+    assert "•" in "".join(experiment.tables(again)["cells"]["token"])
+
+
 def test_noising_is_the_other_direction(runner: Runner):
     one, other = Patch().run(runner), Patch(noising=True).run(runner)
     np.testing.assert_allclose(one["base"], other["source"], atol=1e-5)
@@ -62,7 +139,7 @@ def test_own_pairs_are_patch_grid(runner: Runner, tmp_path: Path):
             assert first.isel(position=slice(clean.shape[1], None)).isnull().all()
             first = first.isel(position=slice(0, clean.shape[1]))
         np.testing.assert_allclose(first, alone["patched"][0], atol=1e-4)
-        assert set(experiment.figures(results)) == {"heads"}
+        assert set(experiment.figures(results)) == ({"heads"} if per == "head" else {"heads", "positions"})
         assert len(experiment.tables(results)["cells"]) == 20
 
 
@@ -78,6 +155,10 @@ def test_one_pair_from_flags(runner: Runner):
         ({"clean": "a"}, "clean, corrupt, answer and wrong must be given together"),
         ({**PAIR, "pairs": Path("x.jsonl")}, "and without pairs"),
         ({"top": 0}, "top must be at least 1"),
+        ({"examples": 0}, "examples must be at least 1"),
+        ({"topics": ()}, "topics must hold one topic at least"),
+        ({**PAIR, "roles": True}, "roles are known for the built-in data only"),
+        ({"replacement": "resample"}, "there must be another prompt"),
     ],
 )
 def test_parameters_that_do_not_go_together_are_refused(changes: dict[str, Any], words: str):

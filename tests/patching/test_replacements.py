@@ -240,6 +240,16 @@ def _cells(
     return cells
 
 
+def test_a_role_after_the_metric_is_said_to_have_no_effect(loaded: Callable[[str], Runner]):
+    runner = loaded("gpt2")
+    base, source = prompts(runner), prompts(runner, seed=1)
+    metric = LogitDifference(answer=5, wrong=6, position=3)
+    roles = {"late": [[5], [4]], "early": [[1], [7]]}
+    with pytest.warns(UserWarning, match=r"The roles \['late'\] change only what comes after"):
+        found = patch_grid(runner, base=base, source=source, site="z", per="position", metric=metric, roles=roles)
+    assert (found["patched"].sel(role="late") == found["base"]).all()
+
+
 # interventions and hooks of the user's own
 
 

@@ -1,0 +1,125 @@
+"""Pairs of prompts for patching: from flags, from a file, or built in."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mechlist.errors import InputError
+from mechlist.prompts.chat import list_tokens
+from mechlist.prompts.ioi import ioi_pairs
+from mechlist.prompts.list_prompts import list_prompt
+from mechlist.prompts.role_positions import role_positions
+from mechlist.prompts.roles import list_roles
+from mechlist.prompts.topics import choose_topics
+from mechlist.runner import Runner
+
+KEYS = ("clean", "corrupt", "answer", "wrong")
+LIST_ITEMS = 8
+"""Of the list after which a short prompt ends and a long one goes on."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One pair of prompts, in tokens."""
+
+    clean: Sequence[int]
+    corrupt: Sequence[int]
+    answer: int
+    wrong: int
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs, and where in each of them the positions of each role are."""
+
+    pairs: list[Pair]
+    roles: Mapping[str, list[list[int]]] | None = None
+
+
+def list_pairs(runner: Runner, topics: Sequence[str]) -> Pairs:
+    """Lists of well-known items with a filler on the last: at its last line break a short list ends, a long one not.
+
+    Raises:
+        InputError: a topic that there is not; a tokenizer without chat template.
+    """
+    marks = list_tokens(runner.tokenizer)
+    pairs, roles = [], []
+    for topic, items in choose_topics((), topics).items():
+        lines = [runner.tokenizer.encode(item, add_special_tokens=False) for item in items[:LIST_ITEMS]]
+        written = [token for line in lines for token in (marks.hyphen, *line, marks.line_break)]
+        completion = [*written[1:-1], marks.blank, marks.line_break]
+        prompt, other = (list_prompt(runner.tokenizer, topic, adjective) for adjective in ("short", "long"))
+        clean, corrupt = (p.with_completion(completion) for p in (prompt, other))
+        pairs.append(Pair(clean, corrupt, marks.end_of_turn, marks.hyphen))
+        roles.append(list_roles(prompt, completion, marks))
+    return Pairs(pairs, role_positions(roles))
+
+
+def name_pairs(runner: Runner, examples: int) -> Pairs:
+    """Indirect object identification; the corrupt prompt swaps the two names' parts (Wang et al. 2022).
+
+    Raises:
+        InputError: a tokenizer that does not write names as one token.
+    """
+    seed = int.from_bytes(runner.generator("ioi pairs").get_state()[:8].numpy().tobytes(), "little")
+    bos = runner.bos_token_id if runner.to_tokens("a") != runner.to_tokens("a", prepend_bos=False) else None
+    found = ioi_pairs(runner.tokenizer, examples, np.random.default_rng(seed), bos=bos)
+    roles = {name: [[pair.positions[name]] for pair in found] for name in found[0].positions}
+    return Pairs([Pair(p.clean, p.corrupt, p.answer, p.wrong) for p in found], roles)
+
+
+def own_pairs(runner: Runner, texts: Sequence[Mapping[str, str]]) -> Pairs:
+    """Pairs given as text.
+
+    Raises:
+        InputError: prompts of unequal length or that do not differ, an answer that is not one token.
+    """
+    return Pairs([_tokens(runner, pair, number) for number, pair in enumerate(texts, start=1)])
+
+
+def read_pairs(file: Path) -> list[dict[str, str]]:
+    """Pairs from lines of JSON with clean, corrupt, answer and wrong.
+
+    Raises:
+        InputError: a file that cannot be read, or a line that is no pair.
+    """
+    try:
+        lines = [line for line in file.expanduser().read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    pairs = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            pair = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{file}, line {number}, is not JSON: {error}.") from error
+        if not isinstance(pair, dict) or any(not isinstance(pair.get(name), str) or not pair[name] for name in KEYS):
+            raise InputError(f"{file}, line {number}, must hold {', '.join(KEYS)} as text.")
+        pairs.append({name: pair[name] for name in KEYS})
+    if not pairs:
+        raise InputError(f"{file} must hold one pair at least, one a line.")
+    return pairs
+
+
+def _tokens(runner: Runner, pair: Mapping[str, str], number: int) -> Pair:
+    clean, corrupt = runner.to_tokens(pair["clean"]), runner.to_tokens(pair["corrupt"])
+    if len(clean) != len(corrupt):
+        raise InputError(
+            f"clean and corrupt must have the same number of tokens; in pair {number} they have {len(clean)} and "
+            f"{len(corrupt)}."
+        )
+    if clean == corrupt:
+        raise InputError(f"clean and corrupt must differ; in pair {number} they are the same tokens.")
+    return Pair(clean, corrupt, *(_single(runner, name, pair[name], number) for name in ("answer", "wrong")))
+
+
+def _single(runner: Runner, name: str, text: str, number: int) -> int:
+    tokens: Sequence[int] = runner.to_tokens(text, prepend_bos=False)
+    if len(tokens) != 1:
+        raise InputError(
+            f"{name} must be one token; in pair {number} {text!r} is {len(tokens)}: {runner.token_texts(tokens)}."
+        )
+    return tokens[0]
