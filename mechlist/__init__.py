@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mechlist.experiment import Experiment
     from mechlist.metrics.answers import LogitDifference
+    from mechlist.patching.attribution import attribution_grid
     from mechlist.patching.grid import patch_grid
     from mechlist.registry import register
     from mechlist.runner import Batch, Runner
 
-__all__ = ["Batch", "Experiment", "LogitDifference", "Runner", "patch_grid", "register"]
+__all__ = ["Batch", "Experiment", "LogitDifference", "Runner", "attribution_grid", "patch_grid", "register"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -18,6 +19,7 @@ _HOMES = {
     "Experiment": "mechlist.experiment",
     "LogitDifference": "mechlist.metrics.answers",
     "Runner": "mechlist.runner",
+    "attribution_grid": "mechlist.patching.attribution",
     "patch_grid": "mechlist.patching.grid",
     "register": "mechlist.registry",
 }

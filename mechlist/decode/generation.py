@@ -197,5 +197,5 @@ def _check(runner: Runner, rows: Sequence[Tensor], new: int, samples: int, stop:
     outside = [token for token in stop if not 0 <= token < shape.d_vocab]
     if outside:
         raise InputError(f"stop_tokens must be token ids from 0 to {shape.d_vocab - 1}, not {outside}.")
-    if runner.is_intervened:
+    if runner.interventions:
         raise InputError("Generation does not take interventions: positions mean something else while a row grows.")

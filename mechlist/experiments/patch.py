@@ -89,13 +89,23 @@ class Patch(Experiment):
 
     def run(self, runner: Runner) -> xr.Dataset:
         """The metric of every cell and prompt, with the tokens of the prompts that are changed."""
-        asked = self._asked(runner)
-        results = patch_grid(runner, **asked)
+        found = self._pairs(runner)
+        asked = self._asked(found)
+        return self._described(runner, patch_grid(runner, **asked), asked, found)
+
+    def plan(self, runner: Runner) -> Plan:
+        """What the sweep takes."""
+        return plan_patching(prepare(runner, **self._asked(self._pairs(runner)))[0])
+
+    def _described(self, runner: Runner, results: xr.Dataset, asked: dict[str, Any], found: Pairs) -> xr.Dataset:
+        """The results with the tokens of the prompts that are changed, their clusters, and what was asked."""
         base, lengths = asked["base"], asked["lengths"]
         texts = [runner.token_texts(row[:n].tolist()) for row, n in zip(base, lengths.tolist(), strict=True)]
         width = base.shape[1]
         labels = np.array([[*map(visible, row), *[""] * (width - len(row))] for row in texts])
         results["token"] = (("prompt", "token_position"), labels)
+        if found.clusters is not None:
+            results["cluster"] = ("prompt", np.array(found.clusters))
         return results.assign_attrs(
             noising=self.noising,
             per=self.per,
@@ -103,10 +113,6 @@ class Patch(Experiment):
             replacement=self.replacement,
             model=runner.language_model.info["name"],
         )
-
-    def plan(self, runner: Runner) -> Plan:
-        """What the sweep takes."""
-        return plan_patching(prepare(runner, **self._asked(runner))[0])
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
         """The share of the effect that each cell recovers, or its effect, averaged over the prompts."""
@@ -134,9 +140,8 @@ class Patch(Experiment):
             return own_pairs(runner, [{name: getattr(self, name) for name in KEYS}])
         return list_pairs(runner, self.topics) if self.data == "list" else name_pairs(runner, self.examples)
 
-    def _asked(self, runner: Runner) -> dict[str, Any]:
+    def _asked(self, found: Pairs) -> dict[str, Any]:
         """Arguments of `patch_grid`."""
-        found = self._pairs(runner)
         clean, corrupt = (
             pad_right([torch.tensor(getattr(pair, name)) for pair in found.pairs]) for name in ("clean", "corrupt")
         )

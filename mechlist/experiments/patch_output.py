@@ -2,11 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.figures import head_heatmap, position_heatmap, token_labels
+from mechlist.metrics.significance import EffectTable, effect_table
+
+SEED = 0
+"""Of the sign flips and the bootstrap: tables and sentences follow from the results alone."""
 
 METRICS = {
     "logit_difference": "logit difference",
@@ -42,36 +47,45 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
 
 
 def tables(results: xr.Dataset, top: int) -> dict[str, pd.DataFrame]:
-    """The `top` cells by the size of their mean effect, and the prompts."""
-    effect = effects(results).rename("effect").mean("prompt")
-    cells = xr.merge([effect, results["patched"].mean("prompt")]).to_dataframe().reset_index().dropna(subset=["effect"])
-    cells = cells.sort_values("effect", key=abs, ascending=False, ignore_index=True)
-    cells = cells.rename(columns={"effect": _kind(results)})
-    if "position" in cells:
-        tokens = _tokens(results)
-        cells["token"] = [tokens[int(p)] for p in cells["position"]]
+    """The `top` cells by the size of their mean effect, with intervals and tests over the prompts; and the prompts."""
+    cells = cell_table(results).dropna(subset=[_kind(results)])
+    cells = cells.sort_values(_kind(results), key=abs, ascending=False, ignore_index=True)
     columns = {"prompt": ["".join(row) for row in results["token"].values], "base": results["base"].values}
     if "source" in results:
         columns["source"] = results["source"].values
     return {"cells": cells.head(top), "prompts": pd.DataFrame(columns)}
 
 
+def cell_table(results: xr.Dataset) -> pd.DataFrame:
+    """One row a cell: the share recovered, the effect in the metric's units, and over several prompts its interval."""
+    found = _tested(results)
+    raw = results["patched"] - results["base"]
+    columns: dict[str, Any] = {"recovered": results["recovered"].mean("prompt")} if _kind(results) != "effect" else {}
+    columns["effect"] = (raw.dims[1:], found.estimate)
+    if results.sizes["prompt"] > 1:
+        columns |= {name: (raw.dims[1:], getattr(found, name)) for name in ("low", "high")}
+        columns |= {"n": (raw.dims[1:], found.n_units), "p_corrected": (raw.dims[1:], found.p_corrected)}
+    coords = {name: raw[name] for name in raw.dims[1:]}
+    table = xr.Dataset(columns, coords=coords).to_dataframe().reset_index()
+    if "position" in table:
+        tokens = _tokens(results)
+        table.insert(list(table.columns).index("position") + 1, "token", [tokens[int(p)] for p in table["position"]])
+    return table
+
+
 def findings(results: xr.Dataset) -> list[str]:
-    """The runs, and the cell that moves the metric most."""
-    what = METRICS[results.attrs["metric"]]
-    base, prompts = float(results["base"].mean()), results.sizes["prompt"]
+    """The runs, the cell that moves the metric most, and how many cells move it beyond chance."""
+    what, many = METRICS[results.attrs["metric"]], results.sizes["prompt"] > 1
+    base, mean = float(results["base"].mean()), f"mean over {results.sizes['prompt']} prompt{'s' if many else ''}"
     if _kind(results) == "recovered":
         source = float(results["source"].mean())
         sentences = [
             f"The {what} is {base:.3f} in the run that is changed and {source:.3f} in the run that the replacements "
-            f"come from (mean over {prompts} {'prompts' if prompts > 1 else 'prompt'})."
+            f"come from ({mean})."
         ]
     else:
         put = REPLACEMENTS[results.attrs["replacement"]]
-        sentences = [
-            f"The {what} is {base:.3f} in the unchanged run (mean over {prompts} "
-            f"{'prompts' if prompts > 1 else 'prompt'}); put in is {put}."
-        ]
+        sentences = [f"The {what} is {base:.3f} in the unchanged run ({mean}); put in is {put}."]
     cells = tables(results, 1)["cells"]
     if len(cells):
         best, kind = cells.iloc[0], _kind(results)
@@ -79,7 +93,25 @@ def findings(results: xr.Dataset) -> list[str]:
         token = f" ({best['token']!r})" if "token" in cells else ""
         moved = f"recovers {best[kind]:.1%}" if kind == "recovered" else f"changes it by {best[kind]:+.3f}"
         sentences.append(f"The largest effect is at {where}{token}: it {moved}.")
-    return sentences
+    return sentences + (_significance(results) if many else [])
+
+
+def _significance(results: xr.Dataset) -> list[str]:
+    found = _tested(results)
+    if found.reason:
+        return [found.reason]
+    tested, survive = int(found.tested.sum()), int(found.survives.sum())
+    return [
+        f"{survive} of {tested} cells change the metric beyond chance at the level {found.level:g} (max-T over all "
+        f"cells, signs of raw effects flipped by {'cluster' if 'cluster' in results else 'prompt'})."
+    ]
+
+
+def _tested(results: xr.Dataset) -> EffectTable:
+    """Raw effects over the prompts: the ratio that is recovered would not change when base and source change places."""
+    clusters = results["cluster"].values if "cluster" in results else None
+    raw = (results["patched"] - results["base"]).values
+    return effect_table(raw, clusters=clusters, generator=np.random.default_rng(SEED))
 
 
 def effects(results: xr.Dataset) -> xr.DataArray:

@@ -37,6 +37,8 @@ class Pairs:
 
     pairs: list[Pair]
     roles: Mapping[str, list[list[int]]] | None = None
+    clusters: list[str] | None = None
+    """What pairs have in common: those of one topic or template are not independent."""
 
 
 def list_pairs(runner: Runner, topics: Sequence[str]) -> Pairs:
@@ -55,7 +57,7 @@ def list_pairs(runner: Runner, topics: Sequence[str]) -> Pairs:
         clean, corrupt = (p.with_completion(completion) for p in (prompt, other))
         pairs.append(Pair(clean, corrupt, marks.end_of_turn, marks.hyphen))
         roles.append(list_roles(prompt, completion, marks))
-    return Pairs(pairs, role_positions(roles))
+    return Pairs(pairs, role_positions(roles), list(topics))
 
 
 def name_pairs(runner: Runner, examples: int) -> Pairs:
@@ -68,7 +70,8 @@ def name_pairs(runner: Runner, examples: int) -> Pairs:
     bos = runner.bos_token_id if runner.to_tokens("a") != runner.to_tokens("a", prepend_bos=False) else None
     found = ioi_pairs(runner.tokenizer, examples, np.random.default_rng(seed), bos=bos)
     roles = {name: [[pair.positions[name]] for pair in found] for name in found[0].positions}
-    return Pairs([Pair(p.clean, p.corrupt, p.answer, p.wrong) for p in found], roles)
+    pairs = [Pair(p.clean, p.corrupt, p.answer, p.wrong) for p in found]
+    return Pairs(pairs, roles, [f"template {p.template}" for p in found])
 
 
 def own_pairs(runner: Runner, texts: Sequence[Mapping[str, str]]) -> Pairs:

@@ -1,5 +1,6 @@
 """Figures as pure functions of results: arrays in, one plotly figure out."""
 
+from mechlist.figures.agreement import agreement
 from mechlist.figures.attention import attention_panel, attention_pattern
 from mechlist.figures.bars import grouped_bars
 from mechlist.figures.heads import head_heatmap, heads_panel
@@ -14,6 +15,7 @@ __all__ = [
     "DIVERGING",
     "SEQUENTIAL",
     "TEMPLATE",
+    "agreement",
     "attention_panel",
     "attention_pattern",
     "bubble_rows",

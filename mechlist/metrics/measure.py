@@ -82,17 +82,38 @@ class Measure:
             d_vocab: columns that `unembed` makes of None.
             most_bytes: what a piece of logits may take with its copies; one position at least is done at a time.
         """
-        row, slot = (self.weight[prompt] != 0).nonzero().T
+        where = torch.arange(finals[..., 0].numel()).view(finals.shape[:2])
+        values = self.values(finals.flatten(0, 1), where, prompt, base, unembed, d_vocab, most_bytes)
+        return self.average(values, prompt)
+
+    @torch.no_grad()
+    def values(
+        self,
+        finals: Float[Tensor, "token d_model"],
+        where: Int[Tensor, "row n"],
+        prompt: Int[Tensor, " row"],
+        base: Float[Tensor, "prompt n d_model"],
+        unembed: Callable[[Tensor, Tensor | None], Tensor],
+        d_vocab: int,
+        most_bytes: int,
+    ) -> Float[Tensor, "row n"]:
+        """The number at each position, in float64 on the CPU; `where` numbers its token among `finals`.
+
+        It is 0 where there is none (-1), and where the position has no weight. Otherwise as a call.
+        """
+        row, slot = ((where >= 0) & (self.weight[prompt] != 0)).nonzero().T
         columns = None if self.columns is None else self.columns.to(finals.device)
-        total = torch.zeros(len(finals), dtype=torch.float64)
+        out = torch.zeros(where.shape, dtype=torch.float64)
         size = max(1, most_bytes // self._token_bytes(d_vocab))
         for r, s in zip(row.split(size), slot.split(size), strict=True):
-            own = finals[r.to(finals.device), s.to(finals.device)]
-            mine = prompt[r]
-            plain = self._base(base, mine, s, unembed, columns) if self.needs_base else None
-            values = self.of(Logits(unembed(own, columns).float(), mine, s, plain)).double().cpu()
-            total.index_add_(0, r, values * self.weight[mine, s].double())
-        return total.float()
+            own = finals[where[r, s].to(finals.device)]
+            plain = self._base(base, prompt[r], s, unembed, columns) if self.needs_base else None
+            out[r, s] = self.of(Logits(unembed(own, columns).float(), prompt[r], s, plain)).double().cpu()
+        return out
+
+    def average(self, values: Float[Tensor, "row n"], prompt: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+        """The number of each row from those at its positions."""
+        return (values * self.weight[prompt].double()).sum(dim=1).float()
 
     @staticmethod
     def _base(

@@ -87,6 +87,11 @@ def prepare(
     shape = runner.shape
     require_eval(runner.model)
     check_site(site, per, shape, runner.language_model.hook_names)
+    if site == "resid_mid" and runner.language_model.makes_logits:
+        raise InputError(
+            "Through TransformerBridge a change of resid_mid reaches the MLP alone, and not what follows it: take "
+            "attn_out, or the next layer's resid_pre."
+        )
     sizes = _lengths(base, source if isinstance(source, Tensor) else base, lengths)
     for tokens in (base, source):
         if isinstance(tokens, Tensor):
@@ -133,8 +138,8 @@ def _of_source(layer: int, base: Tensor, source: Tensor | None) -> Tensor:  # no
 
 
 def _zero(layer: int, base: Tensor, source: Tensor | None) -> Tensor:  # noqa: ARG001 (a Replacing)
-    # Scores of keys that the query may not see are minus infinity, and stay so.
-    return torch.where(base.isneginf(), base, torch.zeros_like(base))
+    # Scores of keys that the query may not see are minus infinity, or the type's least number, and stay so.
+    return torch.where(base < torch.finfo(base.dtype).min / 2, base, torch.zeros_like(base))
 
 
 def _given(source: Given, hooks: Sequence[str], prompts: int) -> Callable[[slice], Replacing]:

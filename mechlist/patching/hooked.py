@@ -36,14 +36,8 @@ def hooked_rows(
         rows: those that are run.
     """
     every = torch.arange(len(base))
-    finals = _finals(runner, base, measure, every)
-
-    def measured(values: Tensor, prompt: Tensor) -> Tensor:
-        unembed = runner.language_model.unembed
-        device = runner.language_model.device
-        return measure(values.to(device), prompt, finals.to(device), unembed, runner.shape.d_vocab, runner.memory // 8)
-
-    plain = measured(finals, every)
+    base_finals = _finals(runner, base, measure)
+    plain = _measured(runner, base, measure, every, base_finals)
     patched = plain[:, None].repeat(1, parts.n_cells)
     if len(rows):
         prompt = rows // parts.n_cells
@@ -52,24 +46,40 @@ def hooked_rows(
             for layer, hook in enumerate(hooks)
             if (parts.layer == layer).any()
         ]
-        with runner.intervene(*changes):
-            changed = _finals(runner, [base[i] for i in prompt.tolist()], measure, prompt)
-        patched.view(-1)[rows] = measured(changed, prompt)
-    sources = None if source is None else measured(_finals(runner, source, measure, every), every)
+        with runner.renumbered(prompt), runner.intervene(*changes):
+            patched.view(-1)[rows] = _measured(runner, [base[i] for i in prompt.tolist()], measure, prompt, base_finals)
+    sources = None if source is None else _measured(runner, source, measure, every, base_finals)
     return patched, plain, sources
 
 
-def _finals(
-    runner: Runner, tokens: Sequence[Tensor], measure: Measure, prompt: Int[Tensor, " row"]
-) -> Float[Tensor, "row n d_model"]:
+def _finals(runner: Runner, tokens: Sequence[Tensor], measure: Measure) -> Float[Tensor, "prompt n d_model"]:
     """Final, normalised residual stream at the positions that the metric reads."""
-    read = measure.read[prompt]
+    return runner.map(tokens, lambda batch: {"final": _read(batch, measure.read[batch.rows.index])}, label="Patching")[
+        "final"
+    ]
+
+
+def _measured(
+    runner: Runner,
+    tokens: Sequence[Tensor],
+    measure: Measure,
+    prompt: Int[Tensor, " row"],
+    base: Float[Tensor, "prompt n d_model"],
+) -> Float[Tensor, " row"]:
+    """The metric of runs of these tokens, which belong to these prompts."""
+    unembed, d_vocab = runner.language_model.unembed, runner.shape.d_vocab
 
     def function(batch: Batch) -> dict[str, Tensor]:
-        rows = torch.arange(len(batch.tokens), device=batch.tokens.device)[:, None]
-        return {"final": batch.normalized[rows, read[batch.rows.index].to(rows.device)]}
+        mine = prompt[batch.rows.index]
+        finals = _read(batch, measure.read[mine])
+        return {"value": measure(finals, mine, base.to(finals.device), unembed, d_vocab, runner.memory // 8)}
 
-    return runner.map(tokens, function, label="Patching")["final"]
+    return runner.map(tokens, function, label="Patching")["value"]
+
+
+def _read(batch: Batch, read: Int[Tensor, "row n"]) -> Float[Tensor, "row n d_model"]:
+    rows = torch.arange(len(read), device=batch.normalized.device)[:, None]
+    return batch.normalized[rows, read.to(rows.device)]
 
 
 def _replacing(

@@ -1,13 +1,16 @@
 """Replacement of one MLP output at a time, over layer and position, on a block of tokens shown twice."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechlist.runner import Intervention, Rows, Runner
+from mechlist.metrics.distributions import Loss
+from mechlist.patching.cells import check_site, hook_name
+from mechlist.patching.grid import patch_grid
+from mechlist.patching.replacements import Given, Mean
+from mechlist.runner import Runner
 
 Source = Literal["same_token", "other_sequence", "mean"]
 SOURCES: tuple[Source, ...] = ("same_token", "other_sequence", "mean")
@@ -27,50 +30,39 @@ def mlp_loss_increase(
     Raises:
         InputError: a model without MLPs.
     """
-    hooks = runner.hooks("blocks.*.hook_mlp_out")
+    check_site("mlp_out", "position", runner.shape, runner.language_model.hook_names)
+    base = tokens[:prompts]
     length = tokens.shape[1]
-    prompts = min(prompts, len(tokens))
-    base = -runner.log_probs(tokens[:prompts]).mean(dim=1)
-    values = _values(runner.capture(tokens, *hooks), period, source)
-    positions = torch.arange(length - period - 1, length)
-    positions = positions[positions >= period]
-    cells = [(layer, int(p)) for layer in range(len(hooks)) for p in positions]
-    which = torch.arange(prompts).repeat(len(cells))
-    layers = torch.tensor([layer for layer, _ in cells]).repeat_interleave(prompts)
-    places = torch.tensor([p for _, p in cells]).repeat_interleave(prompts)
-    changes = [
-        Intervention(hook, _replacing(layer, values[hook], which, layers, places)) for layer, hook in enumerate(hooks)
-    ]
-    with runner.intervene(*changes):
-        out = runner.map(tokens[which], lambda b: {"log_prob": b.next_tokens().log_prob}, label=f"MLPs ({source})")
-    loss = -out["log_prob"].mean(dim=1)
-    increase = (loss - base[which]).view(len(cells), prompts).mean(dim=1)
-    grid = torch.full((len(hooks), length), torch.nan)
-    for (layer, position), value in zip(cells, increase.tolist(), strict=True):
-        grid[layer, position] = value
+    first = max(period, length - period - 1)
+    grid = torch.full((runner.shape.n_layers, length), torch.nan)
+    # The last token predicts nothing.
+    grid[:, length - 1 :] = 0
+    if first >= length - 1:
+        return grid
+    # A replacement changes no earlier prediction, so the loss is read from there on and spread over all of them.
+    read = list(range(first, length - 1))
+    found = patch_grid(
+        runner,
+        base=base,
+        source=_replacement(runner, tokens, period, source, prompts),
+        site="mlp_out",
+        per="position",
+        metric=Loss(position=[read]),
+        roles={str(position): [[position]] * len(base) for position in read},
+    )
+    increase = (found["patched"] - found["base"]).mean("prompt") * len(read) / (length - 1)
+    grid[:, first : length - 1] = torch.from_numpy(increase.transpose("layer", "role").values)
     return grid
 
 
-def _values(kept: dict[str, Tensor], period: int, source: Source) -> dict[str, Tensor]:
-    """What stands in at every position: [prompt, position, d_model]."""
-    if source == "same_token":
-        return {hook: value.roll(period, dims=1) for hook, value in kept.items()}
+def _replacement(
+    runner: Runner, tokens: Int[Tensor, "prompt position"], period: int, source: Source, prompts: int
+) -> Int[Tensor, "measured position"] | Given | Mean:
+    """What stands in for the MLP outputs of the first `prompts` prompts."""
+    if source == "mean":
+        return Mean(tokens)
     if source == "other_sequence":
-        return {hook: value.roll(1, dims=0) for hook, value in kept.items()}
-    return {hook: value.mean(dim=0, keepdim=True).expand_as(value) for hook, value in kept.items()}
-
-
-def _replacing(
-    layer: int, values: Tensor, which: Tensor, layers: Tensor, places: Tensor
-) -> Callable[[Tensor, Rows], Tensor]:
-    """Replace, in the rows whose cell is in this layer, the activation at the cell's position."""
-
-    def change(activation: Tensor, rows: Rows) -> Tensor:
-        mine = (layers[rows.index] == layer).nonzero().squeeze(1)
-        if not len(mine):
-            return activation
-        cells = rows.index[mine]
-        new = values[which[cells], places[cells]].to(activation)
-        return activation.index_put((mine.to(activation.device), places[cells].to(activation.device)), new)
-
-    return change
+        return tokens.roll(1, dims=0)[:prompts]
+    hooks = [hook_name("mlp_out", layer) for layer in range(runner.shape.n_layers)]
+    own = runner.capture(tokens[:prompts], *hooks)
+    return Given([own.pop(hook).roll(period, dims=1) for hook in hooks])

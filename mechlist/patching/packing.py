@@ -23,7 +23,10 @@ class Group:
     prompts: Int[Tensor, " row"]
     start: int
     stop: int
-    read: Int[Tensor, " n"]
+    read: Int[Tensor, " m"]
+    """Positions from the start on that the metric reads, each once."""
+    slots: Int[Tensor, " m"]
+    """Their numbers among all that it reads."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,17 @@ class Batch:
         self.first = sizes.cumsum(0) - sizes
         self.start = distinct[:, 0]
         self.stop = distinct[:, 1:].max(dim=1).values + 1
-        self.read = distinct[:, 1:]
+        reads = distinct[:, 1:]
+        again = (reads[:, :, None] == reads[:, None]).tril(-1).any(dim=2)
+        self.is_read = (reads >= self.start[:, None]) & ~again
+        self.read = torch.where(self.is_read, reads, -1)
         self.groups = [
-            Group(first, self.prompt[first : first + size], begin, end, reads)
-            for first, size, begin, end, reads in zip(
-                self.first.tolist(), sizes.tolist(), self.start.tolist(), self.stop.tolist(), self.read, strict=True
+            Group(first, self.prompt[first : first + size], begin, end, read[chosen], chosen.nonzero()[:, 0])
+            for first, size, begin, end, read, chosen in zip(
+                *(column.tolist() for column in (self.first, sizes, self.start, self.stop)),
+                self.read,
+                self.is_read,
+                strict=True,
             )
         ]
         entries, layer = self._entries(rows[self.order], parts)
@@ -81,13 +90,13 @@ class Batch:
     def slots(self, entries: Entries, last: bool) -> tuple[Int[Tensor, " slot"], Int[Tensor, " slot"]]:
         """Where entries stand among their row's positions: numbers of the entries, and the slot of each.
 
-        In the last layer these are the positions that are read: an entry may be none of them, or several.
+        In the last layer these are the positions that are read: an entry may be none of them.
         """
         group = self.group[entries.row]
         if not last:
             return torch.arange(len(entries.row)), entries.position - self.start[group]
-        index, slot = (self.read[group] == entries.position[:, None]).nonzero().T
-        return index, slot
+        index, which = (self.read[group] == entries.position[:, None]).nonzero().T
+        return index, (self.is_read.cumsum(dim=1) - 1)[group[index], which]
 
     def _entries(self, rows: Int[Tensor, " row"], parts: Parts) -> tuple[Entries, Int[Tensor, " entry"]]:
         """All positions become single ones; those beyond the last that is read are left out."""
@@ -111,7 +120,7 @@ class Packing:
     def __init__(self, batch: Batch, joined: Int[Tensor, " group"], last: bool) -> None:
         self._batch, self.last = batch, last
         self._width = batch.stop - batch.start
-        self._wide = torch.full_like(self._width, batch.read.shape[1]) if last else self._width
+        self._wide = batch.is_read.sum(dim=1) if last else self._width
         self._token, self._query = ((joined * w).cumsum(0) - joined * w for w in (self._width, self._wide))
         live = joined.nonzero()[:, 0]
         self.live = list(zip(live.tolist(), joined[live].tolist(), strict=True))
@@ -126,12 +135,12 @@ class Packing:
 
     @cached_property
     def kept(self) -> Int[Tensor, " query"]:
-        """Tokens that are queries in the last layer; a position before the row's first stands for nothing."""
+        """Tokens that are queries in the last layer."""
         places = []
         for number, rows in self.live:
             group = self._batch.groups[number]
             first = self._token[number] + torch.arange(rows) * self._width[number]
-            places.append((first[:, None] + (group.read - group.start).clamp(min=0)).flatten())
+            places.append((first[:, None] + group.read - group.start).flatten())
         return torch.cat(places)
 
     def query_positions(self, group: Group) -> Int[Tensor, " query"]:

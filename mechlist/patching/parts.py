@@ -59,6 +59,12 @@ class Parts:
         layer, position, head = (column[first:last] for column in (self.layer, self.position, self.head))
         return Parts(row, layer, position, head, self.n_cells, stop - start)
 
+    def only(self, cells: Int[Tensor, " cell"]) -> "Parts":
+        """The same rows with the parts of these cells alone; the others are without."""
+        kept = torch.isin(self.row % self.n_cells, cells)
+        row, layer, position, head = (c[kept] for c in (self.row, self.layer, self.position, self.head))
+        return Parts(row, layer, position, head, self.n_cells, self.n_prompts)
+
     def of(self, rows: Int[Tensor, " row"]) -> tuple[Int[Tensor, " part"], Int[Tensor, " part"]]:
         """Of some rows: for each of their parts the number of the row among `rows`, and the number of the part."""
         first = self.pointer[rows]

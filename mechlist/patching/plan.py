@@ -60,8 +60,9 @@ def batch_cost(work: Work, rows: Int[Tensor, " row"]) -> Cost:
     sweep = work.sweep
     batch = Batch(rows, work.parts, sweep.read, sweep.grain, sizes.shape.n_layers)
     cost = sizes.batch(batch, task.site)
-    tokens = len(rows) * sweep.read.shape[1]
-    finals = sizes.element * tokens * sizes.shape.d_model
+    tokens = int((batch.is_read.sum(dim=1) * batch.joined(sizes.shape.n_layers)).sum())
+    # The streams, their copy and its norm.
+    finals = 2 * sizes.element * tokens * sizes.shape.d_model
     held = finals + task.measure.piece_bytes(tokens, sizes.shape.d_vocab, task.runner.memory // 8)
     return Cost(cost.flops + sizes.unembed_flops(tokens, _columns(task)), max(cost.peak_bytes + finals, held))
 

@@ -132,26 +132,27 @@ class Sweep:
     grain: int = 1
     """Rows begin at multiples of it: more tokens, in fewer groups."""
 
-    def finals(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row n d_model"]:
+    def finals(self, rows: Int[Tensor, " row"]) -> tuple[Float[Tensor, "token d_model"], Int[Tensor, "row n"]]:
         """The final, normalised residual stream of each row at the positions that the metric reads.
 
-        Rows that change nothing before or at the last of them are the caller's to leave out.
+        Where these are: the number of each position's token, or -1 before the row's first change, where the base run's
+        own holds. Rows that change nothing before or at the last of them are the caller's to leave out.
         """
         n_layers = self.layers.cfg.n_layers
         batch = Batch(rows, self.parts, self.read, self.grain, n_layers)
         streams: list[Tensor | None] = [None] * len(batch.groups)
         for layer in range(int(batch.join.min()), n_layers):
             self._advance(layer, batch, streams)
-        out = self.base.final.new_empty((len(rows), self.read.shape[1], self.base.final.shape[-1]))
+        where = torch.full((len(rows), self.read.shape[1]), -1)
+        whole: list[Tensor] = []
+        token = 0
         for group, stream in zip(batch.groups, streams, strict=True):
             assert stream is not None
-            where = batch.order[group.first : group.first + len(stream)].to(out.device)
-            out[where] = self.layers.final(stream.flatten(0, 1)).view_as(stream)
-            # What the metric reads before the first change is the base run's.
-            for n, position in enumerate(group.read.tolist()):
-                if position < group.start:
-                    out[where, n] = self.base.final[group.prompts.to(out.device), position]
-        return out
+            whole.append(stream.flatten(0, 1))
+            numbers = token + torch.arange(len(whole[-1])).view(stream.shape[:2])
+            where[batch.order[group.first : group.first + len(stream), None], group.slots] = numbers
+            token += len(whole[-1])
+        return self.layers.final(torch.cat(whole)), where
 
     def _advance(self, layer: int, batch: Batch, streams: list[Tensor | None]) -> None:
         """Run one layer on every row that has joined, and let those join whose own layer it is."""

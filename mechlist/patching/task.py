@@ -26,7 +26,7 @@ CPU_TOKENS = 4096
 """Packed tokens of a batch beyond which a larger one is no faster on a CPU."""
 CPU_GRAIN, GPU_GRAIN = 1, 16
 """Rows begin at multiples of it: on a GPU a group of rows costs launches, and a few more tokens cost nothing."""
-ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 2e-2}
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 2e-2}
 """How far the final residual stream may be from TransformerLens's own, as a share of its largest entry."""
 
 _compared: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
@@ -80,7 +80,7 @@ class Task:
     @cached_property
     def reason(self) -> str | None:
         """Why whole forward passes are needed; None where they are not."""
-        if self.runner.is_intervened:
+        if self.runner.interventions:
             return "interventions are in place"
         own = unsupported(self.runner.model)
         if own is None and any(point.fwd_hooks for point in self.runner.model.hook_dict.values()):
@@ -209,16 +209,25 @@ class Work:
         return self._at_read(self.made.final)
 
     @cached_property
+    def _measure(self) -> Measure:
+        return self.task.measure.block(self.block)
+
+    @cached_property
+    def _base_values(self) -> Float[Tensor, "prompt n"]:
+        """What is measured at each position of the base runs."""
+        return self._values(self._base_finals)
+
+    @cached_property
     def base_metric(self) -> Float[Tensor, " prompt"]:
         """Of the base runs."""
-        return self._measured(self._base_finals, torch.arange(len(self._read)))
+        return self._measure.average(self._base_values, torch.arange(len(self._read)))
 
     @cached_property
     def source_metric(self) -> Float[Tensor, " prompt"] | None:
         """Of the source runs."""
         if self.made.source_final is None:
             return None
-        return self._measured(self._at_read(self.made.source_final), torch.arange(len(self._read)))
+        return self._measure.average(self._values(self._at_read(self.made.source_final)), torch.arange(len(self._read)))
 
     @cached_property
     def sweep(self) -> Sweep:
@@ -230,8 +239,8 @@ class Work:
         """The metric of the rows that `members` number."""
         rows = self.rows[members]
         with torch.no_grad():
-            finals = self.sweep.finals(rows)
-        return {"value": self._measured(finals, rows // self.parts.n_cells)}
+            finals, where = self.sweep.finals(rows)
+        return {"value": self._changed(finals, where, rows)}
 
     @cached_property
     def widths(self) -> Int[Tensor, " row"]:
@@ -266,10 +275,25 @@ class Work:
     def _at_read(self, final: Float[Tensor, "prompt position d_model"]) -> Float[Tensor, "prompt n d_model"]:
         return final[torch.arange(len(final), device=final.device)[:, None], self._read.to(final.device)]
 
-    def _measured(self, finals: Float[Tensor, "row n d_model"], prompt: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+    def _values(self, finals: Float[Tensor, "prompt n d_model"]) -> Float[Tensor, "prompt n"]:
+        """What is measured at each position of whole runs."""
+        where = torch.arange(finals[..., 0].numel()).view(finals.shape[:2])
+        return self._at(finals.flatten(0, 1), where, torch.arange(len(finals)))
+
+    def _changed(
+        self, finals: Float[Tensor, "token d_model"], where: Int[Tensor, "row n"], rows: Int[Tensor, " row"]
+    ) -> Float[Tensor, " row"]:
+        """The metric of rows; before their first change it is the base run's."""
+        prompt = rows // self.parts.n_cells
+        values = self._at(finals, where, prompt)
+        return self._measure.average(torch.where(where >= 0, values, self._base_values[prompt]), prompt)
+
+    def _at(
+        self, finals: Float[Tensor, "token d_model"], where: Int[Tensor, "row n"], prompt: Int[Tensor, " row"]
+    ) -> Float[Tensor, "row n"]:
         runner = self.task.runner
-        measure = self.task.measure.block(self.block)
-        return measure(finals, prompt, self._base_finals, self.model.unembed, runner.shape.d_vocab, runner.memory // 8)
+        unembed, d_vocab = self.model.unembed, runner.shape.d_vocab
+        return self._measure.values(finals, where, prompt, self._base_finals, unembed, d_vocab, runner.memory // 8)
 
 
 def _replaces(parts: Parts, differs: Sequence[Bool[Tensor, "prompt ..."]]) -> Bool[Tensor, " row"]:

@@ -24,7 +24,7 @@ from mechlist.runner.assembly import in_order
 from mechlist.runner.batch import Batch, masked_activations
 from mechlist.runner.batching import check_prompts, plan_batches
 from mechlist.runner.forward import Function, Pass, Work
-from mechlist.runner.interventions import Intervention
+from mechlist.runner.interventions import Intervention, Rows
 from mechlist.runner.journal import Journal, call_name
 from mechlist.runner.memory import CPU_TOKENS, GPU_TOKENS, bytes_per_row, captured_bytes
 from mechlist.runner.pipeline import run_batches
@@ -194,6 +194,23 @@ class Runner:
         finally:
             self._interventions = before
 
+    @contextmanager
+    def renumbered(self, prompt: Int[Tensor, " row"]) -> Iterator[None]:
+        """Let the interventions in place see row r as prompt `prompt[r]`: for work that runs prompts many times."""
+
+        def seen(intervention: Intervention) -> Intervention:
+            def change(activation: Tensor, rows: Rows) -> Tensor:
+                return intervention.change(activation, Rows(prompt[rows.index], rows.lengths))
+
+            return Intervention(intervention.hook, change)
+
+        before = self._interventions
+        self._interventions = [seen(intervention) for intervention in before]
+        try:
+            yield
+        finally:
+            self._interventions = before
+
     def map(
         self,
         prompts: Prompts,
@@ -338,9 +355,9 @@ class Runner:
         return [self.tokenizer.decode([*anchor, t], clean_up_tokenization_spaces=False)[start:] for t in tokens]
 
     @property
-    def is_intervened(self) -> bool:
-        """Whether an intervention is in place."""
-        return bool(self._interventions)
+    def interventions(self) -> tuple[Intervention, ...]:
+        """What is in place, in the order in which it acts."""
+        return tuple(self._interventions)
 
     @property
     def _recall(self) -> Recall | None:

@@ -331,3 +331,34 @@ def test_a_cell_after_the_metric_is_said_to_have_no_effect(loaded: Callable[[str
         found = run(runner, base, source, metric=metric, cells={"late": [(0, 7)], "early": [(0, 1)]})
     assert (found["patched"].sel(cell="late") == found["base"]).all()
     assert (found["patched"].sel(cell="early") != found["base"]).all()
+
+
+@pytest.mark.parametrize(("site", "per"), [("resid_pre", "position"), ("mlp_out", "position"), ("v", "head_position")])
+def test_half_precision_is_a_whole_pass_up_to_its_rounding(site: str, per: str):
+    config: dict[str, Any] = {
+        "n_layers": 3,
+        "d_model": 32,
+        "n_heads": 4,
+        "d_head": 8,
+        "d_mlp": 64,
+        "d_vocab": 97,
+        "n_ctx": 32,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = HookedTransformer(
+            HookedTransformerConfig(
+                **config, act_fn="gelu_new", normalization_type="RMS", dtype=torch.bfloat16, device="cpu"
+            )
+        )
+        for parameter in model.parameters():
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    runner = Runner(model.eval(), progress=False)
+    base, source = tokens(runner)
+    found = run(runner, base, source, site=site, per=per)
+    assert found.attrs["path"] == "layer by layer"
+    dims = {str(name): found.sizes[name] for name in found["patched"].dims[1:]}
+    expected = slow(runner, base, source, site, dims)
+    scale = np.abs(expected).max()
+    assert scale > 1
+    np.testing.assert_allclose(found["patched"].values, expected, atol=0.03 * scale)

@@ -100,3 +100,17 @@ def test_equal_prompts_need_no_runs(runner: Runner):
     sweep = task(runner, 1, 12, base=same, source=same, site="resid_pre", per="position")
     plan = plan_patching(sweep)
     assert (plan.runs, plan.cells) == (0, 48)
+
+
+@pytest.mark.parametrize("bound", ["4MiB", "16MiB"])
+@pytest.mark.parametrize(("site", "per"), [("resid_pre", "position"), ("z", "head"), ("pattern", "head_position")])
+def test_the_memory_bound_holds_and_changes_nothing(runner: Runner, site: str, per: str, bound: str):
+    whole = task(runner, 6, 32, site=site, per=per, metric=LogProb(answer=3)).values()
+    small = Runner(runner.model, memory=bound, progress=False)
+    sweep = task(small, 6, 32, site=site, per=per, metric=LogProb(answer=3))
+    assert len(sweep.blocks()) > 1 or bound == "16MiB"
+    with torch.no_grad(), LiveBytes() as alive:
+        values = sweep.values()
+    assert alive.peak <= small.memory
+    tolerance = 5e-6 if runner.language_model.dtype == torch.float32 else 0.05
+    torch.testing.assert_close(values.patched, whole.patched, atol=tolerance, rtol=0)

@@ -76,8 +76,8 @@ def test_zero(loaded: Callable[[str], Runner], architecture: str, site: str, per
     assert set(found) == {"patched", "base"}
 
     def zero(_: int, activation: Tensor) -> Tensor:
-        # A score of minus infinity is that of a key the query may not see.
-        return torch.where(activation.isneginf(), activation, 0.0)
+        # A score of minus infinity, or next to it, is that of a key the query may not see.
+        return torch.where(activation < -1e30, activation, 0.0)
 
     compare(found, lambda i, at: difference(single(runner, base[i], site, zero, at)))
 
@@ -275,6 +275,33 @@ def test_interventions_hold_in_every_run(loaded: Callable[[str], Runner]):
     for variable in ("patched", "base", "source"):
         np.testing.assert_allclose(found[variable], again[variable], atol=1e-5)
     assert np.abs(found["patched"] - plain["patched"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "stablelm"])
+def test_interventions_that_differ_between_prompts_go_with_their_prompt(
+    loaded: Callable[[str], Runner], architecture: str
+):
+    runner = loaded(architecture)
+    base, source = prompts(runner), prompts(runner, seed=1)
+    name = "blocks.1.attn.hook_z"
+    values = torch.randn(PROMPTS, LENGTH, runner.shape.n_heads, runner.shape.d_head)
+
+    def patched(chosen: slice) -> xr.Dataset:
+        with runner.intervene(replace(name, values[chosen])):
+            return patch_grid(
+                runner, base=base[chosen], source=source[chosen], site="resid_pre", per="position", metric=METRIC
+            )
+
+    together = patched(slice(0, PROMPTS))
+    for i in range(PROMPTS):
+        np.testing.assert_allclose(together["patched"][i], patched(slice(i, i + 1))["patched"][0], atol=1e-5)
+    assert np.abs(together["patched"][0] - together["base"][0]).max() > 1e-4
+
+
+def test_a_site_that_the_bridge_changes_in_part_is_refused(loaded: Callable[[str], Runner]):
+    runner = loaded("stablelm")
+    with pytest.raises(InputError, match="Through TransformerBridge a change of resid_mid reaches the MLP alone"):
+        patch_grid(runner, base=prompts(runner), source=Zero(), site="resid_mid", per="position", metric=METRIC)
 
 
 @pytest.mark.parametrize("grain", [4, 16])

@@ -1,0 +1,144 @@
+"""`attribution_grid`: what `patch_grid` would find, to first order, from one backward pass."""
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechlist.errors import InputError
+from mechlist.metrics.measure import Metric
+from mechlist.patching.attribution_work import Attribution
+from mechlist.patching.grid import prepare
+from mechlist.patching.replacements import Replacement
+from mechlist.patching.task import Task
+from mechlist.runner import Runner
+
+SOFTMAX_SITES = ("q", "k")
+
+
+@torch.inference_mode(mode=False)
+def attribution_grid(
+    runner: Runner,
+    *,
+    base: Int[Tensor, "..."],
+    source: Int[Tensor, "..."] | Replacement,
+    site: str,
+    per: str,
+    metric: Metric,
+    lengths: Int[Tensor, "..."] | None = None,
+    roles: Mapping[str, Sequence[Sequence[int]]] | None = None,
+    steps: int = 1,
+    fix_qk: bool = False,
+) -> xr.Dataset:
+    """Estimate what replacing each part of the base run would do to the metric, to first order.
+
+    The effect of a cell is the sum over its entries of (gradient of the metric with respect to the activation) x
+    (what is put in - what is there), with the gradient of the base run: attribution patching (Nanda 2023; Kramar et
+    al. 2024, arXiv 2403.00745). It costs one forward and one backward pass of the base prompts, and one forward pass
+    of the source prompts where there are any, whatever the number of cells; `patch_grid` is exact.
+
+    With `steps` above 1 the gradient is averaged over the path from the base run's activation to what is put in,
+    all cells of one layer moving together, at the midpoints of `steps` equal parts: integrated gradients of that layer
+    (Sundararajan et al. 2017). A layer's effects then add up to what replacing all of it does, as `steps` grows. It
+    takes n_layers x steps forward and backward passes.
+
+    With `fix_qk`, at q and k, the softmax of attention is not made linear: the effect is the sum of (gradient with
+    respect to the attention pattern) x (the exact change of the pattern when the cell's queries, or keys, are
+    replaced) (Kramar et al. 2024, section 3.1.1). Keys that one cell replaces together change the pattern together.
+
+    Entries that the causal mask or a window hides (scores of minus infinity) count as unchanged.
+
+    Args:
+        runner: with the model; its interventions are in place in every pass, before anything is put in.
+        base: prompts that are run and changed.
+        source: prompts whose runs the replacements come from, position for position; or `Zero()`, `Mean(...)`,
+            `Resample(...)` or `Given(...)`.
+        site: as for `patch_grid`.
+        per: position, head or head_position; for patterns and scores the position is the query's.
+        metric: what is measured; it must change smoothly with the logits.
+        lengths: real tokens of prompts that are padded on the right; cells beyond them are NaN.
+        roles: named sets of positions, given for each prompt, that take the place of the single positions. NaN where a
+            prompt lacks the role.
+        steps: gradients a layer; 1 takes the gradient of the base run.
+        fix_qk: keep the softmax exact.
+
+    Returns:
+        `effect(prompt, layer, head, position)`, the estimate of patched - base, with the axes that `per` names and
+        `role` in the place of `position` if there are roles; `base(prompt)`; and with source runs `source(prompt)`.
+
+    Raises:
+        InputError: as `patch_grid`; a metric without a gradient; `fix_qk` at another site, with several steps, or on a
+            model whose attention cannot be run by itself; scores that become minus infinity.
+        ModelError: a model in train mode whose dropout would make every number noise.
+    """
+    if steps < 1:
+        raise InputError(f"steps must be 1 or more, not {steps}.")
+    task, axes, coords = prepare(
+        runner, base=base, source=source, site=site, per=per, metric=metric, lengths=lengths, roles=roles
+    )
+    if fix_qk:
+        _check_softmax(task, steps)
+    if task.measure.needs_base and steps == 1:
+        warnings.warn(
+            "The metric compares with the base run, where such a comparison can be at its minimum, with a gradient of "
+            "zero: take steps=2 or more, or another metric.",
+            stacklevel=2,
+        )
+    places = _places(task, axes, roles)
+    found = Attribution(task, places, steps, fix_qk, _digest(source)).run()
+    effect = _arranged(found["effect"], axes).masked_fill(task.outside.view(len(base), *axes.values()), torch.nan)
+    units = {"units": metric.unit}
+    variables: dict[str, Any] = {"effect": (("prompt", *axes), effect.numpy(), units)}
+    variables |= {name: ("prompt", found[name].double().numpy(), units) for name in ("base", "source") if name in found}
+    return xr.Dataset(variables, coords=coords, attrs={"site": site, "method": _method(steps, fix_qk)})
+
+
+def _check_softmax(task: Task, steps: int) -> None:
+    if task.site not in SOFTMAX_SITES:
+        raise InputError(f"fix_qk is for the sites {' and '.join(SOFTMAX_SITES)}, not {task.site}.")
+    if steps > 1:
+        raise InputError(f"fix_qk takes the gradient of the base run alone: steps must be 1, not {steps}.")
+    if task.reason is not None:
+        raise InputError(f"fix_qk needs a model whose attention can be run by itself, but {task.reason}.")
+
+
+def _places(
+    task: Task, axes: Iterable[str], roles: Mapping[str, Sequence[Sequence[int]]] | None
+) -> Bool[Tensor, "prompt place position"] | None:
+    """The positions of each set that is replaced together; None where every position is a set of its own."""
+    prompts, width = task.base.shape
+    if roles is not None:
+        out = torch.zeros(prompts, len(roles), width, dtype=torch.bool)
+        for number, of_prompts in enumerate(roles.values()):
+            for prompt, positions in enumerate(of_prompts):
+                out[prompt, number, list(positions)] = True
+        return out
+    return None if "position" in axes else (torch.arange(width) < task.lengths[:, None])[:, None]
+
+
+def _arranged(effect: Float[Tensor, "prompt layer place head"], axes: Mapping[str, int]) -> Float[Tensor, "prompt ..."]:
+    """The effects along the axes of the cells: by head, or of all heads together."""
+    by_head = effect.transpose(2, 3) if "head" in axes else effect.sum(dim=3)
+    return by_head.reshape(len(effect), *axes.values())
+
+
+def _method(steps: int, fix_qk: bool) -> str:
+    if steps > 1:
+        return f"integrated gradients of each layer, {steps} steps"
+    return "attribution patching" + (", with the softmax of attention exact" if fix_qk else "")
+
+
+def _digest(source: Tensor | Replacement) -> str:
+    """Of what is put in; it names the results in a run's journal."""
+    digest = hashlib.sha256(type(source).__name__.encode())
+    for value in [source] if isinstance(source, Tensor) else vars(source).values():
+        for part in value if isinstance(value, list | tuple) else [value]:
+            whole = isinstance(part, Tensor)
+            data = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy() if whole else None
+            digest.update(repr(part).encode() if data is None else data.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,66 @@
+"""The attribution-patch experiment: its estimates, the cells it patches exactly, and what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mechlist.cli.main import main
+from mechlist.errors import InputError
+from mechlist.experiments.attribution_patch import AttributionPatch
+from mechlist.experiments.patch import Patch
+from mechlist.results import load_dataset
+from mechlist.runner import Runner
+
+TOPICS = ("Fruits", "Colors", "Sports")
+
+
+@pytest.fixture(scope="module")
+def runner() -> Runner:
+    return Runner.load("list-tiny", device="cpu", progress=False)
+
+
+@pytest.mark.parametrize("asked", [{"site": "z", "per": "head"}, {"site": "mlp_out", "roles": True}])
+def test_the_strongest_cells_are_patched_exactly(runner: Runner, asked: dict[str, Any]):
+    experiment = AttributionPatch(topics=TOPICS, verify_top=6, **asked)
+    results = experiment.run(runner)
+    patched = Patch(topics=TOPICS, **asked).run(runner)
+    checked = results["exact"].notnull().any("prompt")
+    assert int(checked.sum()) == 6
+    difference = results["exact"] - (patched["patched"] - patched["base"])
+    assert float(abs(difference).max()) < 1e-4
+    weakest = float(abs(results["effect"].mean("prompt")).where(checked).min())
+    assert float(abs(results["effect"].mean("prompt")).where(~checked).max()) <= weakest
+    figures = experiment.figures(results)
+    assert "agreement" in figures
+    table = experiment.tables(results)["verified"]
+    assert len(table) == 6
+    assert "rank correlation" in experiment.findings(results)[-1]
+
+
+def test_few_checks_say_so(runner: Runner):
+    experiment = AttributionPatch(site="z", per="head", verify_top=0)
+    results = experiment.run(runner)
+    assert results["exact"].isnull().all()
+    assert experiment.findings(results)[-1].startswith("These are estimates; too few cells")
+    assert set(experiment.figures(results)) == {"heads"}
+
+
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    flags = ["--site", "q", "--per", "head", "--fix-qk", "--verify-top", "4", "--device", "cpu"]
+    assert main(["run", "attribution-patch", *flags, "--out", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("report.html")
+    results = load_dataset(tmp_path / "run" / "results.nc")
+    assert {"effect", "exact", "base", "source"} <= set(results)
+    assert (tmp_path / "run" / "figures" / "agreement.html").is_file()
+    assert main(["plan", "attribution-patch", "--device", "cpu"]) == 2
+    assert "mechlist plan patch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"steps": 0}, "steps must be at least 1"), ({"verify_top": -1}, "verify_top must be 0 or more")],
+)
+def test_bad_parameters_are_refused(changes: dict[str, Any], words: str):
+    with pytest.raises(InputError, match=words):
+        AttributionPatch(**changes)
