@@ -105,7 +105,7 @@ def _verified(task: Task, effect: np.ndarray, top: int) -> np.ndarray:
 
 def _as_patched(results: xr.Dataset) -> xr.Dataset:
     """The estimates by the names of activation patching, so that its figures and tables serve."""
-    out = results.assign(patched=results["base"] + results["effect"])
+    out = results.assign(patched=results["base"] + results["effect"]).assign_attrs(estimated=True)
     out["patched"].attrs = results["base"].attrs
     if "source" in results:
         gap = results["source"] - results["base"]

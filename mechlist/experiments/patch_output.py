@@ -125,6 +125,7 @@ def _kind(results: xr.Dataset) -> str:
 
 def _words(results: xr.Dataset) -> dict[str, Any]:
     site, replacement, what = results.attrs["site"], results.attrs["replacement"], METRICS[results.attrs["metric"]]
+    site += " (estimated)" if results.attrs.get("estimated") else ""
     if _kind(results) == "effect":
         return {
             "title": f"{site}: {REPLACEMENTS[replacement]} put into the clean run",

@@ -92,7 +92,7 @@ def trace(
             base = whole[:prompts]
             put = replacing(len(made.source), base, whole[prompts:] if len(whole) > prompts else None)
             made.source.append(put.clone() if len(whole) > prompts else put)
-            made.differs.append(_differs(name, put, base))
+            made.differs.append(differs(name, put, base))
         return activation
 
     x = residual.flatten(0, 1)
@@ -114,9 +114,10 @@ def trace(
     return Trace(made.residual, made.keys, made.values, made.z, made.source, made.differs, final[:prompts], after)
 
 
-def _differs(name: str, put: Tensor, base: Tensor) -> Bool[Tensor, "prompt ..."]:
-    differs = (put != base).any(-1).cpu()
-    return differs.transpose(1, 2) if name in ATTENTION_SITES else differs
+def differs(site: str, put: Tensor, base: Tensor) -> Bool[Tensor, "prompt ..."]:
+    """Where what is put in is not, bit for bit, what is there: [prompt position] or [prompt position head]."""
+    different = (put != base).any(-1).cpu()
+    return different.transpose(1, 2) if site in ATTENTION_SITES else different
 
 
 @dataclass(frozen=True)

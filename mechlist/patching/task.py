@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mechlist.errors import MechlistError
 from mechlist.metrics.measure import Measure
@@ -19,7 +20,7 @@ from mechlist.patching.cells import hook_name
 from mechlist.patching.cost import Sizes
 from mechlist.patching.hooked import hooked_rows
 from mechlist.patching.parts import Parts
-from mechlist.patching.sweep import Replacing, Sweep, Trace, trace
+from mechlist.patching.sweep import Replacing, Sweep, Trace, differs, trace
 from mechlist.runner import Runner
 
 CPU_TOKENS = 4096
@@ -162,15 +163,21 @@ class Task:
             None if tokens is None else [row[:n] for row, n in zip(tokens, self.lengths.tolist(), strict=True)]
             for tokens in (self.base, self.source)
         ]
-        kept = [None if run is None else runner.capture(run, *hooks) for run in runs]
+        there = runner.capture(runs[0] or [], *hooks)
+        source = None if runs[1] is None else runner.capture(runs[1], *hooks)
         replacing = self.replacing(slice(0, len(self.base)))
         put = [
-            replacing(layer, kept[0][hook], None if kept[1] is None else kept[1][hook])
-            for layer, hook in enumerate(hooks)
-            if kept[0] is not None
+            replacing(layer, there[hook], None if source is None else source[hook]) for layer, hook in enumerate(hooks)
         ]
-        wanted = ~(self.blind | self.outside)
-        rows = wanted.flatten().nonzero()[:, 0]
+        # Padding is NaN, and the longest prompt may be shorter than the padding.
+        missing = self.base.shape[1] - int(self.lengths.max())
+        changes = [
+            differs(self.site, value.nan_to_num(nan=0.0), there[hook].nan_to_num(nan=0.0))
+            for value, hook in zip(put, hooks, strict=True)
+        ]
+        padded = [pad(change, (0, missing) if change.ndim == 2 else (0, 0, 0, missing)) for change in changes]
+        wanted = ~(self.blind | self.outside).flatten() & _replaces(self.parts, padded)
+        rows = wanted.nonzero()[:, 0]
         return hooked_rows(runner, runs[0] or [], runs[1], hooks, put, self.parts, self.measure, rows)
 
 

@@ -43,7 +43,9 @@ def test_few_checks_say_so(runner: Runner):
     results = experiment.run(runner)
     assert results["exact"].isnull().all()
     assert experiment.findings(results)[-1].startswith("These are estimates; too few cells")
-    assert set(experiment.figures(results)) == {"heads"}
+    figures: Any = experiment.figures(results)
+    assert set(figures) == {"heads"}
+    assert "z (estimated): clean into corrupt" in str(figures["heads"].layout.title.text)
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -120,9 +120,10 @@ def test_a_model_through_the_bridge_takes_whole_passes(loaded: Callable[[str], R
 # what must hold
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2", "stablelm"])
 @pytest.mark.parametrize("site", ["resid_pre", "z", "v", "pattern"])
-def test_patching_with_itself_changes_nothing(loaded: Callable[[str], Runner], site: str):
-    runner = loaded("gemma2")
+def test_patching_with_itself_changes_nothing(loaded: Callable[[str], Runner], architecture: str, site: str):
+    runner = loaded(architecture)
     base, _ = tokens(runner)
     with pytest.warns(
         UserWarning, match=r"recovered is NaN for the prompts \[0, 1, 2\]: base and source measure the same"
