@@ -48,17 +48,15 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
 
 def tables(results: xr.Dataset, top: int) -> dict[str, pd.DataFrame]:
     """The `top` cells by the size of their mean effect, with intervals and tests over the prompts; and the prompts."""
-    cells = cell_table(results).dropna(subset=[_kind(results)])
-    cells = cells.sort_values(_kind(results), key=abs, ascending=False, ignore_index=True)
+    cells = cell_table(results, _tested(results))
     columns = {"prompt": ["".join(row) for row in results["token"].values], "base": results["base"].values}
     if "source" in results:
         columns["source"] = results["source"].values
     return {"cells": cells.head(top), "prompts": pd.DataFrame(columns)}
 
 
-def cell_table(results: xr.Dataset) -> pd.DataFrame:
-    """One row a cell: the share recovered, the effect in the metric's units, and over several prompts its interval."""
-    found = _tested(results)
+def cell_table(results: xr.Dataset, found: EffectTable) -> pd.DataFrame:
+    """One row a cell that some prompt has, the strongest first: its effect and, over several prompts, its interval."""
     raw = results["patched"] - results["base"]
     columns: dict[str, Any] = {"recovered": results["recovered"].mean("prompt")} if _kind(results) != "effect" else {}
     columns["effect"] = (raw.dims[1:], found.estimate)
@@ -70,7 +68,8 @@ def cell_table(results: xr.Dataset) -> pd.DataFrame:
     if "position" in table:
         tokens = _tokens(results)
         table.insert(list(table.columns).index("position") + 1, "token", [tokens[int(p)] for p in table["position"]])
-    return table
+    table = table.dropna(subset=[_kind(results)])
+    return table.sort_values(_kind(results), key=abs, ascending=False, ignore_index=True)
 
 
 def findings(results: xr.Dataset) -> list[str]:
@@ -86,18 +85,18 @@ def findings(results: xr.Dataset) -> list[str]:
     else:
         put = REPLACEMENTS[results.attrs["replacement"]]
         sentences = [f"The {what} is {base:.3f} in the unchanged run ({mean}); put in is {put}."]
-    cells = tables(results, 1)["cells"]
+    found = _tested(results)
+    cells = cell_table(results, found)
     if len(cells):
         best, kind = cells.iloc[0], _kind(results)
         where = " ".join(f"{name} {best[name]}" for name in ("layer", "head", "position", "role") if name in cells)
         token = f" ({best['token']!r})" if "token" in cells else ""
         moved = f"recovers {best[kind]:.1%}" if kind == "recovered" else f"changes it by {best[kind]:+.3f}"
         sentences.append(f"The largest effect is at {where}{token}: it {moved}.")
-    return sentences + (_significance(results) if many else [])
+    return sentences + (_significance(results, found) if many else [])
 
 
-def _significance(results: xr.Dataset) -> list[str]:
-    found = _tested(results)
+def _significance(results: xr.Dataset, found: EffectTable) -> list[str]:
     if found.reason:
         return [found.reason]
     tested, survive = int(found.tested.sum()), int(found.survives.sum())

@@ -11,8 +11,7 @@ from mechlist.errors import InputError
 from mechlist.runner import Runner
 from mechlist.runner.batching import check_prompts
 from mechlist.runner.memory import captured_bytes
-
-QUERY_SITES = ("pattern", "attn_scores")
+from mechlist.runner.positions import QUERY_HOOKS
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def means(
         InputError: positions that no prompt of the set reaches; patterns or scores pooled over positions.
     """
     sizes = _sizes(runner, chosen.tokens, chosen.lengths)
-    by_query = hooks[0].endswith(tuple(f"hook_{site}" for site in QUERY_SITES))
+    by_query = hooks[0].endswith(QUERY_HOOKS)
     if chosen.pooled and by_query:
         raise InputError("Patterns and scores of different positions have different keys: their mean cannot be pooled.")
     if int(sizes.max()) < length and not chosen.pooled:

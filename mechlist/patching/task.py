@@ -159,12 +159,10 @@ class Task:
     def _hooked(self) -> tuple[Tensor, Tensor, Tensor | None]:
         runner = self.runner
         hooks = self.hooks
-        runs = [
-            None if tokens is None else [row[:n] for row, n in zip(tokens, self.lengths.tolist(), strict=True)]
-            for tokens in (self.base, self.source)
-        ]
-        there = runner.capture(runs[0] or [], *hooks)
-        source = None if runs[1] is None else runner.capture(runs[1], *hooks)
+        base = self._unpadded(self.base)
+        sources = None if self.source is None else self._unpadded(self.source)
+        there = runner.capture(base, *hooks)
+        source = None if sources is None else runner.capture(sources, *hooks)
         replacing = self.replacing(slice(0, len(self.base)))
         put = [
             replacing(layer, there[hook], None if source is None else source[hook]) for layer, hook in enumerate(hooks)
@@ -178,7 +176,10 @@ class Task:
         padded = [pad(change, (0, missing) if change.ndim == 2 else (0, 0, 0, missing)) for change in changes]
         wanted = ~(self.blind | self.outside).flatten() & _replaces(self.parts, padded)
         rows = wanted.nonzero()[:, 0]
-        return hooked_rows(runner, runs[0] or [], runs[1], hooks, put, self.parts, self.measure, rows)
+        return hooked_rows(runner, base, sources, hooks, put, self.parts, self.measure, rows)
+
+    def _unpadded(self, tokens: Int[Tensor, "prompt position"]) -> list[Int[Tensor, " length"]]:
+        return [row[:length] for row, length in zip(tokens, self.lengths.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -269,6 +270,8 @@ class Work:
                 used = 0
             plan[-1].append(i)
             used += width
+        if task.runner.journal is None:
+            return plan, ""
         return plan, f"{task.site} {self._digest()} {task.measure.columns} {task.measure.of.__qualname__} {plan}"
 
     def _digest(self) -> str:
