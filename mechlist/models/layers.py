@@ -141,7 +141,7 @@ class Layers:
     def finish(
         self, layer: int, residual: Float[Tensor, "token d_model"], z: Float[Tensor, "token head d_head"], touch: Touch
     ) -> Float[Tensor, "token d_model"]:
-        """From z to the residual stream after the layer; `touch` sees attn_out, resid_mid, mlp_out and resid_post."""
+        """From z to the residual stream after the layer; `touch` sees attn_out, resid_mid, mlp_in, mlp_out, resid_post."""
         block = self._module.blocks[layer]
         attn_out = torch.addmm(block.attn.b_O, z.flatten(1), block.attn.W_O.flatten(0, 1))
         if self.cfg.use_normalization_before_and_after:
@@ -150,22 +150,43 @@ class Layers:
         if self.cfg.attn_only:
             return touch("resid_post", residual + attn_out)
         if self.cfg.parallel_attn_mlp:
-            mlp_out = touch("mlp_out", self._mlp(block, residual))
+            mlp_out = touch("mlp_out", self.mlp(layer, touch("mlp_in", residual)))
             return touch("resid_post", residual + attn_out + mlp_out)
         mid = touch("resid_mid", residual + attn_out)
-        return touch("resid_post", mid + touch("mlp_out", self._mlp(block, mid)))
+        return touch("resid_post", mid + touch("mlp_out", self.mlp(layer, touch("mlp_in", mid))))
+
+    def project_each(
+        self, layer: int, kind: str, residual: Float[Tensor, "token any_head d_model"]
+    ) -> Float[Tensor, "token any_head d_head"]:
+        """Queries (kind `q`), keys (`k`) or values (`v`) where each head reads a residual stream of its own."""
+        attention = self._module.blocks[layer].attn
+        name = kind.upper()
+        grouped = kind != "q" and hasattr(attention, f"_W_{name}")
+        weight, bias = (getattr(attention, f"{'_' if grouped else ''}{part}_{name}") for part in "Wb")
+        normed = _norm(self._module.blocks[layer].ln1, residual.flatten(0, 1)).view(residual.shape)
+        return torch.einsum("thm,hmd->thd", normed, weight) + bias
+
+    def head_outputs(self, layer: int, z: Float[Tensor, "token head d_head"]) -> Float[Tensor, "token head d_model"]:
+        """What each head adds to the residual stream; together they are attn_out.
+
+        A norm after attention divides by the size of the whole, which is each head's share of it, too. The bias of the
+        output is shared equally.
+        """
+        block = self._module.blocks[layer]
+        parts = torch.einsum("thd,hdm->thm", z, block.attn.W_O) + block.attn.b_O / self.n_heads
+        return _norm_parts(block.ln1_post, parts) if self.cfg.use_normalization_before_and_after else parts
+
+    def mlp(self, layer: int, residual: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
+        """What the MLP adds to the residual stream that it reads."""
+        block = self._module.blocks[layer]
+        pieces = residual.split(PIECE if residual.device.type == "cpu" else len(residual) or 1)
+        outs = [_mlp(block.mlp, _norm(block.ln2, piece)) for piece in pieces]
+        out = outs[0] if len(outs) == 1 else torch.cat(outs)
+        return _norm(block.ln2_post, out) if self.cfg.use_normalization_before_and_after else out
 
     def final(self, residual: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
         """The residual stream after the last norm, as the unembedding reads it."""
         return residual if self.cfg.normalization_type is None else _norm(self._module.ln_final, residual)
-
-    def _mlp(self, block: Any, x: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
-        outs = [
-            _mlp(block.mlp, _norm(block.ln2, piece))
-            for piece in x.split(PIECE if x.device.type == "cpu" else len(x) or 1)
-        ]
-        out = outs[0] if len(outs) == 1 else torch.cat(outs)
-        return _norm(block.ln2_post, out) if self.cfg.use_normalization_before_and_after else out
 
 
 def _linear(
@@ -197,6 +218,19 @@ def _norm(module: Any, x: Float[Tensor, "token width"]) -> Float[Tensor, "token 
     if kind in (LayerNormPre, RMSNormPre):
         return plain
     return plain * module.w + module.b if kind is LayerNorm else plain * module.w
+
+
+def _norm_parts(module: Any, parts: Float[Tensor, "token part width"]) -> Float[Tensor, "token part width"]:
+    """Shares of the norm of a sum of parts that each of them makes, with the sum's own scale."""
+    wide = parts if parts.dtype in (torch.float32, torch.float64) else parts.float()
+    centred = isinstance(module, LayerNorm | LayerNormPre)
+    if centred:
+        wide = wide - wide.mean(-1, keepdim=True)
+    scale = (wide.sum(1, keepdim=True).pow(2).mean(-1, keepdim=True) + module.eps).rsqrt()
+    plain = (wide * scale).to(parts.dtype)
+    if isinstance(module, LayerNorm):
+        return plain * module.w + module.b / parts.shape[1]
+    return plain * module.w if isinstance(module, RMSNorm) else plain
 
 
 def _mlp(module: Any, x: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:

@@ -1,0 +1,232 @@
+"""`run_edges`: the metric with any sets of edges patched; and what it shares with `edge_scores`."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechlist.errors import InputError
+from mechlist.metrics.measure import Measure, Metric
+from mechlist.models.language_model import LanguageModel
+from mechlist.models.layers import Layers, unsupported
+from mechlist.patching.edge_runs import EdgeRuns
+from mechlist.patching.grid import prepare
+from mechlist.patching.nodes import Nodes
+from mechlist.patching.replacements import Mean
+from mechlist.runner import Runner
+
+CPU_BYTES = 256 * 2**20
+"""What a batch's differences may take on a CPU: a larger batch is no faster there."""
+
+
+@dataclass(frozen=True)
+class EdgeTask:
+    """Prompts, what patched edges carry in them, and what is measured; checked."""
+
+    runner: Runner
+    base: Int[Tensor, "prompt position"]
+    source: Int[Tensor, "prompt position"] | Mean
+    lengths: Int[Tensor, " prompt"]
+    measure: Measure
+
+    @cached_property
+    def nodes(self) -> Nodes:
+        """Of the model."""
+        return nodes_of(self.runner)
+
+    @cached_property
+    def runs(self) -> EdgeRuns:
+        """The engine."""
+        return EdgeRuns(Layers(self.runner.model), self.nodes)
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model."""
+        return self.runner.language_model
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Of what all senders write in one run of one prompt."""
+        return self.model.dtype.itemsize * len(self.nodes.senders) * self.base.shape[1] * self.runner.shape.d_model
+
+    def carried(self, members: Sequence[int]) -> Float[Tensor, "all_or_one sender position d_model"]:
+        """What patched edges carry in these prompts."""
+        if isinstance(self.source, Mean):
+            return self._means
+        return self.runs.written(self.source[list(members)].to(self.model.device))
+
+    @cached_property
+    def _means(self) -> Float[Tensor, "one sender position d_model"]:
+        """Mean over the prompts that reach a position; or over all their positions."""
+        assert isinstance(self.source, Mean)
+        tokens, length = self.source.tokens, self.base.shape[1]
+        lengths = torch.full((len(tokens),), tokens.shape[1]) if self.source.lengths is None else self.source.lengths
+        if not self.source.pooled and int(lengths.max()) < int(self.lengths.max()):
+            raise InputError(
+                f"The mean is over prompts of at most {int(lengths.max())} tokens, and the base prompts have up to "
+                f"{int(self.lengths.max())}."
+            )
+        there = (torch.arange(tokens.shape[1]) < lengths[:, None]).to(self.model.device)
+        total: Tensor | float = 0.0
+        with torch.no_grad():
+            for of_run, real in zip(tokens.to(self.model.device), there, strict=True):
+                total = total + (self.runs.written(of_run[None]).double() * real[:, None])
+        assert isinstance(total, Tensor)
+        counts = there.sum(0).double()
+        if self.source.pooled:
+            mean = (total.sum(2, keepdim=True) / counts.sum()).expand(-1, -1, length, -1)
+        else:
+            mean = (total / counts.clamp(min=1)[:, None])[:, :, :length]
+        return mean.to(self.model.dtype)
+
+    def batches(self, each: int, most: int | None = None) -> list[list[int]]:
+        """Prompts of which each takes so many bytes, within a third of the memory; one at least."""
+        room = self.runner.memory // 3
+        if self.model.device.type == "cpu":
+            room = min(room, CPU_BYTES)
+        size = max(1, min(room // each, most or len(self.base)))
+        return [list(range(i, min(i + size, len(self.base)))) for i in range(0, len(self.base), size)]
+
+    def digest(self, what: str, *others: Tensor) -> str:
+        """Of what the results depend on besides the prompts; names them in a run's journal."""
+        if self.runner.journal is None:
+            return what
+        source = self.source if isinstance(self.source, Tensor) else self.source.tokens
+        digest = hashlib.sha256(repr((what, type(self.source).__name__, self.measure.columns)).encode())
+        for tensor in (source, self.lengths, self.measure.read, self.measure.weight, *others):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return f"{self.measure.of.__qualname__} {digest.hexdigest()}"
+
+    def metric(
+        self, finals: Float[Tensor, "row n d_model"], prompt: Sequence[int], base: Float[Tensor, "prompt n d_model"]
+    ) -> Float[Tensor, " row"]:
+        """The metric of rows; `base` are the runs without changes of the prompts that are numbered."""
+        runner = self.runner
+        block = slice(min(prompt), max(prompt) + 1)
+        number = torch.tensor(prompt) - block.start
+        return self.measure.block(block)(
+            finals, number, base, self.model.unembed, runner.shape.d_vocab, runner.memory // 8
+        )
+
+
+def nodes_of(runner: Runner) -> Nodes:
+    """Senders and receivers of the runner's model.
+
+    Raises:
+        InputError: a model whose edges cannot be run by themselves, or that is changed by interventions or hooks.
+    """
+    reason = unsupported(runner.model)
+    if reason is None and runner.interventions:
+        reason = "interventions are in place"
+    if reason is None and any(point.fwd_hooks for point in runner.model.hook_dict.values()):
+        reason = "it has hooks of its own"
+    if reason is not None:
+        raise InputError(f"The edges of this model cannot be patched, because {reason}.")
+    return Nodes(runner.shape, parallel=bool(runner.model.cfg.parallel_attn_mlp))
+
+
+def edge_task(
+    runner: Runner,
+    *,
+    base: Int[Tensor, "..."],
+    source: Int[Tensor, "..."] | Mean,
+    metric: Metric,
+    lengths: Int[Tensor, "..."] | None,
+) -> EdgeTask:
+    """What is asked, checked.
+
+    Raises:
+        InputError: as `patch_grid`, or as `nodes_of`.
+    """
+    nodes_of(runner)
+    tokens = source if isinstance(source, Tensor) else base
+    checked = prepare(
+        runner, base=base, source=tokens, site="resid_post", per="position", metric=metric, lengths=lengths, roles=None
+    )[0]
+    return EdgeTask(runner, base, source, checked.lengths, checked.measure)
+
+
+def run_edges(
+    runner: Runner,
+    *,
+    base: Int[Tensor, "..."],
+    source: Int[Tensor, "..."] | Mean,
+    patched: Bool[Tensor, "variant sender receiver"],
+    metric: Metric,
+    lengths: Int[Tensor, "..."] | None = None,
+) -> Float[Tensor, "variant prompt"]:
+    """The metric of every prompt with each set of edges patched, exactly.
+
+    Args:
+        runner: with the model.
+        base: prompts that are run.
+        source: prompts whose runs patched edges take their values from, position for position; or `Mean(...)`: the mean
+            over some prompts by position.
+        patched: sets of edges, over the senders and receivers of `nodes_of(runner)`; what is no edge is ignored.
+        metric: what is measured.
+        lengths: real tokens of prompts that are padded on the right.
+
+    Raises:
+        InputError: as `patch_grid`; a model whose layers cannot be run one by one; sets of another shape.
+    """
+    return EdgeWork(edge_task(runner, base=base, source=source, metric=metric, lengths=lengths), patched).values()
+
+
+class EdgeWork:
+    """Sets of edges on all prompts of a task, batch by batch of prompts."""
+
+    def __init__(self, task: EdgeTask, patched: Bool[Tensor, "variant sender receiver"]) -> None:
+        shape = tuple(task.nodes.reads.shape)
+        if patched.ndim != 3 or patched.shape[1:] != shape:
+            raise InputError(
+                f"patched must have the shape [variant, {shape[0]}, {shape[1]}], not {list(patched.shape)}."
+            )
+        self._task = task
+        # The runs without changes come first: a metric may compare with them.
+        self._patched = torch.cat([torch.zeros(1, *shape, dtype=torch.bool), patched & task.nodes.reads])
+        self._variants = len(self._patched)
+        self._plan = self._batches()
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model."""
+        return self._task.model
+
+    @property
+    def prompts(self) -> Sequence[Tensor]:
+        """Tokens of each prompt."""
+        return self._prompts
+
+    @cached_property
+    def _prompts(self) -> list[Tensor]:
+        return list(self._task.base)
+
+    def values(self) -> Float[Tensor, "variant prompt"]:
+        """Run it."""
+        asked = self._task.digest(f"edges {self._plan}", self._patched)
+        return self._task.runner.execute(self, self._plan, asked, "Patching edges")["value"].T[1:]
+
+    def compute(self, members: list[int]) -> dict[str, Tensor]:
+        """The metric of the prompts `members` with every set of edges."""
+        task, out = self._task, []
+        with torch.no_grad():
+            carried = task.carried(members)
+            base, read = task.base[members].to(self.model.device), task.measure.read[members]
+            plain: Tensor | None = None
+            for some in self._patched.split(self._at_once):
+                finals = task.runs.finals(base, carried, some, read)
+                plain = finals[0] if plain is None else plain
+                out.append(task.metric(finals.flatten(0, 1), members * len(some), plain))
+        return {"value": torch.cat(out).view(self._variants, len(members)).T}
+
+    def _batches(self) -> list[list[int]]:
+        """Batches of prompts, with as many variants at once as there is room for."""
+        # The differences of each variant, a copy of a part of them on the way, and what the source wrote.
+        each = self._task.prompt_bytes
+        most = max(1, self._task.runner.memory // 3 // (2 * each) - 1)
+        self._at_once = min(self._variants, most)
+        return self._task.batches(each * (2 * self._at_once + 2))

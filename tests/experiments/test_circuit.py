@@ -1,0 +1,160 @@
+"""The circuit experiment: known circuits of real small models, its controls, and what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from mechlist.errors import InputError
+from mechlist.experiments.circuit import Circuit
+from mechlist.experiments.circuit_output import ends, shares
+from mechlist.experiments.circuit_reference import IOI_GPT2, published, roc_area
+from mechlist.metrics.statistics import bootstrap_interval
+from mechlist.results import load_dataset, save_dataset
+from mechlist.runner import Runner
+from tests.patching.hand_built import CIRCUIT, hand_built
+
+
+def found(results: xr.Dataset) -> set[str]:
+    return set(results["edge"].values[results["in_circuit"].values.astype(bool)].tolist())
+
+
+@pytest.fixture(scope="module")
+def tiny_results(tiny_runner: Runner) -> xr.Dataset:
+    return Circuit(examples=24).run(tiny_runner)
+
+
+def test_the_hand_built_circuit_is_found_exactly():
+    results = Circuit(examples=16, period=14).run(hand_built())
+    assert found(results) == CIRCUIT
+    assert float(shares(results, "chosen")) > 0.97
+    assert float(shares(results, "without")) < 0.05
+
+
+def test_induction_tinys_circuit_is_the_previous_token_head_into_the_keys_of_its_induction_heads(
+    tiny_results: xr.Dataset,
+):
+    heads = range(4)
+    expected = {"input->a0.h0<v>"} | {f"a0.h0->a1.h{h}<k>" for h in heads} | {f"a1.h{h}->logits" for h in heads}
+    assert found(tiny_results) == expected
+    assert float(shares(tiny_results, "chosen")) > 0.95
+    assert shares(tiny_results, "random").max() < 0.5
+    assert float(shares(tiny_results, "without")) < 0.05
+
+
+def test_the_circuit_of_a_trained_model_from_elsewhere(shared: Path):
+    runner = Runner.load(str(shared / "models" / "induction-2l"), device="cpu", progress=False)
+    results = Circuit(examples=24).run(runner)
+    edges = found(results)
+    assert len(edges) <= 10
+    assert float(shares(results, "chosen")) > 0.9
+    assert shares(results, "random").max() < 0.5
+    assert {"input->a0.h2<v>", "a0.h2->a1.h2<k>", "a0.h2->a1.h3<k>", "a1.h2->logits", "a1.h3->logits"} <= edges
+    assert all(edge.startswith(("input->a0.h2", "a0.h2->", "a1.")) for edge in edges)
+
+
+def test_all_edges_are_faithful_and_none_are_not(tiny_results: xr.Dataset):
+    curve = shares(tiny_results, "circuit_metric")
+    assert curve[-1] == pytest.approx(1, abs=1e-6)
+    assert shares(tiny_results, "complement_metric")[-1] == pytest.approx(0, abs=1e-6)
+    assert shares(tiny_results, "mib_metric")[0] == pytest.approx(0, abs=1e-6)
+    assert int(tiny_results["n_edges"][-1]) == tiny_results.sizes["edge"] == 81
+
+
+def test_figures_tables_json_and_words_come_from_saved_results(tiny_results: xr.Dataset, tmp_path: Path):
+    save_dataset(tiny_results, tmp_path / "results.nc")
+    results, circuit = load_dataset(tmp_path / "results.nc"), Circuit()
+    assert list(circuit.figures(results)) == ["circuit", "faithfulness", "agreement"]
+    tables = circuit.tables(results)
+    assert {"edge", "score", "low", "high", "n", "p_corrected", "exact"} <= set(tables["edges"].columns)
+    assert tables["edges"]["in_circuit"].sum() == len(found(results))
+    first: dict[str, Any] = tables["edges"].iloc[0].to_dict()
+    scores = tiny_results["score"].sel(edge=first["edge"]).values.astype(float)
+    assert first["score"] == pytest.approx(scores.mean())
+    low, high = bootstrap_interval(scores[:, None], generator=np.random.default_rng(1))
+    assert first["low"] == pytest.approx(low[0], rel=0.05)
+    assert first["high"] == pytest.approx(high[0], rel=0.05)
+    assert dict(zip(tables["nodes"]["node"], tables["nodes"]["edges_out"], strict=True))["a0.h0"] == 4
+    value = json.loads(circuit.files(results)["circuit.json"])
+    assert {f"{edge['sender']}->{edge['receiver']}" for edge in value["edges"]} == found(results)
+    assert set(value["nodes"]) == {"input", "a0.h0", "a1.h0", "a1.h1", "a1.h2", "a1.h3", "logits"}
+    words = " ".join(circuit.findings(results))
+    assert "A circuit of 9 of the model's 81 edges has a faithfulness of 0.9" in words
+    assert "random connected circuits" in words
+    assert "rank correlation" in words
+
+
+def test_scores_are_exact_effects_where_verified(tiny_results: xr.Dataset):
+    table = Circuit().tables(tiny_results)["edges"].dropna(subset=["exact"])
+    assert len(table) == 20
+    assert np.corrcoef(table["score"], table["exact"])[0, 1] > 0.95
+
+
+def test_a_number_of_edges_a_threshold_and_the_mean(tiny_runner: Runner):
+    few: dict[str, Any] = {"examples": 4, "steps": 2, "random_circuits": 2, "verify_top": 3}
+    several = Circuit(**few, edges=15, select="top").run(tiny_runner)
+    assert 0 < len(found(several)) <= 15
+    by_threshold = Circuit(**few, threshold=2.0).run(tiny_runner)
+    scores = by_threshold["score"].mean("prompt")
+    assert found(by_threshold) <= set(scores["edge"].values[abs(scores.values) >= 2].tolist())
+    mean = Circuit(**few, ablation="mean").run(tiny_runner)
+    assert not np.allclose(mean["empty"], several["empty"])
+    signed = Circuit(**few, signed=True, edges=6).run(tiny_runner)
+    assert (signed["score"].mean("prompt").values[signed["in_circuit"].values.astype(bool)] < 0).all()
+
+
+def test_one_prompt_has_no_interval_and_says_so(tiny_runner: Runner):
+    circuit = Circuit(examples=1, steps=1, random_circuits=0, verify_top=0)
+    results = circuit.run(tiny_runner)
+    words = " ".join(circuit.findings(results))
+    assert "With one prompt there is no interval and no test." in words
+    assert "Too few edges" in words
+    assert "low" not in circuit.tables(results)["edges"].columns
+    assert list(circuit.figures(results)) == ["circuit", "faithfulness"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"examples": 0}, "examples must be at least 1"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"edges": 0}, "edges must be at least 1"),
+        ({"edges": 3, "threshold": 1.0}, "exclude each other"),
+        ({"faithful": 0.0}, "faithful must be above 0"),
+        ({"topics": ()}, "one topic at least"),
+    ],
+)
+def test_fields_that_make_no_sense(fields: dict[str, Any], words: str):
+    with pytest.raises(InputError, match=words):
+        Circuit(**fields)
+
+
+def test_circuits_that_cannot_be(tiny_runner: Runner):
+    few: dict[str, Any] = {"examples": 2, "steps": 1, "random_circuits": 0}
+    with pytest.raises(InputError, match="No edges with a score of 1000 or more"):
+        Circuit(**few, threshold=1000.0).run(tiny_runner)
+    with pytest.raises(InputError, match="The 1 strongest edges hold no way from the input to the logits"):
+        Circuit(**few, edges=1, select="top").run(tiny_runner)
+    with pytest.raises(InputError, match="period must be between 5"):
+        Circuit(**few, period=4).run(tiny_runner)
+
+
+def test_published_heads_are_compared_for_gpt2_on_ioi_only(tiny_results: xr.Dataset):
+    assert published("induction-tiny", "ioi") is None
+    assert published("gpt2", "list") is None
+    assert published("openai-community/gpt2", "ioi") is IOI_GPT2
+    assert len(IOI_GPT2.names) == 26
+    assert {"a9.h9", "a10.h10", "a0.h1"} <= IOI_GPT2.names
+    assert roc_area({"a": 3.0, "b": 2.0, "c": 1.0}, {"a"}) == 1
+    assert roc_area({"a": 3.0, "b": 2.0, "c": 2.0}, {"b"}) == 0.25
+    assert np.isnan(roc_area({"a": 1.0}, {"a"}))
+    as_ioi = tiny_results.assign_attrs(model="gpt2", data="ioi")
+    assert "0 of the 26 heads that Wang et al. 2022 published are in the circuit" in Circuit().findings(as_ioi)[-1]
+
+
+def test_ends_of_edges():
+    assert ends("a0.h1->a1.h2<k>") == ("a0.h1", "a1.h2", "k")
+    assert ends("input->m3") == ("input", "m3", "")
