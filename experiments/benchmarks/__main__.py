@@ -4,7 +4,17 @@ import platform
 
 import torch
 
-from experiments.benchmarks import memory, patching, patching_gemma, patching_nnsight, runner, store
+from experiments.benchmarks import (
+    attribution,
+    circuits,
+    memory,
+    patching,
+    patching_gemma,
+    patching_nnsight,
+    path,
+    runner,
+    store,
+)
 
 
 def main() -> None:
@@ -14,7 +24,8 @@ def main() -> None:
     for benchmark in (runner, store):
         for comparison in benchmark.run():
             print(comparison.row(), flush=True)
-    for lines in (memory.run(), patching.run(), patching_nnsight.run(), patching_gemma.run()):
+    others = (memory, patching, patching_nnsight, patching_gemma, attribution, path, circuits)
+    for lines in (benchmark.run() for benchmark in others):
         for line in lines:
             print(line, flush=True)
 

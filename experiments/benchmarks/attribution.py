@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 def run() -> Iterator[str]:
     """One line a method."""
     runner = Runner(gpt2_small_shape(), progress=False)
-    base, source = _prompts()
+    base, source = prompts()
     metric = LogitDifference(answer=11, wrong=12)
     asked = {"site": "z", "per": "head_position", "metric": metric}
     with quiet():
@@ -59,19 +59,21 @@ def run() -> Iterator[str]:
 def _line(name: str, seconds: float, exact_seconds: float, effect: np.ndarray, exact: np.ndarray) -> str:
     # Cells of positions before the first change are 0 in both, and would flatter the ranks.
     moved = exact != 0
-    ranks = _rank_correlation(effect[moved], exact[moved])
-    sizes = _rank_correlation(np.abs(effect[moved]), np.abs(exact[moved]))
+    ranks = rank_correlation(effect[moved], exact[moved])
+    sizes = rank_correlation(np.abs(effect[moved]), np.abs(exact[moved]))
     return (
         f"{name:<20} {seconds:6.2f} s, {exact_seconds / seconds:6.0f} times as fast as exact patching, Spearman's rank "
         f"correlation {ranks:.3f}, of sizes {sizes:.3f} ({moved.sum()} cells)"
     )
 
 
-def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's."""
     return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
-def _prompts() -> tuple[Tensor, Tensor]:
+def prompts() -> tuple[Tensor, Tensor]:
+    """Base and source, which differ at a few positions."""
     generator = torch.Generator().manual_seed(0)
     base, other = (torch.randint(0, VOCABULARY, (PROMPTS, LENGTH), generator=generator) for _ in range(2))
     source = base.clone()

@@ -84,7 +84,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, MechlistError):
         return " ".join(str(error).split()), error.exit_status
     if isinstance(error, KeyboardInterrupt):
-        return "stopped; what was done is saved, and the same command with --resume goes on from there.", 1
+        how = "stopped; what was done is saved, and the same command with --resume goes on from there."
+        return str(error) or how, 1
     if isinstance(error, OSError) or "No space left" in str(error):
         from mechlist.runs import explain_os_error
 

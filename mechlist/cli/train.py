@@ -43,9 +43,14 @@ def main(argv: list[str]) -> int:
         nonlocal bar
         bar = bar or Bar(f"Training {flags.name}", steps).__enter__()
         bar.advance(1)
+        if step == steps:
+            # What comes after has bars of its own.
+            bar.__exit__(None, None, None)
 
     try:
         scores = trainer(flags.name)(flags.out, seed=flags.seed, progress=progress, **size)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("stopped; what was done is saved, and the same command goes on from there.") from stop
     finally:
         if bar is not None:
             bar.__exit__(*sys.exc_info())

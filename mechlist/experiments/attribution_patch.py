@@ -12,6 +12,7 @@ import xarray as xr
 from mechlist.errors import InputError
 from mechlist.experiments import patch_output
 from mechlist.experiments.patch import Patch
+from mechlist.experiments.patch_noise import Asked
 from mechlist.figures import agreement
 from mechlist.patching.attribution import attribution_grid
 from mechlist.patching.grid import prepare
@@ -41,14 +42,18 @@ class AttributionPatch(Patch):
             raise InputError(f"verify_top must be 0 or more, not {self.verify_top}.")
 
     def run(self, runner: Runner) -> xr.Dataset:
-        """The estimated effect of every cell and prompt, and the exact one of the strongest cells."""
+        """The estimated effect of every cell and prompt, and the exact one of the strongest cells; noise and null."""
         found = self._pairs(runner)
-        asked = self._asked(found)
+        asked = self._fixed(runner, self._asked(found))
         results = attribution_grid(runner, **asked, steps=self.steps, fix_qk=self.fix_qk)
         task, axes, _ = prepare(runner, **asked)
         exact = _verified(task, results["effect"].values, self.verify_top).reshape(len(task.base), *axes.values())
         results["exact"] = (results["effect"].dims, exact, results["base"].attrs)
-        return self._described(runner, results, asked, found)
+        return self._checked(runner, results, results["effect"], asked, found)
+
+    def _sweep(self, runner: Runner, asked: Asked, batch_share: float) -> xr.DataArray:  # noqa: ARG002 (prompts alone)
+        """Estimated effects; batches are of prompts, and groups of fewer prompts are smaller ones."""
+        return attribution_grid(runner, **asked, steps=self.steps, fix_qk=self.fix_qk)["effect"]
 
     def plan(self, runner: Runner) -> Plan:  # noqa: ARG002 (an Experiment's)
         """Only exact patching is planned."""

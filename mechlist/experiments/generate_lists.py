@@ -52,6 +52,8 @@ class GenerateLists(Experiment):
     """Tokens after which a list that has not ended is cut off."""
 
     def __post_init__(self) -> None:
+        if len(set(self.topics)) < len(self.topics):
+            raise InputError(f"topics must hold each topic once, not {list(self.topics)}.")
         for name in ("topic_files", "adjectives", "temperatures"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from mechlist.figures import finish, grouped_bars, plot_text, visible
+from mechlist.figures import finish, grouped_bars, number_of, plot_text, visible
 from mechlist.prompts.lists import ListTokens, parse_list, well_formed
 from mechlist.prompts.recorded import RecordedLists, recorded_json
 
@@ -125,7 +125,8 @@ def findings(results: xr.Dataset) -> list[str]:
     written = completions(results)
     parsed = [parse_list(c, form) for c in written]
     sentences = [
-        f"{results.attrs['model']} wrote {len(written)} lists of {len(set(results['topic'].values))} topics; "
+        f"{results.attrs['model']} wrote {number_of(len(written), 'lists')} of "
+        f"{number_of(len(set(results['topic'].values)), 'topics')}; "
         f"{sum(p.ended is not None for p in parsed)} ended within {results.attrs['max_new_tokens']} tokens, and "
         f"{sum(well_formed(c, form) for c in written)} of these are well formed."
     ]

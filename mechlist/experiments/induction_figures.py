@@ -109,12 +109,18 @@ def _patterns(results: xr.Dataset) -> go.Figure:
 
 
 def _ablations(results: xr.Dataset) -> go.Figure:
+    names = {"head_set": "category", "ablation": "series"}
+    ends = {end: results[f"ablated_accuracy_{end}"] for end in ("low", "high") if f"ablated_accuracy_{end}" in results}
+    known = {end: values.rename(names) for end, values in ends.items() if values.notnull().all()}
     return draw.grouped_bars(
-        results["ablated_accuracy"].rename(head_set="category", ablation="series"),
+        results["ablated_accuracy"].rename(names),
         title="Accuracy on the second block without some heads",
-        caption="Removing the found heads should destroy copying; removing as many random heads should not.",
+        caption="Removing the found heads should destroy copying; removing as many random heads should not."
+        + (" Intervals are 95 % bootstrap over sequences." if known else ""),
         y_title="share of tokens predicted right",
         reference={"nothing ablated": float(results["accuracy"].sel(half="second"))},
+        low=known.get("low"),
+        high=known.get("high"),
     )
 
 

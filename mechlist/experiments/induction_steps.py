@@ -8,6 +8,7 @@ import xarray as xr
 from torch import Tensor
 
 from mechlist.errors import InputError, ModelError
+from mechlist.experiments.induction_claims import ablation_claims, mlp_claims
 from mechlist.figures import visible
 from mechlist.metrics.attention import all_head_scores
 from mechlist.metrics.statistics import bootstrap_interval
@@ -129,18 +130,15 @@ def ablations(runner: Runner, results: xr.Dataset, tokens: Tensor, random_sets: 
             found[f"random {number}"] = drawn
     sets = {name: heads for name, heads in found.items() if heads}
     period = (tokens.shape[1] - int(runner.bos_token_id is not None)) // 2
-    out = np.empty((2, len(sets), 2))
-    for i, heads in enumerate(sets.values()):
-        for j, mode in enumerate(("zero", "mean")):
-            log_prob, correct = ablated_next_tokens(runner, tokens, heads, mode)
-            out[:, i, j] = correct[:, -period:].float().mean().item(), log_prob[:, -period:].mean().item()
-    return xr.Dataset(
-        {
-            "ablated_accuracy": (("head_set", "ablation"), out[0], {"units": "share of tokens"}),
-            "ablated_log_prob": (("head_set", "ablation"), out[1], {"units": "nats"}),
-            "ablated_heads": ("head_set", [", ".join(head_name(h) for h in heads) for heads in sets.values()]),
-        },
-        coords={"head_set": list(sets), "ablation": ["zero", "mean"]},
+    intact = _second_half(*ablated_next_tokens(runner, tokens, [], "zero"), period)
+    without = [
+        [_second_half(*ablated_next_tokens(runner, tokens, heads, mode), period) for mode in ("zero", "mean")]
+        for heads in sets.values()
+    ]
+    tested = ablation_claims(intact, np.array(without), _numpy_generator(runner, "ablation"))
+    named = [", ".join(head_name(h) for h in heads) for heads in sets.values()]
+    return tested.assign(ablated_heads=("head_set", named)).assign_coords(
+        head_set=list(sets), ablation=["zero", "mean"]
     )
 
 
@@ -151,16 +149,14 @@ def mlp(runner: Runner, tokens: Tensor, period: int, sequences: int) -> xr.Datas
     names = {"same_token": "mlp_loss_increase"} | {s: f"mlp_loss_increase_{s}" for s in SOURCES if s != "same_token"}
     # One prompt has no other to take a value from, and is its own mean.
     sources = SOURCES if len(tokens) > 1 else SOURCES[:1]
-    return xr.Dataset(
-        {
-            names[source]: (
-                ("layer", "position"),
-                mlp_loss_increase(runner, tokens, period, source, sequences).numpy(),
-                {"units": "nats a token"},
-            )
-            for source in sources
-        }
-    )
+    generator = _numpy_generator(runner, "MLP replacement")
+    out = xr.Dataset()
+    for source in sources:
+        # Rolled, each sequence is the first once, and what is put in stays what it is for all of them together.
+        rows = [tokens.roll(-i, dims=0) for i in range(min(sequences, len(tokens)))]
+        increase = torch.stack([mlp_loss_increase(runner, row, period, source, 1) for row in rows])
+        out = out.merge(mlp_claims(names[source], increase.double().numpy(), generator))
+    return out
 
 
 def natural_text(runner: Runner, text: str) -> xr.Dataset:
@@ -230,6 +226,11 @@ def _halves(log_prob: Tensor, correct: Tensor, period: int) -> xr.Dataset:
         },
         coords={"half": list(halves), "position": np.arange(log_prob.shape[1] + 1)},
     )
+
+
+def _second_half(log_prob: Tensor, correct: Tensor, period: int) -> np.ndarray:
+    """Accuracy and log-probability of each sequence's second half."""
+    return torch.stack([x[:, -period:].double().mean(dim=1) for x in (correct, log_prob)]).numpy()
 
 
 def _grid(runner: Runner) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from mechlist.experiments.induction_claims import ablation_table, ablation_words, mlp_words
 from mechlist.experiments.induction_steps import SCORES, found_heads, ranked, threshold
 from mechlist.types import head_name
 
@@ -51,6 +52,8 @@ def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
         found = set(found_heads(results, score))
         frame.insert(3 + place, f"is_{SCORES[score].replace(' ', '_')}_head", [head in found for head in heads])
     out = {"heads": frame.sort_values("induction_score", ascending=False, kind="stable", ignore_index=True)}
+    if "ablated_accuracy" in results:
+        out["ablations"] = ablation_table(results)
     if "k_composition" in results:
         out["k-composition"] = _pairs(results)
     return out
@@ -96,7 +99,7 @@ def _ablation(results: xr.Dataset, right: float) -> str:
     parts: list[str] = []
     for mode, what in words.items():
         values = accuracy.sel(ablation=mode)
-        part = f"with {what} to {float(values.sel(head_set='induction heads')):.1%}"
+        part = f"with {what} to {float(values.sel(head_set='induction heads')):.1%}{_ends(results, mode)}"
         if random:
             left = values.sel(head_set=random)
             part += f" (as many random heads leave {float(left.min()):.1%} to {float(left.max()):.1%}"
@@ -104,7 +107,16 @@ def _ablation(results: xr.Dataset, right: float) -> str:
                 part += f", the other heads of the same layers {float(values.sel(head_set='rest of the layer')):.1%}"
             part += ")"
         parts.append(part)
-    return f"Without the induction heads second-half accuracy goes from {right:.1%} {' and '.join(parts)}."
+    said = f"Without the induction heads second-half accuracy goes from {right:.1%} {' and '.join(parts)}."
+    return said + ablation_words(results)
+
+
+def _ends(results: xr.Dataset, mode: str) -> str:
+    """The interval of the accuracy without the induction heads, where there is one."""
+    chosen = {"ablation": mode, "head_set": "induction heads"}
+    names = [name for name in ("ablated_accuracy_low", "ablated_accuracy_high") if name in results]
+    low, high = [float(results[name].sel(chosen)) for name in names] or [np.nan, np.nan]
+    return "" if np.isnan(low) else f" [{low:.1%}, {high:.1%}]"
 
 
 def _mlp(results: xr.Dataset) -> str:
@@ -113,12 +125,10 @@ def _mlp(results: xr.Dataset) -> str:
         "mlp_loss_increase_mean": "the mean",
         "mlp_loss_increase_other_sequence": "another sequence",
     }
-    largest = [
-        f"{float(results[n].max()):.3f} nats (layer {int(np.nanmax(results[n].values, axis=1).argmax())}) from {words}"
-        for n, words in names.items()
-        if n in results
-    ]
-    return f"Replacing one MLP output of the second block raises the loss by at most {', '.join(largest)}."
+    largest = [f"{mlp_words(results, n)} from {words}" for n, words in names.items() if n in results]
+    reason = results["mlp_loss_increase"].attrs.get("reason", "")
+    said = f"Replacing one MLP output of the second block raises the loss by at most {', '.join(largest)}."
+    return f"{said} {reason}" if reason else said
 
 
 def _circuit(results: xr.Dataset) -> list[str]:

@@ -1,6 +1,7 @@
 """Activation patching of one or more pairs of prompts, exactly and over a whole grid."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,16 +14,18 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.experiment import Experiment
-from mechlist.experiments import patch_output
-from mechlist.experiments.patch_pairs import KEYS, Pairs, list_pairs, name_pairs, own_pairs, read_pairs
+from mechlist.experiments import patch_noise, patch_null, patch_output
+from mechlist.experiments.patch_noise import Asked
+from mechlist.experiments.patch_pairs import KEYS, Pair, Pairs, list_pairs, name_pairs, own_pairs, read_pairs
 from mechlist.figures import visible
 from mechlist.metrics.answers import LogitDifference, LogProb, Probability, Rank
 from mechlist.metrics.distributions import Entropy, KLFromBase, Loss
 from mechlist.metrics.measure import Metric
+from mechlist.metrics.significance import Correction
 from mechlist.patching.cells import Per, Site
 from mechlist.patching.grid import patch_grid, prepare
 from mechlist.patching.plan import plan_patching
-from mechlist.patching.replacements import Mean, Replacement, Resample, Zero
+from mechlist.patching.replacements import Mean, Replacement, Resample, Zero, donors
 from mechlist.registry import register
 from mechlist.runner import Runner
 from mechlist.runner.batching import pad_right
@@ -70,6 +73,15 @@ class Patch(Experiment):
     by position, or another of their clean prompts, drawn at random."""
     noising: bool = False
     """Patch corrupt activations into the clean run, instead of clean ones into the corrupt run."""
+    correction: Correction = "max-t"
+    """Of p values over the grid: max-t holds the chance of any false alarm, benjamini-hochberg their share."""
+    noise_repeats: int = 1
+    """How often effects are computed again in other batches, to know their numerical noise; 0 does not measure it."""
+    null_pairs: int = 0
+    """Irrelevant changes of every prompt, each a draw of the null and a sweep: another place or object in prompts with
+    names, another word of the instruction for lists. 19 draws make a threshold at .95."""
+    null_file: Path | None = None
+    """Pairs of one's own for the null, as in --pairs: as many as there are prompts, or a multiple for more draws."""
     top: int = 20
     """Rows of the table of cells with the largest effect."""
 
@@ -80,6 +92,11 @@ class Patch(Experiment):
         for name in ("top", "examples"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("noise_repeats", "null_pairs"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}.")
+        own = bool(given) or self.pairs is not None
+        patch_null.check(self.null_pairs, self.null_file, self.replacement, own=own, roles=self.roles)
         if not self.topics:
             raise InputError("topics must hold one topic at least, not none.")
         if self.roles and (given or self.pairs is not None):
@@ -88,16 +105,58 @@ class Patch(Experiment):
             raise InputError("To resample there must be another prompt: give more pairs.")
 
     def run(self, runner: Runner) -> xr.Dataset:
-        """The metric of every cell and prompt, with the tokens of the prompts that are changed."""
+        """The metric of every cell and prompt, with the tokens of the prompts that are changed; noise and null."""
         found = self._pairs(runner)
-        asked = self._asked(found)
-        return self._described(runner, patch_grid(runner, **asked), asked, found)
+        asked = self._fixed(runner, self._asked(found))
+        results = patch_grid(runner, **asked)
+        return self._checked(runner, results, results["patched"] - results["base"], asked, found)
 
     def plan(self, runner: Runner) -> Plan:
-        """What the sweep takes."""
-        return plan_patching(prepare(runner, **self._asked(self._pairs(runner)))[0])
+        """What the sweep takes, with those for noise and null."""
+        found = self._pairs(runner)
+        task, _, _ = prepare(runner, **self._fixed(runner, self._asked(found)))
+        prompts = len(task.base)
+        again = self.noise_repeats * patch_noise.sampled(prompts, task.parts.n_cells) / prompts
+        draws = self.null_pairs if self.null_file is None else len(read_pairs(self.null_file)) // prompts
+        return patch_noise.times(plan_patching(task), 1 + again + draws)
 
-    def _described(self, runner: Runner, results: xr.Dataset, asked: dict[str, Any], found: Pairs) -> xr.Dataset:
+    def _sweep(self, runner: Runner, asked: Asked, batch_share: float) -> xr.DataArray:
+        """Effects of every prompt and cell."""
+        return patch_noise.exact_effects(runner, asked, batch_share)
+
+    def _checked(
+        self, runner: Runner, results: xr.Dataset, effects: xr.DataArray, asked: Asked, found: Pairs
+    ) -> xr.Dataset:
+        """The described results with the noise and the null of their effects, where they are asked for."""
+
+        def ask(order: Sequence[int]) -> Asked:
+            return patch_noise.in_order(asked, order, self._metric_of([found.pairs[i] for i in order]))
+
+        def sweep(asked: Asked, batch_share: float) -> xr.DataArray:
+            return self._sweep(runner, asked, batch_share)
+
+        results = self._described(runner, results, asked, found)
+        units = {"units": results["base"].attrs["units"]}
+        if self.null_pairs or self.null_file is not None:
+            null = patch_null.null((sweep(one, 1.0) for one in self._null(runner, asked, found)), effects)
+            results["null"] = null.assign_attrs(units)
+        if self.noise_repeats:
+            noise = patch_noise.noise(runner, sweep, ask, effects, self.noise_repeats)
+            results["noise"] = noise.assign_attrs(units)
+        return results
+
+    def _null(self, runner: Runner, asked: Asked, found: Pairs) -> Iterator[Asked]:
+        """What to sweep for each draw of the null."""
+        if self.null_file is None:
+            generator = runner.generator("irrelevant tokens")
+            yield from patch_null.irrelevant_sources(asked, found.irrelevant, self.null_pairs, generator)
+            return
+        pairs = own_pairs(runner, read_pairs(self.null_file))
+        plain = replace(self, replacement="source")
+        for draw in patch_null.in_draws(pairs, len(found.pairs)):
+            yield plain._asked(draw)
+
+    def _described(self, runner: Runner, results: xr.Dataset, asked: Asked, found: Pairs) -> xr.Dataset:
         """The results with the tokens of the prompts that are changed, their clusters, and what was asked."""
         base, lengths = asked["base"], asked["lengths"]
         texts = [runner.token_texts(row[:n].tolist()) for row, n in zip(base, lengths.tolist(), strict=True)]
@@ -111,6 +170,7 @@ class Patch(Experiment):
             per=self.per,
             metric=self.metric,
             replacement=self.replacement,
+            correction=self.correction,
             model=runner.language_model.info["name"],
         )
 
@@ -140,7 +200,15 @@ class Patch(Experiment):
             return own_pairs(runner, [{name: getattr(self, name) for name in KEYS}])
         return list_pairs(runner, self.topics) if self.data == "list" else name_pairs(runner, self.examples)
 
-    def _asked(self, found: Pairs) -> dict[str, Any]:
+    @staticmethod
+    def _fixed(runner: Runner, asked: Asked) -> Asked:
+        """The same with what chance decides decided, so that it can be asked again in another order."""
+        source = asked["source"]
+        if not isinstance(source, Resample):
+            return asked
+        return asked | {"source": donors(runner, source, asked["base"], asked["lengths"])}
+
+    def _asked(self, found: Pairs) -> Asked:
         """Arguments of `patch_grid`."""
         clean, corrupt = (
             pad_right([torch.tensor(getattr(pair, name)) for pair in found.pairs]) for name in ("clean", "corrupt")
@@ -148,14 +216,13 @@ class Patch(Experiment):
         lengths = torch.tensor([len(pair.clean) for pair in found.pairs])
         base = clean if self.noising or self.replacement != "source" else corrupt
         source = self._source(clean, corrupt, lengths)
-        metric = self._metric([pair.answer for pair in found.pairs], [pair.wrong for pair in found.pairs])
         roles = dict(found.roles) if self.roles and found.roles is not None else None
         return {
             "base": base,
             "source": source,
             "site": self.site,
             "per": self.per,
-            "metric": metric,
+            "metric": self._metric_of(found.pairs),
             "lengths": lengths,
             "roles": roles,
         }
@@ -169,7 +236,8 @@ class Patch(Experiment):
             return Mean(torch.cat([clean, corrupt]), lengths.repeat(2))
         return Resample(clean, lengths)
 
-    def _metric(self, answer: list[int], wrong: list[int]) -> Metric:
+    def _metric_of(self, pairs: Sequence[Pair]) -> Metric:
+        answer, wrong = [pair.answer for pair in pairs], [pair.wrong for pair in pairs]
         made: dict[MetricName, Metric] = {
             "logit_difference": LogitDifference(answer=answer, wrong=wrong),
             "log_prob": LogProb(answer=answer),

@@ -2,16 +2,12 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.experiments.patch_claims import Claims, claims, legend, sentences
 from mechlist.figures import head_heatmap, position_heatmap, token_labels
-from mechlist.metrics.significance import EffectTable, effect_table
-
-SEED = 0
-"""Of the sign flips and the bootstrap: tables and sentences follow from the results alone."""
 
 METRICS = {
     "logit_difference": "logit difference",
@@ -26,43 +22,57 @@ REPLACEMENTS = {"zero": "zero", "mean": "the mean over the prompts", "resample":
 
 
 def figures(results: xr.Dataset) -> dict[str, go.Figure]:
-    """By layer and position or role, with the tokens below; by layer and head."""
-    values = effects(results).mean("prompt")
-    words = _words(results)
+    """By layer and position or role, with the tokens below; by layer and head. Dots mark what survives."""
+    values, found = effects(results).mean("prompt"), claims(results)
+    words, marked, note = _words(results), found.marked, found.notes
+    caption = f"{words.pop('caption')} {legend(found)}"
     if results.attrs["per"] == "head":
-        return {"heads": head_heatmap(values, diverging=True, **words)}
+        return {"heads": head_heatmap(values, diverging=True, caption=caption, marked=marked, note=note, **words)}
     place = "role" if "role" in values.dims else "position"
     labels = values[place].values.tolist() if place == "role" else token_labels(_tokens(results))
     if results.attrs["per"] == "position":
-        return {f"{place}s": position_heatmap(_placed(values, place), labels, **words)}
-    caption = words.pop("caption")
-    by_head = values.isel({place: abs(values).fillna(0).argmax(place)})
-    by_place = values.isel(head=abs(values).fillna(0).argmax("head"))
+        grids = {"marked": _placed(marked, place), "note": _placed(note, place)}
+        return {f"{place}s": position_heatmap(_placed(values, place), labels, caption=caption, **grids, **words)}
+    best = {place: abs(values).fillna(0).argmax(place)}
+    by_place = {"head": abs(values).fillna(0).argmax("head")}
+    heads = {"marked": marked.isel(best), "note": note.isel(best)}
+    places = {"marked": _placed(marked.isel(by_place), place), "note": _placed(note.isel(by_place), place)}
     return {
-        "heads": head_heatmap(by_head, diverging=True, caption=f"At each head's strongest {place}. {caption}", **words),
+        "heads": head_heatmap(
+            values.isel(best), diverging=True, caption=f"At each head's strongest {place}. {caption}", **heads, **words
+        ),
         f"{place}s": position_heatmap(
-            _placed(by_place, place), labels, caption=f"The strongest head of each layer. {caption}", **words
+            _placed(values.isel(by_place), place),
+            labels,
+            caption=f"The strongest head of each layer. {caption}",
+            **places,
+            **words,
         ),
     }
 
 
 def tables(results: xr.Dataset, top: int) -> dict[str, pd.DataFrame]:
     """The `top` cells by the size of their mean effect, with intervals and tests over the prompts; and the prompts."""
-    cells = cell_table(results, _tested(results))
+    cells = cell_table(results, claims(results))
     columns = {"prompt": ["".join(row) for row in results["token"].values], "base": results["base"].values}
     if "source" in results:
         columns["source"] = results["source"].values
     return {"cells": cells.head(top), "prompts": pd.DataFrame(columns)}
 
 
-def cell_table(results: xr.Dataset, found: EffectTable) -> pd.DataFrame:
+def cell_table(results: xr.Dataset, found: Claims) -> pd.DataFrame:
     """One row a cell that some prompt has, the strongest first: its effect and, over several prompts, its interval."""
-    raw = results["patched"] - results["base"]
+    raw, tested = found.effects, found.table
     columns: dict[str, Any] = {"recovered": results["recovered"].mean("prompt")} if _kind(results) != "effect" else {}
-    columns["effect"] = (raw.dims[1:], found.estimate)
+    columns["effect"] = (raw.dims[1:], tested.estimate)
     if results.sizes["prompt"] > 1:
-        columns |= {name: (raw.dims[1:], getattr(found, name)) for name in ("low", "high")}
-        columns |= {"n": (raw.dims[1:], found.n_units), "p_corrected": (raw.dims[1:], found.p_corrected)}
+        columns |= {name: (raw.dims[1:], getattr(tested, name)) for name in ("low", "high")}
+        columns |= {"n": (raw.dims[1:], tested.n_units), "p_corrected": (raw.dims[1:], tested.p_corrected)}
+        columns["correction"] = tested.correction
+    if found.noise is not None:
+        columns["below_noise"] = (raw.dims[1:], tested.below_noise)
+    if found.null is not None:
+        columns["beyond_null"] = (raw.dims[1:], found.null.survives)
     coords = {name: raw[name] for name in raw.dims[1:]}
     table = xr.Dataset(columns, coords=coords).to_dataframe().reset_index()
     if "position" in table:
@@ -78,39 +88,22 @@ def findings(results: xr.Dataset) -> list[str]:
     base, mean = float(results["base"].mean()), f"mean over {results.sizes['prompt']} prompt{'s' if many else ''}"
     if _kind(results) == "recovered":
         source = float(results["source"].mean())
-        sentences = [
+        said = [
             f"The {what} is {base:.3f} in the run that is changed and {source:.3f} in the run that the replacements "
             f"come from ({mean})."
         ]
     else:
         put = REPLACEMENTS[results.attrs["replacement"]]
-        sentences = [f"The {what} is {base:.3f} in the unchanged run ({mean}); put in is {put}."]
-    found = _tested(results)
+        said = [f"The {what} is {base:.3f} in the unchanged run ({mean}); put in is {put}."]
+    found = claims(results)
     cells = cell_table(results, found)
     if len(cells):
         best, kind = cells.iloc[0], _kind(results)
         where = " ".join(f"{name} {best[name]}" for name in ("layer", "head", "position", "role") if name in cells)
         token = f" ({best['token']!r})" if "token" in cells else ""
         moved = f"recovers {best[kind]:.1%}" if kind == "recovered" else f"changes it by {best[kind]:+.3f}"
-        sentences.append(f"The largest effect is at {where}{token}: it {moved}.")
-    return sentences + (_significance(results, found) if many else [])
-
-
-def _significance(results: xr.Dataset, found: EffectTable) -> list[str]:
-    if found.reason:
-        return [found.reason]
-    tested, survive = int(found.tested.sum()), int(found.survives.sum())
-    return [
-        f"{survive} of {tested} cells change the metric beyond chance at the level {found.level:g} (max-T over all "
-        f"cells, signs of raw effects flipped by {'cluster' if 'cluster' in results else 'prompt'})."
-    ]
-
-
-def _tested(results: xr.Dataset) -> EffectTable:
-    """Raw effects over the prompts: the ratio that is recovered would not change when base and source change places."""
-    clusters = results["cluster"].values if "cluster" in results else None
-    raw = (results["patched"] - results["base"]).values
-    return effect_table(raw, clusters=clusters, generator=np.random.default_rng(SEED))
+        said.append(f"The largest effect is at {where}{token}: it {moved}.")
+    return said + sentences(found, results["base"].attrs.get("units", ""))
 
 
 def effects(results: xr.Dataset) -> xr.DataArray:

@@ -9,7 +9,8 @@ import numpy as np
 
 from mechlist.errors import InputError
 from mechlist.prompts.chat import list_tokens
-from mechlist.prompts.ioi import ioi_pairs
+from mechlist.prompts.ioi import OBJECTS, PLACES, ioi_pairs
+from mechlist.prompts.irrelevant import Change, changes, instruction_words, same_kind
 from mechlist.prompts.list_prompts import list_prompt
 from mechlist.prompts.role_positions import role_positions
 from mechlist.prompts.roles import list_roles
@@ -39,6 +40,8 @@ class Pairs:
     roles: Mapping[str, list[list[int]]] | None = None
     clusters: list[str] | None = None
     """What pairs have in common: those of one topic or template are not independent."""
+    irrelevant: list[list[Change]] | None = None
+    """Of each pair, the ways to change a token of both its prompts that should not matter."""
 
 
 def list_pairs(runner: Runner, topics: Sequence[str]) -> Pairs:
@@ -48,7 +51,8 @@ def list_pairs(runner: Runner, topics: Sequence[str]) -> Pairs:
         InputError: a topic that there is not; a tokenizer without chat template.
     """
     marks = list_tokens(runner.tokenizer)
-    pairs, roles = [], []
+    pairs, roles, others = [], [], []
+    words = instruction_words(runner.tokenizer)
     for topic, items in choose_topics((), topics).items():
         lines = [runner.tokenizer.encode(item, add_special_tokens=False) for item in items[:LIST_ITEMS]]
         written = [token for line in lines for token in (marks.hyphen, *line, marks.line_break)]
@@ -57,7 +61,8 @@ def list_pairs(runner: Runner, topics: Sequence[str]) -> Pairs:
         clean, corrupt = (p.with_completion(completion) for p in (prompt, other))
         pairs.append(Pair(clean, corrupt, marks.end_of_turn, marks.hyphen))
         roles.append(list_roles(prompt, completion, marks))
-    return Pairs(pairs, role_positions(roles), list(topics))
+        others.append(changes(clean, words, roles[-1].where("prompt").tolist()))
+    return Pairs(pairs, role_positions(roles), list(topics), others)
 
 
 def name_pairs(runner: Runner, examples: int) -> Pairs:
@@ -71,7 +76,9 @@ def name_pairs(runner: Runner, examples: int) -> Pairs:
     found = ioi_pairs(runner.tokenizer, examples, np.random.default_rng(seed), bos=bos)
     roles = {name: [[pair.positions[name]] for pair in found] for name in found[0].positions}
     pairs = [Pair(p.clean, p.corrupt, p.answer, p.wrong) for p in found]
-    return Pairs(pairs, roles, [f"template {p.template}" for p in found])
+    words = same_kind(runner.tokenizer, PLACES, OBJECTS)
+    others = [changes(p.clean, words, range(len(p.clean))) for p in found]
+    return Pairs(pairs, roles, [f"template {p.template}" for p in found], others)
 
 
 def own_pairs(runner: Runner, texts: Sequence[Mapping[str, str]]) -> Pairs:

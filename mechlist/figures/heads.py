@@ -11,6 +11,7 @@ import xarray as xr
 from mechlist.errors import InputError
 from mechlist.figures.checks import coordinate, matrix, number
 from mechlist.figures.colour import Scale
+from mechlist.figures.marks import dots, frame, marked_cells, notes
 from mechlist.figures.panels import Grid, grid_figure, thinned, tick_step
 from mechlist.figures.style import MISSING, finish
 
@@ -27,6 +28,8 @@ def head_heatmap(
     unit: str,
     diverging: bool = False,
     limit: float | int | None = None,
+    marked: xr.DataArray | None = None,
+    note: xr.DataArray | None = None,
 ) -> go.Figure:
     """One value a head, from `scores(layer, head)`; layer 0 on top, NaN grey.
 
@@ -37,9 +40,12 @@ def head_heatmap(
         unit: title of the colour bar.
         diverging: red below zero, blue above; else white at zero to blue.
         limit: far end of the colour scale; by default 1, or the largest value if more or diverging.
+        marked: heads that get a dot, such as those that survive a test; the caption should say which.
+        note: text that the hover box adds to each head, such as its p value.
     """
     scale = Scale(unit=unit, diverging=diverging, limit=limit)
-    return finish(_draw({"": scores}, scale, columns=1), title=title, caption=caption)
+    marks, words = ({} if array is None else {"": array} for array in (marked, note))
+    return finish(_draw({"": scores}, scale, columns=1, marked=marks, note=words), title=title, caption=caption)
 
 
 def heads_panel(
@@ -51,6 +57,8 @@ def heads_panel(
     diverging: bool = False,
     limit: float | int | None = None,
     columns: int = 3,
+    marked: Mapping[str, xr.DataArray] | None = None,
+    note: Mapping[str, xr.DataArray] | None = None,
 ) -> go.Figure:
     """Several head heat maps of one model side by side, with one colour scale.
 
@@ -62,25 +70,46 @@ def heads_panel(
         diverging: red below zero, blue above; else white at zero to blue.
         limit: far end of the colour scale; by default 1, or the largest value if more or diverging.
         columns: panels in a row.
+        marked: of some or all panels, the heads that get a dot; the caption should say which.
+        note: of some or all panels, text that the hover box adds to each head.
     """
     scale = Scale(unit=unit, diverging=diverging, limit=limit)
-    return finish(_draw(scores, scale, columns=columns), title=title, caption=caption)
+    drawn = _draw(scores, scale, columns=columns, marked=marked or {}, note=note or {})
+    return finish(drawn, title=title, caption=caption)
 
 
-def _draw(scores: Mapping[str, xr.DataArray], scale: Scale, *, columns: int) -> go.Figure:
+def _draw(
+    scores: Mapping[str, xr.DataArray],
+    scale: Scale,
+    *,
+    columns: int,
+    marked: Mapping[str, xr.DataArray],
+    note: Mapping[str, xr.DataArray],
+) -> go.Figure:
+    unknown = [name for name in (*marked, *note) if name not in scores]
+    if unknown:
+        raise InputError(f"marked and note must be of the panels {', '.join(scores)}; received {unknown[0]!r}.")
     grids = [matrix(values, _DIMS, f"scores['{name}']" if name else "scores") for name, values in scores.items()]
     shapes = sorted({values.shape for values in grids})
     if len(shapes) != 1:
         raise InputError(f"scores must hold one or more arrays of one shape; received shapes {shapes}.")
     grid = _grid(tuple(scores), shapes[0], scale, columns)
     figure = grid_figure(grid)
-    for index, (values, array) in enumerate(zip(grids, scores.values(), strict=True)):
+    figure.update_yaxes(autorange="reversed")
+    for index, (values, (name, array)) in enumerate(zip(grids, scores.items(), strict=True)):
         row, column = grid.cell(index)
-        figure.add_trace(_trace(values, array, gap=1 if grid.height / len(values) >= 12 else 0), row=row, col=column)
+        pixels = grid.height // len(values)
+        cells = marked_cells(marked.get(name), array, _DIMS)
+        trace = _trace(values, array, notes(note.get(name), array, _DIMS), gap=1 if pixels >= 12 else 0)
+        figure.add_trace(trace, row=row, col=column)
+        if cells is not None and cells.any():
+            figure.add_trace(dots(cells, pixels, corner=cells.size <= _ANNOTATED), row=row, col=column)
+            across, down = frame(cells)
+            figure.update_xaxes(across, row=row, col=column)
+            figure.update_yaxes(down, row=row, col=column)
         x, y = _axis(array, "head", grid.width, 22), _axis(array, "layer", grid.height, 16)
         figure.update_xaxes(x, title="head" if grid.is_bottom(index) else None, row=row, col=column)
         figure.update_yaxes(y, title="layer" if grid.is_left(index) else None, row=row, col=column)
-    figure.update_yaxes(autorange="reversed")
     figure.update_layout(coloraxis=scale.axis(grids, grid.area[1]), plot_bgcolor=MISSING)
     return figure
 
@@ -93,11 +122,11 @@ def _grid(names: tuple[str, ...], shape: tuple[int, ...], scale: Scale, columns:
     return replace(grid, right=scale.space(grid.area[1]))
 
 
-def _trace(values: np.ndarray, array: xr.DataArray, *, gap: int) -> go.Heatmap:
+def _trace(values: np.ndarray, array: xr.DataArray, lines: np.ndarray, *, gap: int) -> go.Heatmap:
     layers, heads = coordinate(array, "layer"), coordinate(array, "head")
     hover = [
-        [f"L{layer}H{head}: {number(value)}" for head, value in zip(heads, row, strict=True)]
-        for layer, row in zip(layers, values, strict=True)
+        [f"L{layer}H{head}: {number(value)}{line}" for head, value, line in zip(heads, row, added, strict=True)]
+        for layer, row, added in zip(layers, values, lines, strict=True)
     ]
     trace = go.Heatmap(
         z=values,

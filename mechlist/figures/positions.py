@@ -10,6 +10,7 @@ import xarray as xr
 from mechlist.errors import InputError
 from mechlist.figures.checks import coordinate, matrix, number
 from mechlist.figures.colour import Scale
+from mechlist.figures.marks import dots, frame, marked_cells, notes
 from mechlist.figures.panels import Grid, grid_figure, thinned, tick_step
 from mechlist.figures.style import MISSING, finish
 
@@ -26,6 +27,8 @@ def position_heatmap(
     caption: str,
     unit: str,
     limit: float | int | None = None,
+    marked: xr.DataArray | None = None,
+    note: xr.DataArray | None = None,
 ) -> go.Figure:
     """One value a layer and position, red below zero and blue above; layer 0 on top, NaN grey.
 
@@ -36,6 +39,8 @@ def position_heatmap(
         caption: one sentence that says what to look for.
         unit: title of the colour bar.
         limit: far end of the colour scale; by default the largest value.
+        marked: cells that get a dot, such as those that survive a test; the caption should say which.
+        note: text that the hover box adds to each cell, such as its p value.
     """
     grid_values = matrix(values, _DIMS, "values")
     layers, positions = grid_values.shape
@@ -47,10 +52,10 @@ def position_heatmap(
     grid = Grid(names=("",), width=positions * width, height=layers * height, columns=1, left=46, bottom=bottom)
     grid = replace(grid, right=scale.space(grid.area[1]))
     figure = grid_figure(grid)
-    names = coordinate(values, "layer")
+    names, cells = coordinate(values, "layer"), marked_cells(marked, values, _DIMS)
     hover = [
-        [f"layer {n}, {label}: {number(v)}" for label, v in zip(labels, row, strict=True)]
-        for n, row in zip(names, grid_values, strict=True)
+        [f"layer {n}, {label}: {number(v)}{line}" for label, v, line in zip(labels, row, added, strict=True)]
+        for n, row, added in zip(names, grid_values, notes(note, values, _DIMS), strict=True)
     ]
     figure.add_trace(
         go.Heatmap(
@@ -67,6 +72,11 @@ def position_heatmap(
     )
     ticks = thinned(names, tick_step(layers, layers * height, spacing=16))
     figure.update_yaxes(**ticks, title="layer", autorange="reversed", showgrid=False, showline=False, ticks="")
+    if cells is not None and cells.any():
+        figure.add_trace(dots(cells, min(width, height), corner=False))
+        across, down = frame(cells)
+        figure.update_xaxes(across)
+        figure.update_yaxes(down)
     # Not square: there are many more positions than layers.
     figure.update_yaxes(scaleanchor=False)
     figure.update_layout(coloraxis=scale.axis([grid_values], grid.area[1]), plot_bgcolor=MISSING)

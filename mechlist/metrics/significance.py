@@ -1,18 +1,22 @@
 """What to say of a grid of effects: estimates with intervals and tests, an irrelevant change, numerical noise."""
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from mechlist.errors import InputError
-from mechlist.metrics.multiple import MaxT, max_t
+from mechlist.metrics.multiple import MaxT, benjamini_hochberg, max_t
 from mechlist.metrics.statistics import Interval, Threshold, bootstrap_interval, null_threshold
 
+Correction = Literal["max-t", "benjamini-hochberg"]
+"""Of p values over a grid: for the chance of any false alarm, or for their expected share among the discoveries."""
 _ROUNDING = 1e-9
 """1 - .9 is a little less than .1: a p value of .1 must reach it."""
+_EQUAL = 1e-6
+"""Relative to the largest: effects of two units no farther apart are the same effect, computed twice."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,15 @@ class EffectTable:
     p: Float[np.ndarray, "*cell"]
     """Two-sided p value of each cell by itself."""
     p_corrected: Float[np.ndarray, "*cell"]
-    """p value corrected for all tested cells."""
+    """p value corrected for all tested cells, as `correction` says."""
     tested: Bool[np.ndarray, "*cell"]
     """Cells with two clusters at least, in which some unit changed."""
     survives: Bool[np.ndarray, "*cell"]
     """Whether `p_corrected` is at most 1 - `level`."""
     below_noise: Bool[np.ndarray, "*cell"]
     """Whether the estimate is no larger than the numerical noise; False everywhere if the noise is not known."""
+    correction: Correction
+    """How p values are corrected: whether it is the family-wise error or the false discovery rate that is held."""
     level: float
     """Of the intervals, and of the tests."""
     smallest_p: float
@@ -73,25 +79,40 @@ def effect_table(
     level: float | int = 0.95,
     resamples: int = 2000,
     noise: Float[np.ndarray, "*cell"] | float | int | None = None,
+    correction: Correction = "max-t",
     generator: np.random.Generator,
 ) -> EffectTable:
-    """Mean effect (patched - base) of each cell, its clustered bootstrap interval, and its max-T test.
+    """Mean effect (patched - base) of each cell, its clustered bootstrap interval, and its test by sign flips.
+
+    `correction` is `max-t`, which holds the chance of any false alarm, or `benjamini-hochberg`, which holds the
+    expected share of false alarms among the cells that survive (where cells are independent or depend positively).
 
     A NaN says that a unit lacks the cell; all of a row is then about the units that have it. Intervals are of each
     cell by itself, and `survives` is about all at once: an interval may leave out zero where its cell does not survive.
-    With one unit, or one cluster, interval and test are NaN and `reason` says so. `noise` is a level from
-    `numerical_noise`, for all cells or for each.
+    With one unit, or one cluster, interval and test are NaN and `reason` says so; likewise where all units have equal
+    effects in every cell, being one unit in effect. `noise` is a level from `numerical_noise`, for all cells or for
+    each.
 
     Raises:
-        InputError: no unit, no resample, a level outside 0 to 1, labels that are not one a unit, an infinite effect,
-            or noise of another shape or below zero.
+        InputError: no unit, no resample, a level outside 0 to 1, an unknown correction, labels that are not one a unit,
+            an infinite effect, or noise of another shape or below zero.
     """
     if not 0 < level < 1:
         raise InputError(f"level must be between 0 and 1, not {level}.")
+    if correction not in get_args(Correction):
+        raise InputError(f"correction must be one of {', '.join(get_args(Correction))}, not {correction!r}.")
     test = max_t(effects, clusters=clusters, resamples=resamples, generator=generator)
     estimate = _mean(effects, test.n_units)
+    small = np.zeros(estimate.shape, dtype=bool) if noise is None else below_noise(estimate, noise)
     low, high = _interval(effects, clusters, level, resamples, generator)
     alpha = 1 - level + _ROUNDING
+    reason = _reason(test, alpha, "units" if clusters is None else "clusters", resamples)
+    if not reason and _all_equal(effects, test, 0.0 if noise is None else noise):
+        reason = f"There is no test: the effects of all {len(effects)} units are equal in every cell."
+        nothing = np.full(estimate.shape, np.nan)
+        low, high = nothing, nothing
+        test = replace(test, t=nothing, p=nothing, p_corrected=nothing, tested=np.zeros(estimate.shape, dtype=bool))
+    p_corrected = test.p_corrected if correction == "max-t" else _discovery_rate(test)
     return EffectTable(
         estimate=estimate,
         low=low,
@@ -100,13 +121,14 @@ def effect_table(
         n_clusters=test.n_clusters,
         t=test.t,
         p=test.p,
-        p_corrected=test.p_corrected,
+        p_corrected=p_corrected,
         tested=test.tested,
-        survives=np.asarray(test.p_corrected <= alpha),
-        below_noise=np.zeros(estimate.shape, dtype=bool) if noise is None else below_noise(estimate, noise),
+        survives=np.asarray(p_corrected <= alpha),
+        below_noise=small,
+        correction=correction,
         level=float(level),
         smallest_p=test.smallest_p,
-        reason=_reason(test, alpha, "units" if clusters is None else "clusters", resamples),
+        reason=reason,
     )
 
 
@@ -201,6 +223,22 @@ def _interval(
                 clusters=None if clusters is None else clusters[units],
             )
     return Interval(low.reshape(shape), high.reshape(shape))
+
+
+def _discovery_rate(test: MaxT) -> Float[np.ndarray, "*cell"]:
+    """P values adjusted over the tested cells; those that never change keep theirs, which is 1."""
+    return np.where(test.tested, benjamini_hochberg(np.where(test.tested, test.p, np.nan)), test.p)
+
+
+def _all_equal(
+    effects: Float[np.ndarray, "unit *cell"], test: MaxT, noise: Float[np.ndarray, "*cell"] | float | int
+) -> bool:
+    """Whether in every tested cell the effects of all units are the same, but for rounding or the noise."""
+    cells = effects[:, test.tested].astype(np.float64)
+    largest, smallest = np.fmax.reduce(cells, axis=0), np.fmin.reduce(cells, axis=0)
+    level = np.broadcast_to(np.asarray(noise, dtype=np.float64), test.tested.shape)[test.tested]
+    rounding = _EQUAL * np.abs([largest, smallest]).max()
+    return bool((largest - smallest <= np.fmax(level, rounding)).all())
 
 
 def _reason(test: MaxT, alpha: float, name: str, resamples: int) -> str:

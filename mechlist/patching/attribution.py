@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Metric
+from mechlist.patching.attribution_gradient import require_gradients
 from mechlist.patching.attribution_work import Attribution
 from mechlist.patching.grid import prepare
 from mechlist.patching.replacements import Replacement
@@ -72,12 +73,13 @@ def attribution_grid(
         `role` in the place of `position` if there are roles; `base(prompt)`; and with source runs `source(prompt)`.
 
     Raises:
-        InputError: as `patch_grid`; a metric without a gradient; `fix_qk` at another site, with several steps, or on a
-            model whose attention cannot be run by itself; scores that become minus infinity.
+        InputError: as `patch_grid`; weights or a metric without a gradient; `fix_qk` at another site, with several
+            steps, or on a model whose attention cannot be run by itself; scores that become minus infinity.
         ModelError: a model in train mode whose dropout would make every number noise.
     """
     if steps < 1:
         raise InputError(f"steps must be 1 or more, not {steps}.")
+    require_gradients(runner.language_model)
     task, axes, coords = prepare(
         runner, base=base, source=source, site=site, per=per, metric=metric, lengths=lengths, roles=roles
     )

@@ -9,6 +9,19 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.metrics.measure import COPIES, Logits, Measure
+from mechlist.models.language_model import LanguageModel
+
+
+def require_gradients(model: LanguageModel) -> None:
+    """Refuse weights through which no gradient flows.
+
+    Raises:
+        InputError: weights that are quantised, or whole numbers.
+    """
+    quantised = getattr(getattr(model.module, "cfg", None), "load_in_4bit", False)
+    if quantised or not model.dtype.is_floating_point:
+        kind = "quantised" if quantised else f"of the type {model.dtype}"
+        raise InputError(f"The weights are {kind}, and have no gradients: load the model in float32 or bfloat16.")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from mechlist.errors import InputError
 from mechlist.metrics.measure import Metric
 from mechlist.models.language_model import LanguageModel
 from mechlist.patching.attribution_cost import gradient_bytes, weight_copies
-from mechlist.patching.attribution_gradient import differentiable, metric_gradient
+from mechlist.patching.attribution_gradient import differentiable, metric_gradient, require_gradients
 from mechlist.patching.cost import Sizes
 from mechlist.patching.edge_passes import Receivers, WithoutGradient
 from mechlist.patching.edges import EdgeTask, edge_task
@@ -65,9 +65,8 @@ def edge_scores(
     """
     if steps < 1:
         raise InputError(f"steps must be 1 or more, not {steps}.")
+    require_gradients(runner.language_model)
     task = edge_task(runner, base=base, source=source, metric=metric, lengths=lengths)
-    if not task.model.dtype.is_floating_point:
-        raise InputError(f"Weights of the type {task.model.dtype} have no gradients: load the model in float32.")
     with torch.inference_mode(mode=False):
         work = _Scoring(task, steps)
         asked = task.digest(f"edge scores {steps} {work.plan}")

@@ -42,6 +42,11 @@ class EdgeRuns:
         self._run(tokens, keep, _unchanged)
         return out
 
+    def plain(self, tokens: Int[Tensor, "prompt position"]) -> Float[Tensor, "prompt position d_model"]:
+        """The final, normalised residual stream of plain runs, with all that heads add apart."""
+        x = self._run(tokens, _unseen, _unchanged)
+        return self.layers.final(x.flatten(0, 1)).view(x.shape)
+
     def finals(
         self,
         base: Int[Tensor, "prompt position"],
@@ -134,6 +139,10 @@ class EdgeRuns:
                 activation = layers.project_each(layer, kind, own.transpose(1, 2).flatten(0, 1))
             out.append(activation.view(*x.shape[:2], *activation.shape[1:]))
         return out
+
+
+def _unseen(place: slice, own: Tensor) -> None:  # noqa: ARG001
+    return None
 
 
 def _unchanged(kind: str, layer: int, x: Tensor) -> None:  # noqa: ARG001

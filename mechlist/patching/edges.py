@@ -141,13 +141,18 @@ def edge_task(
 
     Raises:
         InputError: as `patch_grid`, or as `nodes_of`.
+        MechlistError: layers that do not give what the model's own forward pass gives.
     """
     nodes_of(runner)
     tokens = source if isinstance(source, Tensor) else base
     checked = prepare(
         runner, base=base, source=tokens, site="resid_post", per="position", metric=metric, lengths=lengths, roles=None
     )[0]
-    return EdgeTask(runner, base, source, checked.lengths, checked.measure)
+    task = EdgeTask(runner, base, source, checked.lengths, checked.measure)
+    first = base[:1, : checked.lengths[0]]
+    with torch.no_grad():
+        checked.compare(task.model, first, task.runs.plain(first.to(task.model.device)))
+    return task
 
 
 def run_edges(

@@ -39,9 +39,12 @@ class Entries:
     position: Int[Tensor, " entry"]
     head: Int[Tensor, " entry"]
     """Or ALL."""
+    part: Int[Tensor, " entry"]
+    """Number of the part that it comes from."""
 
     def __getitem__(self, chosen: Tensor | slice) -> "Entries":
-        return Entries(self.row[chosen], self.prompt[chosen], self.position[chosen], self.head[chosen])
+        columns = (self.row, self.prompt, self.position, self.head, self.part)
+        return Entries(*(column[chosen] for column in columns))
 
 
 class Batch:
@@ -110,7 +113,7 @@ class Batch:
         kept = single < end[which]
         which, single = which[kept], single[kept]
         chosen = part[which]
-        entries = Entries(row[which], self.prompt[row[which]], single, parts.head[chosen])
+        entries = Entries(row[which], self.prompt[row[which]], single, parts.head[chosen], chosen)
         return entries, parts.layer[chosen]
 
 
@@ -152,6 +155,13 @@ class Packing:
         index, slot = self._batch.slots(entries, self.last)
         return entries[index], slot
 
+    def places(self, site: str, entries: Entries) -> tuple[Entries, Int[Tensor, " entry"]]:
+        """Entries that a site has, and where they stand among its packed tokens or queries."""
+        if site in ("resid_pre", "k", "v"):
+            return entries, self.token_places(entries)
+        entries, slot = self.slots(entries)
+        return entries, self.query_places(entries, slot)
+
     def token_places(self, entries: Entries) -> Int[Tensor, " entry"]:
         """Of each entry among the packed tokens."""
         group = self._batch.group[entries.row]
@@ -181,12 +191,7 @@ class Editor:
         """The packed activation at `name`, edited if that is the site."""
         if name != self._site or name in ATTENTION_SITES:
             return x
-        entries = self._entries
-        if name in ("resid_pre", "k", "v"):
-            places = self._packing.token_places(entries)
-        else:
-            entries, slot = self._packing.slots(entries)
-            places = self._packing.query_places(entries, slot)
+        entries, places = self._packing.places(name, self._entries)
         self._write(x, places, entries)
         newcomers, behind = self._fresh
         self._write(x, behind, newcomers)

@@ -42,6 +42,8 @@ AFTER_ATTENTION = ("z", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
 Replacing = Callable[[int, Tensor, Tensor | None], Tensor]
 """Of the layer, the base run's activation at the site, and the source's if there is a source run: what is put in."""
+Watch = Callable[[str, Tensor], None]
+"""Called with every site's name and activation on the way through the layers, packed tokens first."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,12 @@ class Trace:
 
 
 def trace(
-    layers: Layers, residual: Float[Tensor, "run position d_model"], prompts: int, site: str, replacing: Replacing
+    layers: Layers,
+    residual: Float[Tensor, "run position d_model"],
+    prompts: int,
+    site: str,
+    replacing: Replacing,
+    watch: Watch | None = None,
 ) -> Trace:
     """Run every layer from the residual stream before the first, and keep what rows need.
 
@@ -76,6 +83,7 @@ def trace(
         prompts: number of base runs.
         site: where parts are replaced.
         replacing: gives what is put in.
+        watch: is shown every activation.
     """
     length = residual.shape[1]
     positions = torch.arange(length, device=residual.device)
@@ -87,6 +95,8 @@ def trace(
         return x if len(x) == prompts else x[:prompts].clone()
 
     def touch(name: str, activation: Tensor) -> Tensor:
+        if watch is not None:
+            watch(name, activation)
         if name == site:
             whole = activation if name in ATTENTION_SITES else activation.view(-1, length, *activation.shape[1:])
             base = whole[:prompts]
@@ -155,6 +165,12 @@ class Sweep:
             token += len(whole[-1])
         return self.layers.final(torch.cat(whole)), where
 
+    def editor(
+        self, layer: int, packing: Packing, entries: Entries, fresh: tuple[Entries, Int[Tensor, " entry"]]
+    ) -> Editor:
+        """What writes a layer's replaced parts."""
+        return Editor(self.site, self.base.source[layer], packing, entries, fresh)
+
     def _advance(self, layer: int, batch: Batch, streams: list[Tensor | None]) -> None:
         """Run one layer on every row that has joined, and let those join whose own layer it is."""
         late, last = self.site in AFTER_ATTENTION, layer == self.layers.cfg.n_layers - 1
@@ -168,7 +184,7 @@ class Sweep:
             newcomers = newcomers[batch.slots(newcomers, last)[0].unique()]
         tokens, which = single_tokens(newcomers)
         width = packing.queries[-1].stop if packing.queries else 0
-        edit = Editor(self.site, self.base.source[layer], packing, entries[~own], (newcomers, width + which))
+        edit = self.editor(layer, packing, entries[~own], (newcomers, width + which))
         x, z = self._attention(layer, batch, packing, streams, edit)
         if len(which):
             prompt, position = tokens.prompt.to(x.device), tokens.position.to(x.device)

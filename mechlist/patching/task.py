@@ -20,7 +20,8 @@ from mechlist.patching.cells import hook_name
 from mechlist.patching.cost import Sizes
 from mechlist.patching.hooked import hooked_rows
 from mechlist.patching.parts import Parts
-from mechlist.patching.sweep import Replacing, Sweep, Trace, differs, trace
+from mechlist.patching.readout import Readout
+from mechlist.patching.sweep import Replacing, Sweep, Trace, Watch, differs, trace
 from mechlist.runner import Runner
 
 CPU_TOKENS = 4096
@@ -60,6 +61,8 @@ class Task:
     measure: Measure
     replacing: Callable[[slice], Replacing]
     """What is put in, for a block of prompts."""
+    batch_share: float = 1.0
+    """Share of the usual packed tokens of a batch; less than 1 makes smaller batches, to see what rounding does."""
 
     @cached_property
     def last_read(self) -> Int[Tensor, " prompt"]:
@@ -118,32 +121,39 @@ class Task:
     def block(self, prompts: slice) -> tuple[Tensor, Tensor, Tensor | None]:
         """Patched, base and source metric of a block of prompts."""
         work = self.work(prompts)
-        patched = work.base_metric[:, None].repeat(1, self.parts.n_cells)
+        base, source = work.readout.base, work.readout.source
+        patched = base[:, None].repeat(1, self.parts.n_cells)
         if len(work.rows):
             plan, asked = work.plan()
             patched.view(-1)[work.rows] = self.runner.execute(work, plan, asked, "Patching")["value"]
-        return patched, work.base_metric, work.source_metric
+        return patched, base, source
 
     def work(self, prompts: slice) -> "Work":
         """The rows of a block of prompts, ready to run."""
         layers = Layers(self.runner.model)
         with torch.no_grad():
-            made = self._trace(layers, prompts)
+            made = self.trace(layers, prompts)
         parts = self.parts.block(prompts.start, prompts.stop)
         wanted = ~(self.blind | self.outside)[prompts].flatten() & _replaces(parts, made.differs)
         return Work(self, layers, prompts, made, parts, wanted.nonzero()[:, 0])
 
-    def _trace(self, layers: Layers, prompts: slice) -> Trace:
+    def trace(self, layers: Layers, prompts: slice, watch: Watch | None = None) -> Trace:
+        """The runs of a block of prompts; `watch` as in `mechlist.patching.sweep.trace`."""
         model = self.runner.language_model
         tokens = self.base[prompts]
         runs = tokens if self.source is None else torch.cat([tokens, self.source[prompts]])
-        made = trace(layers, layers.embed(runs.to(model.device)), len(tokens), self.site, self.replacing(prompts))
-        self._compare(model, tokens[:1, : self.lengths[prompts.start]], made.final[:1])
+        residual = layers.embed(runs.to(model.device))
+        made = trace(layers, residual, len(tokens), self.site, self.replacing(prompts), watch)
+        self.compare(model, tokens[:1, : self.lengths[prompts.start]], made.final[:1])
         return made
 
     @staticmethod
-    def _compare(model: LanguageModel, tokens: Int[Tensor, "prompt position"], final: Tensor) -> None:
-        """Our layers must give what TransformerLens's own forward pass gives: once for each length of prompt."""
+    def compare(model: LanguageModel, tokens: Int[Tensor, "prompt position"], final: Tensor) -> None:
+        """Our layers must give what TransformerLens's own forward pass gives: looked at once for each length of prompt.
+
+        Raises:
+            MechlistError: they do not.
+        """
         length = tokens.shape[1]
         if length <= _compared.get(model.module, 0):
             return
@@ -213,29 +223,9 @@ class Work:
         return self.task.measure.read[self.block]
 
     @cached_property
-    def _base_finals(self) -> Float[Tensor, "prompt n d_model"]:
-        return self._at_read(self.made.final)
-
-    @cached_property
-    def _measure(self) -> Measure:
-        return self.task.measure.block(self.block)
-
-    @cached_property
-    def _base_values(self) -> Float[Tensor, "prompt n"]:
-        """What is measured at each position of the base runs."""
-        return self._values(self._base_finals)
-
-    @cached_property
-    def base_metric(self) -> Float[Tensor, " prompt"]:
-        """Of the base runs."""
-        return self._measure.average(self._base_values, torch.arange(len(self._read)))
-
-    @cached_property
-    def source_metric(self) -> Float[Tensor, " prompt"] | None:
-        """Of the source runs."""
-        if self.made.source_final is None:
-            return None
-        return self._measure.average(self._values(self._at_read(self.made.source_final)), torch.arange(len(self._read)))
+    def readout(self) -> Readout:
+        """What is measured."""
+        return Readout(self.task.runner, self.task.measure.block(self.block), self.made)
 
     @cached_property
     def sweep(self) -> Sweep:
@@ -248,7 +238,7 @@ class Work:
         rows = self.rows[members]
         with torch.no_grad():
             finals, where = self.sweep.finals(rows)
-        return {"value": self._changed(finals, where, rows)}
+        return {"value": self.readout.changed(finals, where, rows // self.parts.n_cells)}
 
     @cached_property
     def widths(self) -> Int[Tensor, " row"]:
@@ -260,6 +250,7 @@ class Work:
         task = self.task
         most = max(1, task.runner.memory // 3 // task.sizes.token_bytes(task.base.shape[1]))
         most = min(most, CPU_TOKENS) if self.model.device.type == "cpu" else most
+        most = max(1, int(task.batch_share * min(most, int(self.widths.sum()))))
         start = self.parts.first_position[self.rows]
         order = torch.argsort(start, stable=True)
         plan: list[list[int]] = []
@@ -281,29 +272,6 @@ class Work:
         for tensor in (*parts, self._read, *self.made.source):
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
-
-    def _at_read(self, final: Float[Tensor, "prompt position d_model"]) -> Float[Tensor, "prompt n d_model"]:
-        return final[torch.arange(len(final), device=final.device)[:, None], self._read.to(final.device)]
-
-    def _values(self, finals: Float[Tensor, "prompt n d_model"]) -> Float[Tensor, "prompt n"]:
-        """What is measured at each position of whole runs."""
-        where = torch.arange(finals[..., 0].numel()).view(finals.shape[:2])
-        return self._at(finals.flatten(0, 1), where, torch.arange(len(finals)))
-
-    def _changed(
-        self, finals: Float[Tensor, "token d_model"], where: Int[Tensor, "row n"], rows: Int[Tensor, " row"]
-    ) -> Float[Tensor, " row"]:
-        """The metric of rows; before their first change it is the base run's."""
-        prompt = rows // self.parts.n_cells
-        values = self._at(finals, where, prompt)
-        return self._measure.average(torch.where(where >= 0, values, self._base_values[prompt]), prompt)
-
-    def _at(
-        self, finals: Float[Tensor, "token d_model"], where: Int[Tensor, "row n"], prompt: Int[Tensor, " row"]
-    ) -> Float[Tensor, "row n"]:
-        runner = self.task.runner
-        unembed, d_vocab = self.model.unembed, runner.shape.d_vocab
-        return self._measure.values(finals, where, prompt, self._base_finals, unembed, d_vocab, runner.memory // 8)
 
 
 def _replaces(parts: Parts, differs: Sequence[Bool[Tensor, "prompt ..."]]) -> Bool[Tensor, " row"]:

@@ -211,6 +211,12 @@ def _check_headers(recorded: RecordedLists) -> None:
                 recorded.completion(ids)
             except InputError as error:
                 raise InputError(f"topic {topic!r}, list {number}: {error}") from error
+    found = [recorded.completion(ids)[:1] for lists in recorded.topics.values() for ids in lists]
+    if (recorded.tokens.hyphen,) not in found:
+        raise InputError(
+            f"the hyphen {recorded.tokens.hyphen} must follow the model header, and does in none of the {len(found)} "
+            "lists: token_ids_of_interest may be those of another model."
+        )
 
 
 def _after(ids: Sequence[int], header: Sequence[int]) -> int | None:

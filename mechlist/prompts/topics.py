@@ -54,12 +54,19 @@ def _read(path: Path) -> dict[Any, Any]:
             f"{path} cannot be read ({reason}); give a topic file, or one of {', '.join(topic_sets())}."
         ) from error
     except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+        raise InputError(f"{path} is not YAML: {_fault(error)}.") from error
     except _TwiceError as error:
         raise InputError(f"{path}: the topic {error} stands twice.") from error
     if not isinstance(value, dict) or not value:
         raise InputError(f"{path} must map topics to lists of items, and is {_kind(value)}.")
     return value
+
+
+def _fault(error: yaml.YAMLError) -> str:
+    """What is wrong and where, in one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem}, in line {error.problem_mark.line + 1}"
+    return " ".join(str(error).split())
 
 
 class _TwiceError(Exception):
@@ -70,23 +77,27 @@ def _unique(text: str) -> Any:
     node = yaml.compose(text, yaml.SafeLoader)
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise _TwiceError(repr(key.value))
-            seen.add(key.value)
+        # Keys that are lists or mappings are left to the reader, which refuses them.
+        for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key in seen:
+                raise _TwiceError(repr(key))
+            seen.add(key)
     return yaml.safe_load(text)
 
 
 def _items(path: Path, topic: Any, items: Any) -> tuple[str, ...]:
-    if not isinstance(topic, str) or not topic.strip():
-        raise InputError(f"{path}: a topic must be text, not {topic!r}; put it in quotes.")
+    if not _is_line(topic):
+        raise InputError(
+            f"{path}: a topic must be one line of text without blanks around it, not {topic!r} "
+            "(in quotes if YAML takes it for something else)."
+        )
     if not isinstance(items, list):
         raise InputError(f"{path}: the topic {topic!r} must hold a list of items, not {_kind(items)}.")
     if not items:
         raise InputError(f"{path}: the topic {topic!r} has no items.")
     seen: dict[str, str] = {}
     for item in items:
-        if not isinstance(item, str) or not item.strip() or item != item.strip() or "\n" in item:
+        if not _is_line(item):
             raise InputError(
                 f"{path}: an item of {topic!r} must be one line of text without blanks around it, not {item!r} "
                 "(in quotes if YAML takes it for something else)."
@@ -95,6 +106,10 @@ def _items(path: Path, topic: Any, items: Any) -> tuple[str, ...]:
             raise InputError(f"{path}: the topic {topic!r} has {item!r} twice.")
         seen[item.casefold()] = item
     return tuple(items)
+
+
+def _is_line(value: Any) -> bool:
+    return isinstance(value, str) and value.splitlines() == [value] and value == value.strip()
 
 
 def _kind(value: Any) -> str:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
+from mechlist.prompts.list_process import FAME, PROCESSES
 from mechlist.prompts.topics import STUDY, load_topics
 from mechlist.runner import Runner
 from mechlist.runner.guards import all_guards
 from mechlist.training.list_evaluation import calibration, head_scores, swap_ratios, well_formed_share
-from mechlist.training.list_process import FAME, PROCESSES
 from mechlist.training.list_topics import HELD_OUT, STUDY_WEIGHT
 
 FORCED_LISTS = 120
@@ -22,7 +22,7 @@ SEED = 0
 
 def evaluate(directory: Path) -> dict[str, Any]:
     """Every number of the card, measured on the model in `directory`."""
-    runner = Runner.load(str(directory), device="cpu", seed=SEED, progress=False)
+    runner = Runner.load(str(directory), device="cpu", seed=SEED)
     topics = load_topics()
     sets = {
         "held out": {t: topics[t] for t in HELD_OUT},
@@ -116,7 +116,7 @@ is known in closed form, so that what an experiment finds can be compared with t
 Lists of the topics in `data/topics/`, the study's 23 drawn {study_weight} times as often as the others. Never seen:
 {held_out}.
 The prompt is the study's sentence ("Provide me with a short list of ..."), with " short", " long" or no adjective, and
-a prefilled "-". The process (`mechlist/training/list_process.py`):
+a prefilled "-". The process (`mechlist/prompts/list_process.py`):
 
 - after item k the list ends with probability sigmoid((k - centre) / width), or surely when the topic has no item left;
 - the next item is one of those not yet named, the one of rank r with weight 1 / (r + {fame:g});

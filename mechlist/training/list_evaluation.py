@@ -11,12 +11,12 @@ from torch import Tensor
 from mechlist.decode import generate
 from mechlist.metrics.attention import all_head_scores
 from mechlist.prompts.chat import list_tokens
+from mechlist.prompts.list_process import PROCESSES, ListProcess, draw_items, length_of
 from mechlist.prompts.list_prompts import list_prompt
 from mechlist.prompts.lists import ListTokens, parse_list, well_formed
 from mechlist.prompts.repeated import repeated_tokens
 from mechlist.runner import Runner
 from mechlist.runner.batch import Batch
-from mechlist.training.list_process import PROCESSES, ListProcess, draw_items, length_of
 
 Topics = Mapping[str, Sequence[str]]
 

@@ -151,10 +151,20 @@ class _Training:
         self._body = self._compiled()
         self._step, self._tokens, self._seconds = 0, 0, 0.0
         self._losses: list[float] = []
+        self._whole = True
+        """Whether weights, optimiser and counts are of one and the same step."""
 
     def run(self, material: Material, pad: int, progress: Progress | None) -> dict[str, float]:
-        """All steps that are left."""
+        """All steps that are left; a training that is stopped saves those that are done."""
         self._resume()
+        try:
+            self._take_steps(material, pad, progress)
+        finally:
+            if self._whole and self._step:
+                self._save()
+        return {"loss": sum(self._losses) / len(self._losses), "tokens": self._tokens, "seconds": self._seconds}
+
+    def _take_steps(self, material: Material, pad: int, progress: Progress | None) -> None:
         steps, saved = self._config.steps, time.monotonic()
         while self._step < steps:
             started = time.monotonic()
@@ -166,22 +176,19 @@ class _Training:
                 longest_block_at(self._step, steps),
                 (self._config.seed, self._step),
             )
-            self._losses = [*self._losses[-49:], self._learn(batches)]
-            self._step += 1
+            self._learn(batches)
             self._seconds += time.monotonic() - started
             if progress is not None:
                 progress(self._step, steps, self._losses[-1])
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self._save()
                 saved = time.monotonic()
-        self._save()
-        return {"loss": sum(self._losses) / len(self._losses), "tokens": self._tokens, "seconds": self._seconds}
 
     def clear(self) -> None:
         """Remove the checkpoint."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _learn(self, batches: Sequence[Batch]) -> float:
+    def _learn(self, batches: Sequence[Batch]) -> None:
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate_at(self._step, self._config.steps)
         total = sum(float(batch.weight.sum()) for batch in batches)
@@ -190,11 +197,14 @@ class _Training:
             part = self._nats(batch) / total
             part.backward()
             loss += part.item()
-            self._tokens += batch.tokens.numel()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._whole = False
         self._optimiser.step()
         self._optimiser.zero_grad()
-        return loss
+        self._step += 1
+        self._tokens += sum(batch.tokens.numel() for batch in batches)
+        self._losses = [*self._losses[-49:], loss]
+        self._whole = True
 
     def _nats(self, batch: Batch) -> Tensor:
         """Weighted sum of cross-entropies; only the targets are unembedded."""

@@ -3,10 +3,10 @@
 from typing import Any
 
 from mechlist.prompts.chat import list_tokens
+from mechlist.prompts.list_process import FAME
 from mechlist.prompts.list_prompts import ADJECTIVES, list_prompt, list_sentence
 from mechlist.prompts.topics import STUDY, load_topics
 from mechlist.training.list_data import Material
-from mechlist.training.list_process import FAME
 from mechlist.training.list_tokenizer import SPECIAL, train_tokenizer
 
 HELD_OUT = ("Herbs", "Deserts", "Board Games", "Football Clubs", "Moons", "Bones")

@@ -6,13 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformers import AutoTokenizer
 
 from mechlist.errors import InputError
 from mechlist.experiments.circuit import Circuit
 from mechlist.experiments.circuit_output import ends, shares
 from mechlist.experiments.circuit_reference import IOI_GPT2, published, roc_area
 from mechlist.metrics.statistics import bootstrap_interval
+from mechlist.models.quiet import quiet
 from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
 from tests.patching.hand_built import CIRCUIT, hand_built
@@ -70,7 +74,7 @@ def test_figures_tables_json_and_words_come_from_saved_results(tiny_results: xr.
     assert list(circuit.figures(results)) == ["circuit", "faithfulness", "agreement"]
     tables = circuit.tables(results)
     assert {"edge", "score", "low", "high", "n", "p_corrected", "exact"} <= set(tables["edges"].columns)
-    assert tables["edges"]["in_circuit"].sum() == len(found(results))
+    assert set(tables["edges"].query("in_circuit")["edge"]) == found(results)
     first: dict[str, Any] = tables["edges"].iloc[0].to_dict()
     scores = tiny_results["score"].sel(edge=first["edge"]).values.astype(float)
     assert first["score"] == pytest.approx(scores.mean())
@@ -153,6 +157,27 @@ def test_published_heads_are_compared_for_gpt2_on_ioi_only(tiny_results: xr.Data
     assert np.isnan(roc_area({"a": 1.0}, {"a"}))
     as_ioi = tiny_results.assign_attrs(model="gpt2", data="ioi")
     assert "0 of the 26 heads that Wang et al. 2022 published are in the circuit" in Circuit().findings(as_ioi)[-1]
+
+
+def test_names_and_pairs_of_ones_own(shared: Path, tmp_path: Path):
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "gpt2-tokenizer")
+    sizes = {"n_layers": 2, "d_model": 16, "n_heads": 2, "d_head": 8, "d_mlp": 32, "n_ctx": 64, "act_fn": "gelu_new"}
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = HookedTransformer(HookedTransformerConfig(**sizes, d_vocab=50257, device="cpu"), tokenizer=tokenizer)
+    runner = Runner(model.eval(), progress=False)
+    few: dict[str, Any] = {"steps": 1, "random_circuits": 1, "verify_top": 3}
+    names = Circuit(data="ioi", examples=6, **few).run(runner)
+    assert names.sizes["prompt"] == 6
+    assert {str(cluster).split()[0] for cluster in names["cluster"].values} == {"template"}
+    assert shares(names, "circuit_metric")[-1] == pytest.approx(1, abs=1e-3)
+    file = tmp_path / "pairs.jsonl"
+    pair = {"clean": "A cat sat on the", "corrupt": "A dog sat on the", "answer": " mat", "wrong": " floor"}
+    file.write_text(json.dumps(pair) + "\n" + json.dumps(pair | {"corrupt": "A bird sat on the"}) + "\n")
+    own = Circuit(pairs=file, **few).run(runner)
+    assert own.sizes["prompt"] == 2
+    assert "cluster" not in own
+    assert own.attrs["data"] == "pairs"
 
 
 def test_ends_of_edges():

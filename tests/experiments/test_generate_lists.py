@@ -176,6 +176,7 @@ def test_findings_and_table_count_the_lists(results: xr.Dataset):
         ({"samples": 0}, "samples and max_new_tokens must be at least 1"),
         ({"max_new_tokens": 0}, "samples and max_new_tokens must be at least 1"),
         ({"adjectives": ()}, "adjectives must hold one value at least"),
+        ({"topics": ("Ocean", "Fruits", "Ocean")}, "topics must hold each topic once, not .*'Ocean', 'Fruits'"),
         ({"greedy": True}, "greedy lists of one prompt are all the same"),
     ],
 )

@@ -93,7 +93,10 @@ def test_a_metric_that_both_runs_share_says_so(runner: Runner):
         results = Patch(site="mlp_out", metric="rank").run(runner)
     assert results["patched"].attrs["units"] == "rank"
     assert results["recovered"].isnull().all()
-    assert len(Patch().findings(results)) == 1, "no cell has an effect to name"
+    said = Patch().findings(results)
+    assert not any("The largest effect" in sentence for sentence in said), "no cell has an effect to name"
+    assert said[1] == "There is no interval and no test: one prompt says nothing about others."
+    assert said[2].endswith("effects are the same bit for bit.")
 
 
 def test_names_are_patched_by_role(shared: Path):

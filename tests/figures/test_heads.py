@@ -108,3 +108,72 @@ def test_panels_of_different_models_are_refused():
         heads_panel({}, **WORDS)
     with pytest.raises(InputError, match=r"received 1 panels, columns=0"):
         heads_panel({"a": scores(2, 2)}, **WORDS, columns=0)
+
+
+def marks(layers: int, heads: int, cells: list[tuple[int, int]]) -> xr.DataArray:
+    marked = np.zeros((layers, heads), dtype=bool)
+    for cell in cells:
+        marked[cell] = True
+    return xr.DataArray(marked, dims=("layer", "head"))
+
+
+def dots(trace: Any) -> list[tuple[int, int]]:
+    return sorted((round(y), round(x)) for x, y in zip(trace.x, trace.y, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (12, 12), (60, 70)])
+def test_dots_are_on_the_marked_heads_and_the_first_layer_stays_on_top(shape):
+    cells = [(0, 0), (1, 3), (shape[0] - 1, 2)]
+    marked = marks(*shape, cells)
+    figure = head_heatmap(scores(*shape), **WORDS, marked=marked.T)
+    cloud = figure.data[1]
+    assert dots(cloud) == sorted(set(cells))
+    assert cloud.marker.color != cloud.marker.line.color, "seen on light and on dark cells"
+    assert cloud.hoverinfo == "skip", "the hover box is the cell's"
+    assert tuple(figure.layout.xaxis.range) == (-0.5, shape[1] - 0.5)
+    assert tuple(figure.layout.yaxis.range) == (shape[0] - 0.5, -0.5)
+    for unmarked in (None, marks(*shape, [])):
+        bare = head_heatmap(scores(*shape), **WORDS, marked=unmarked)
+        assert len(bare.data) == 1
+        assert bare.layout.yaxis.autorange == "reversed"
+
+
+def test_notes_are_in_the_hover_box():
+    note = xr.DataArray([["p = 0.01", "<b>"], ["", "below"]], dims=("layer", "head"))
+    hover = head_heatmap(scores(2, 2), **WORDS, note=note).data[0].customdata
+    assert hover[0][0] == "L0H0: 0.000<br>p = 0.01"
+    assert hover[0][1].endswith("<br>&lt;b&gt;")
+    assert hover[1][0] == "L1H0: 0.002"
+
+
+def test_each_panel_has_its_own_dots():
+    arrays = {name: scores(3, 4) for name in "abc"}
+    figure = heads_panel(arrays, **WORDS, marked={"a": marks(3, 4, [(0, 1)]), "c": marks(3, 4, [(2, 3)])})
+    assert [trace.type for trace in figure.data] == ["heatmap", "scatter", "heatmap", "heatmap", "scatter"]
+    assert (figure.data[1].xaxis, figure.data[4].xaxis) == (figure.data[0].xaxis, figure.data[3].xaxis)
+    assert (dots(figure.data[1]), dots(figure.data[4])) == ([(0, 1)], [(2, 3)])
+    with pytest.raises(InputError, match="must be of the panels a, b, c; received 'd'"):
+        heads_panel(arrays, **WORDS, marked={"d": marks(3, 4, [])})
+
+
+def test_marks_of_another_grid_are_refused():
+    with pytest.raises(InputError, match=r"marked must have the dimensions of the values, .*received .*'head': 5"):
+        head_heatmap(scores(3, 4), **WORDS, marked=marks(3, 5, []))
+    with pytest.raises(InputError, match="marked must hold True and False, not values of type float64"):
+        head_heatmap(scores(3, 4), **WORDS, marked=scores(3, 4))
+    with pytest.raises(InputError, match="note must have the dimensions of the values"):
+        head_heatmap(scores(3, 4), **WORDS, note=scores(3, 4).rename(head="position"))
+
+
+def test_a_map_of_positions_has_the_same_dots():
+    draw: Any = figures.position_heatmap
+    values = scores(3, 4).rename(head="position")
+    marked = marks(3, 4, [(1, 2), (2, 0)]).rename(head="position")
+    note = xr.full_like(values, "", dtype=object)
+    note[1, 2] = "p = 0.02, survives"
+    figure = draw(values, list("abcd"), **WORDS, marked=marked, note=note)
+    assert dots(figure.data[1]) == [(1, 2), (2, 0)]
+    assert tuple(figure.layout.yaxis.range) == (2.5, -0.5)
+    assert figure.data[0].customdata[1][2] == "layer 1, c: 0.006<br>p = 0.02, survives"
+    assert figure.data[0].customdata[0][0] == "layer 0, a: 0.000"
+    assert len(draw(values, list("abcd"), **WORDS).data) == 1

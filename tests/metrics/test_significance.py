@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from scipy import stats
 from mechlist.errors import InputError
 from mechlist.metrics import statistics
 from mechlist.metrics.multiple import MaxT, benjamini_hochberg, max_t, smallest_p
-from mechlist.metrics.significance import below_noise, beyond_null, effect_table, numerical_noise
+from mechlist.metrics.significance import Correction, below_noise, beyond_null, effect_table, numerical_noise
 from mechlist.metrics.statistics import bootstrap_interval
 
 NAN = np.nan
@@ -429,3 +429,48 @@ def test_a_level_outside_its_range(level: int):
 def test_numbers_without_a_smallest_p():
     with pytest.raises(InputError, match="must be at least 1, not 0 and 2000"):
         smallest_p(0)
+
+
+def test_the_correction_that_is_asked_for():
+    effects = rng(12).standard_normal((9, 3, 2)) + np.array([[1.5, 1], [0.5, 0.2], [0, 0]])
+    effects[:, 2, 1] = 0
+    effects[1:, 2, 0] = NAN
+    tables = {name: effect_table(effects, correction=name, generator=rng()) for name in get_args(Correction)}
+    test = max_t(effects, generator=rng())
+    rate = tables["benjamini-hochberg"]
+    np.testing.assert_array_equal(tables["max-t"].p_corrected, test.p_corrected)
+    np.testing.assert_array_equal(rate.p_corrected[:2], benjamini_hochberg(test.p[:2]))
+    assert rate.p_corrected[2, 1] == 1, "a cell that never changed is no part of the family"
+    assert np.isnan(rate.p_corrected[2, 0])
+    np.testing.assert_array_equal(rate.survives, rate.p_corrected <= 0.05)
+    for name, table in tables.items():
+        assert table.correction == name
+        np.testing.assert_array_equal(table.p, test.p)
+    # beartype refuses the word before the function can.
+    plain: Any = getattr(effect_table, "__wrapped__", effect_table)
+    with pytest.raises(InputError, match="correction must be one of max-t, benjamini-hochberg, not 'bonferroni'"):
+        plain(effects, correction="bonferroni", generator=rng())
+
+
+def test_the_false_discovery_rate_is_held():
+    """Of the cells that survive, at most 5 % have no effect, in the mean over experiments."""
+    generator, shares = rng(13), []
+    for _ in range(300):
+        effects = generator.standard_normal((15, 12)) + np.repeat([1.2, 0.0], [4, 8])
+        found = effect_table(effects, correction="benjamini-hochberg", resamples=399, generator=generator).survives
+        shares.append(found[4:].sum() / max(1, found.sum()))
+    assert 0.01 < np.mean(shares) < 0.055
+
+
+def test_effects_that_are_equal_in_every_cell_are_one_unit():
+    one = np.array([[0.3, -0.2, 0.0]])
+    words = "There is no test: the effects of all 8 units are equal in every cell."
+    for rounding in (0.0, 1e-9):
+        table = effect_table(one + rounding * rng(14).standard_normal((8, 3)), generator=rng())
+        assert table.reason == words
+        assert not (table.survives | table.tested).any()
+        assert np.isnan([table.low, table.high, table.p_corrected]).all()
+        np.testing.assert_allclose(table.estimate, one[0], atol=1e-8)
+    apart = one + 1e-3 * rng(14).standard_normal((8, 3))
+    assert effect_table(apart, generator=rng()).reason == ""
+    assert effect_table(apart, noise=0.1, generator=rng()).reason == words

@@ -636,6 +636,13 @@ def test_bad_input_is_refused(loaded: Callable[[str], Runner], changes: dict[str
         attribute(loaded("gpt2"), **changes)
 
 
+def test_quantised_weights_are_refused(loaded: Callable[[str], Runner]):
+    runner = Runner(copy.deepcopy(loaded("gpt2").model), progress=False)
+    runner.model.cfg.load_in_4bit = True
+    with pytest.raises(InputError, match="The weights are quantised, and have no gradients"):
+        attribute(runner)
+
+
 def test_the_exact_softmax_takes_layers_that_can_be_run_one_by_one(loaded: Callable[[str], Runner]):
     with pytest.raises(InputError, match="but it is a TransformerBridge"):
         attribute(loaded("stablelm"), site="q", fix_qk=True)

@@ -35,7 +35,9 @@ def tokens(runner: Runner, prompts: int = 2, length: int = LENGTH) -> tuple[Tens
 
 
 def precise(runner: Runner) -> Runner:
-    return Runner(copy.deepcopy(runner.model).double(), progress=False)
+    module = copy.deepcopy(runner.model).double()
+    module.cfg.dtype = torch.float64
+    return Runner(module, progress=False)
 
 
 def slopes(runner: Runner, base: Tensor, carried: Callable[[Tensor], Tensor], edges: list[tuple[int, int]]) -> Tensor:
@@ -189,6 +191,10 @@ def test_bad_input(loaded: Callable[[str], Runner]):
         edge_scores(runner, base=base, source=source, metric=Rank(answer=5))
     with pytest.raises(InputError, match="cannot be patched, because"):
         edge_scores(loaded("stablelm"), base=base, source=source, metric=METRIC)
+    quantised = Runner(copy.deepcopy(runner.model), progress=False)
+    quantised.model.cfg.load_in_4bit = True
+    with pytest.raises(InputError, match="The weights are quantised, and have no gradients"):
+        edge_scores(quantised, base=base, source=source, metric=METRIC)
 
 
 def test_gradients_of_log_probabilities(loaded: Callable[[str], Runner]):

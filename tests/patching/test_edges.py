@@ -14,6 +14,7 @@ from mechlist.models.layers import Layers
 from mechlist.patching.edge_runs import EdgeRuns
 from mechlist.patching.edges import nodes_of, run_edges
 from mechlist.patching.nodes import Nodes
+from mechlist.patching.path import path_patch
 from mechlist.patching.replacements import Mean
 from mechlist.runner import Runner, replace
 
@@ -206,6 +207,26 @@ def test_the_mean_is_over_prompts_that_reach_a_position(loaded: Callable[[str], 
         final = runs.finals(base, mean[None], patched[None], torch.full((3, 1), LENGTH - 1))[0, :, 0]
         logits = runner.model.unembed(final[:, None])[:, 0]
     torch.testing.assert_close(found[0], logits[:, 5] - logits[:, 6], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma2"])
+def test_one_edge_is_the_direct_path_of_path_patching(loaded: Callable[[str], Runner], architecture: str):
+    runner = loaded(architecture)
+    base, source = tokens(runner)
+    nodes = nodes_of(runner)
+    senders, receivers = ["input", "a0.h3", "m1", "a1.h0"], ["a2.h0<q>", "a2.h1<k>", "a2.h0<v>", "m2", "logits"]
+    direct = path_patch(
+        runner, base=base, source=source, senders=senders, receivers=receivers, frozen="all", metric=METRIC
+    )
+    edges = [(sender, receiver) for sender in senders for receiver in receivers]
+    sets = torch.zeros(len(edges), *nodes.reads.shape, dtype=torch.bool)
+    for number, (sender, receiver) in enumerate(edges):
+        sets[number][nodes.edge(f"{sender}->{receiver}")] = True
+    found = run_edges(runner, base=base, source=source, patched=sets, metric=METRIC).numpy()
+    for values, (sender, receiver) in zip(found, edges, strict=True):
+        expected = direct["patched"].sel(sender=sender, receiver=receiver).values
+        assert abs(expected - direct["base"].values).max() > 1e-6
+        assert values == pytest.approx(expected, abs=3e-5)
 
 
 def test_bad_input(loaded: Callable[[str], Runner]):

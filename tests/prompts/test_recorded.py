@@ -116,6 +116,8 @@ def test_keys_of_others_are_left_alone(tmp_path: Path):
         ({"topics": {"A": [[8, 7]], "B": [[8, 7, 1.5]]}}, "topic 'B', list 1: token ids are whole numbers"),
         ({"topics": {"A": [[8, 7], [8, 9]]}}, "topic 'A', list 2: the model header [8, 7] is nowhere"),
         ({"topics": {"A": [[]]}}, "topic 'A', list 1: the model header [8, 7] is nowhere among the 0 tokens"),
+        ({"token_ids_of_interest": MARKS | {"hyphen": 21}}, "the hyphen 21 must follow the model header, and does in "
+         "none of the 3 lists: token_ids_of_interest may be those of another model"),
     ],
 )  # fmt: skip
 def test_a_fault_is_one_sentence_that_names_the_file(tmp_path: Path, change: dict[str, Any], text: str):

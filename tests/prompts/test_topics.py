@@ -90,9 +90,15 @@ def test_own_file(tmp_path: Path):
         ("Teas: ['']", "not '' (in quotes"),
         ("Teas: [' Assam']", "not ' Assam' (in quotes"),
         ('Teas: ["a\\nb"]', "one line of text"),
-        ("1984: [a]", "a topic must be text, not 1984"),
+        ("1984: [a]", "a topic must be one line of text without blanks around it, not 1984 (in quotes"),
+        ("'': [a]", "without blanks around it, not ''"),
+        ("' Teas': [a]", "without blanks around it, not ' Teas'"),
+        ('"Teas\\nand more": [a]', "a topic must be one line of text"),
+        ('"Teas\\u2028and more": [a]', "a topic must be one line of text"),
+        ("? [Teas]\n: [a]", "is not YAML: found unhashable key, in line 1."),
         ("Teas: [a]\nTeas: [b]", "the topic 'Teas' stands twice"),
-        ("Teas: [a", "is not YAML"),
+        ("Teas: [a", "is not YAML: expected ',' or ']', but got '<stream end>', in line 1."),
+        ("Teas: ['\a']", "is not YAML: unacceptable character"),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, text: str, words: str):

@@ -1,5 +1,6 @@
 """The trainer on a few steps, and what the weights that are shipped know of their process."""
 
+import itertools
 import json
 import re
 from importlib.resources import files
@@ -15,12 +16,12 @@ from transformers import AutoConfig, AutoTokenizer
 from mechlist.errors import InputError
 from mechlist.models.source import builtin_models, locate
 from mechlist.prompts.chat import list_tokens
+from mechlist.prompts.list_process import PROCESSES, length_of
 from mechlist.prompts.topics import STUDY, load_topics
 from mechlist.runner import Runner
 from mechlist.runner.guards import all_guards
 from mechlist.training import TRAINERS, trainer
 from mechlist.training.list_evaluation import Calibration, calibration, head_scores, swap_ratios, well_formed_share
-from mechlist.training.list_process import PROCESSES, length_of
 from mechlist.training.list_tiny import ListTinyConfig, learning_rate_at, train_list_tiny
 from mechlist.training.list_topics import HELD_OUT, tokenizer_for_lists
 
@@ -35,6 +36,13 @@ def quick(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("mechlist.training.list_tiny.shutil.which", lambda name: None)
     for name in ("FORCED_LISTS", "SWAPPED_LISTS", "SAMPLES"):
         monkeypatch.setattr(f"mechlist.training.list_card.{name}", 2)
+
+
+@pytest.fixture
+def unjudged(monkeypatch: pytest.MonkeyPatch):
+    """No evaluation, where the weights alone matter."""
+    monkeypatch.setattr("mechlist.training.list_tiny.evaluate", lambda directory: {})
+    monkeypatch.setattr("mechlist.training.list_tiny.card", lambda training, found: "")
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
@@ -65,9 +73,12 @@ def test_training_writes_a_model_that_loads(tmp_path: Path):
     assert not re.search(r"[{}]", card)
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mechlist.training.list_tiny.CHECKPOINT_SECONDS", -1.0)
+@pytest.mark.usefixtures("quick", "unjudged")
+@pytest.mark.parametrize("seconds", [-1.0, 1e9])
+def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+):
+    monkeypatch.setattr("mechlist.training.list_tiny.CHECKPOINT_SECONDS", seconds)
     train_list_tiny(tmp_path / "whole", **SMALL)
     steps: list[int] = []
 
@@ -82,13 +93,41 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path,
     with pytest.raises(InputError, match="holds a training with seed 0, not 1; go on with that, or remove it"):
         train_list_tiny(tmp_path / "parts", **SMALL, seed=1)
     train_list_tiny(tmp_path / "parts", **SMALL, progress=stop)
-    # Step 3 was not saved when it was told of.
-    assert steps == [1, 2, 3, 3, 4]
+    assert steps == [1, 2, 3, 4]
     assert equal(tmp_path / "whole", tmp_path / "parts")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "whole"]
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick", "unjudged")
+@pytest.mark.parametrize(
+    ("owner", "place", "call", "saved"),
+    [
+        # In the backward passes of the second step: the first is saved, and no part of the second.
+        (torch.Tensor, "backward", 6, True),
+        # When the weights have changed but the step is not counted: nothing is saved.
+        (torch.optim.AdamW, "zero_grad", 2, False),
+    ],
+)
+def test_a_step_that_was_stopped_halfway_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, place: str, call: int, saved: bool
+):
+    train_list_tiny(tmp_path / "whole", **SMALL)
+    real, calls = getattr(owner, place), itertools.count(1)
+
+    def stop(*arguments: Any, **named: Any) -> Any:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(owner, place, stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_list_tiny(tmp_path / "parts", **SMALL)
+    assert (tmp_path / ".parts.training").exists() == saved
+    train_list_tiny(tmp_path / "parts", **SMALL)
+    assert equal(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.usefixtures("quick", "unjudged")
 def test_the_seed_decides_the_weights(tmp_path: Path):
     for name, seed in (("one", 1), ("again", 1), ("other", 2)):
         train_list_tiny(tmp_path / name, **SMALL, seed=seed)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mechlist.training.list_process import FAME, PROCESSES, draw_items, length_of
+from mechlist.prompts.list_process import FAME, PROCESSES, draw_items, length_of
 
 DRAWS = 40_000
 CAPACITIES = [5, 46]
