@@ -18,7 +18,7 @@ demo: $(STAMP)  ## from a model to a report; the report's path is printed last
 	@$(BIN)/mechlist run experiments/list_ending/study.yaml --out runs/demo --overwrite
 
 test: $(STAMP)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 check: $(STAMP)
 	$(BIN)/ruff check .

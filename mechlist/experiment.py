@@ -7,8 +7,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from mechlist.errors import InputError
+from mechlist.decode.rehearsal import rehearse
 from mechlist.runner import Runner
+from mechlist.runner.rehearsal import Rehearsed
 from mechlist.types import Plan
 
 
@@ -31,13 +32,21 @@ class Experiment(ABC):
     def run(self, runner: Runner) -> xr.Dataset:
         """Do the work and return every number of the result, with named dimensions."""
 
-    def plan(self, runner: Runner) -> Plan:  # noqa: ARG002
-        """What `run` would take; for experiments whose cost is worth knowing before.
+    def plan(self, runner: Runner) -> Plan:
+        """What `run` would take: prompts and batches are counted, and a sample of every call of the model is timed."""
+        return self.rehearse(runner).plan
+
+    def rehearse(self, runner: Runner) -> Rehearsed[xr.Dataset]:
+        """`run` with a stand-in Runner that computes a sample of every call; what it took, and results of that form.
 
         Raises:
-            InputError: an experiment without a plan.
+            InputError: as `run`.
         """
-        raise InputError(f"{type(self).__name__} has no plan: `mechlist plan` knows the costs of patching.")
+        return rehearse(runner, self.run, completion=self.stand_in(runner))
+
+    def stand_in(self, runner: Runner) -> tuple[int, ...]:  # noqa: ARG002
+        """Tokens that stand for what the model writes when a run is planned; of use where what follows reads them."""
+        return ()
 
     @abstractmethod
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:

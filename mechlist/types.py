@@ -41,26 +41,29 @@ class ModelShape:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a sweep will take, before it runs."""
+    """What a run will take, before it runs."""
 
-    cells: int
-    """Of all prompts together."""
-    runs: int
-    """Cells that need a run; the others put in what is there already, or come after what is measured."""
     path: str
     """How it is computed."""
     forward_tokens: float | int
-    """Tokens that could go through all layers of the model for the same operations."""
+    """Tokens that go through all layers of the model in plain passes, with their padding; and for patching and
+    gradients, those that could for the same operations."""
     flops: int
     """Of matrix products."""
-    loop_flops: int
-    """Of one whole forward pass a cell, logits of all positions included."""
     peak_bytes: int
     """Beyond the model's weights."""
     model_bytes: int
     """The weights."""
     seconds: float | int
     """Estimated from a sample of the work itself."""
+    cells: int = 0
+    """Of a sweep over all prompts together; 0 where nothing is swept."""
+    runs: int = 0
+    """Cells that need a run; the others put in what is there already, or come after what is measured."""
+    loop_flops: int = 0
+    """Of one whole forward pass a cell, logits of all positions included."""
+    notes: tuple[str, ...] = ()
+    """What was assumed."""
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

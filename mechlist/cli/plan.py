@@ -8,12 +8,19 @@ from mechlist.errors import InputError
 
 USAGE = """usage: mechlist plan NAME|study.yaml [flags]
 
-What a run would take: cells, operations against a loop of whole forward passes, peak memory and time. The model is
-loaded, and a sample of the work is timed; nothing is written. Flags are those of `mechlist run`.
+What a run would take: tokens through the model, operations, peak memory and time, and whether it fits the device. The
+model is loaded, and a sample of the work is computed and timed; nothing is written. Files that a step of a study would
+take from an earlier step have stand-ins, whose lists are as long as they may get. Flags are those of `mechlist run`,
+and one more:
+
+  --device-memory 24GiB   memory of the device to run on; by default that of the device which is used here
 
   mechlist plan patch                                the built-in list model
   mechlist plan patch --model gpt2 --data ioi --site z --per head_position
-  mechlist plan experiments/list_ending/study.yaml   each step"""
+  mechlist plan experiments/list_ending/study.yaml   each step, and all together
+  mechlist plan study.yaml --model google/gemma-2-2b-it --dtype bfloat16 --device-memory 24GiB"""
+
+FLAG = "--device-memory"
 
 
 def main(argv: list[str]) -> int:
@@ -21,54 +28,64 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
-    target = read_target("plan", argv[0], argv[1:])
-    from mechlist.engine.local import load_runner
-
+    rest, device_memory = _device_memory(argv[1:])
+    target = read_target("plan", argv[0], rest)
     if target.job is not None:
-        print("\n".join(_job(target.job, load_runner, target.job.name)))
-        return 0
-    load = functools.cache(load_runner)
-    for step in target.study.steps:
-        print("\n".join(_step(step, load)), flush=True)
+        _plan_job(target.job, device_memory)
+    else:
+        _plan_study(target.study, device_memory)
     return 0
 
 
-def _step(step: Any, load: Any) -> list[str]:
-    """Of a study: what has no plan says so, and the others go on."""
-    if not type(step.job.experiment).needs_model:
-        return [f"{step.name}: needs no model"]
-    try:
-        return _job(step.job, load, step.name)
-    except InputError as error:
-        return [f"{step.name}: {error}"]
+def _device_memory(flags: list[str]) -> tuple[list[str], int | None]:
+    """The other flags, and the bytes of a device if they are given."""
+    from mechlist.types import parse_bytes
+
+    rest, size = [], None
+    waiting = iter(flags)
+    for flag in waiting:
+        name, _, value = flag.partition("=")
+        if name.replace("_", "-") != FLAG:
+            rest.append(flag)
+            continue
+        text = value or next(waiting, "")
+        try:
+            size = parse_bytes(text)
+        except InputError:
+            raise InputError(f"device-memory must be a size such as 24GiB, not {text!r}.") from None
+    return rest, size
 
 
-def _job(job: Any, load: Any, name: str) -> list[str]:
-    from mechlist.engine.local import complete, runner_for
+def _plan_job(job: Any, device_memory: int | None) -> None:
+    from mechlist.cli.plan_text import fit_lines, plan_lines
+    from mechlist.engine.local import complete, load_runner, runner_for
 
     job = complete(job)
     if not type(job.experiment).needs_model:
         raise InputError(f"{job.name} needs no model, so there is nothing to plan.")
-    return _shown(name, job, job.experiment.plan(runner_for(job, load)))
+    runner = runner_for(job, load_runner)
+    plan = job.experiment.plan(runner)
+    shown = plan_lines(job.name, job.settings, plan) + fit_lines(runner, job.settings, [plan], device_memory)
+    print("\n".join(shown))
 
 
-def _shown(name: str, job: Any, plan: Any) -> list[str]:
-    from mechlist.types import format_bytes
+def _plan_study(study: Any, device_memory: int | None) -> None:
+    """Each step, and all together; a step that cannot be planned says so, and the others go on."""
+    from mechlist.cli.plan_study import planned_steps
+    from mechlist.cli.plan_text import fit_lines, plan_lines, sum_lines
+    from mechlist.engine.local import load_runner
 
-    settings = job.settings
-    rows = {
-        "cells": f"{plan.cells:,}, of which {plan.runs:,} need a run",
-        "path": plan.path,
-        "forward tokens": f"{plan.forward_tokens:,.0f}",
-        "operations": f"{plan.flops:.3g} FLOPs, 1/{plan.loop_flops / max(1, plan.flops):.1f} of a loop's",
-        "peak memory": f"{format_bytes(plan.peak_bytes)} beyond the model's {format_bytes(plan.model_bytes)}",
-        "time": f"about {_time(plan.seconds)}",
-    }
-    head = f"{name} on {settings.model} ({settings.device}, {settings.dtype})"
-    return [head, *(f"  {label:<16}{text}" for label, text in rows.items())]
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.2g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    load = functools.cache(load_runner)
+    steps = []
+    for step in planned_steps(study, load):
+        if step.plan is None:
+            print(f"{step.name}: {step.reason}", flush=True)
+        else:
+            print("\n".join(plan_lines(step.name, step.settings, step.plan)), flush=True)
+        steps.append(step)
+    plans = [step.plan for step in steps if step.plan is not None]
+    if not plans:
+        return
+    settings = steps[0].settings
+    lacking = [step.name for step in steps if step.plan is None and step.needs_model]
+    print("\n".join([*sum_lines(plans, lacking), *fit_lines(load(settings), settings, plans, device_memory)]))

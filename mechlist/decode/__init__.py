@@ -1,6 +1,7 @@
-"""Decoding through the Runner: sampling with a key/value cache."""
+"""Decoding through the Runner: sampling with a key/value cache, with changed attention heads where asked."""
 
 from mechlist.decode.generation import Completion, generate
+from mechlist.decode.heads import HeadEdit, HeadMode, KindMeans
 from mechlist.decode.sampling import Sampling
 
-__all__ = ["Completion", "Sampling", "generate"]
+__all__ = ["Completion", "HeadEdit", "HeadMode", "KindMeans", "Sampling", "generate"]

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechlist.decode.heads import HeadEdit, edited_decoder
 from mechlist.decode.sampling import Sampling
 from mechlist.errors import InputError
 from mechlist.models.decoding import Decoder
@@ -44,13 +45,15 @@ def generate(
     samples: int = 1,
     sampling: Sampling | None = None,
     stop_tokens: Sequence[int] = (),
+    edit: HeadEdit | None = None,
     label: str = "Generating",
 ) -> list[list[Completion]]:
     """Completions by prompt and sample.
 
     Each sample of a prompt has random numbers of its own, which follow from the Runner's seed, the rules of sampling,
     the prompt's tokens and the number of the sample. Other prompts and the size of batches change nothing, unless a
-    number falls within float rounding of the border between two tokens.
+    number falls within float rounding of the border between two tokens. Neither does `edit` change them: a completion
+    with changed heads is drawn with the numbers of the one without, so that the two differ by what the heads do.
 
     Rows of prompts of equal length run together; rows that stop leave the batch. Finished batches are in the run's
     journal, so that a killed run goes on.
@@ -62,16 +65,20 @@ def generate(
         samples: completions of each prompt.
         sampling: how tokens are chosen; drawn from the model's whole distribution by default.
         stop_tokens: any of them ends a completion.
+        edit: heads that are changed at every token.
         label: what the progress bar says.
 
     Raises:
         InputError: prompts the model cannot take, or that leave no room for `max_new_tokens` in the context; a stop
-            token outside the vocabulary; a memory bound too small for one row; an intervention that is in place.
+            token outside the vocabulary; a memory bound too small for one row; an intervention that is in place; heads
+            that the model does not have.
     """
     sampling = sampling or Sampling()
     shape = runner.shape
     rows = check_prompts(prompts, shape.n_ctx, shape.d_vocab)
     _check(runner, rows, max_new_tokens, samples, stop_tokens)
+    if edit is not None:
+        edit.check((shape.n_layers, shape.n_heads), rows)
     row_of = [i for i in range(len(rows)) for _ in range(samples)]
     work = _Generation(
         runner.language_model,
@@ -80,9 +87,12 @@ def generate(
         max_new_tokens,
         tuple(stop_tokens),
         [_seed(f"{runner.seed}/{sampling}/{n % samples}", rows[i]) for n, i in enumerate(row_of)],
+        edit,
+        None if edit is None or edit.donors is None else [torch.tensor(edit.donors[i]) for i in row_of],
     )
-    plan = _plan([len(r) for r in work.prompts], _most_rows(runner, rows, max_new_tokens))
+    plan = _plan([len(r) for r in work.prompts], _most_rows(runner, rows, max_new_tokens, work.donors is not None))
     asked = f"{sampling} {max_new_tokens} {tuple(stop_tokens)} {runner.seed} {samples} {plan}"
+    asked += f" {edit.name}" if edit is not None else ""
     found = runner.execute(work, plan, asked, label)
     completions = [_completion(*row, work.stop_tokens) for row in zip(found["tokens"], found["log_prob"], strict=True)]
     return [completions[i * samples : (i + 1) * samples] for i in range(len(rows))]
@@ -98,6 +108,9 @@ class _Generation:
     max_new_tokens: int
     stop_tokens: tuple[int, ...]
     seeds: Sequence[int] = field(repr=False)
+    edit: HeadEdit | None = None
+    donors: Sequence[Tensor] | None = None
+    """Of every row, for an edit that swaps."""
 
     @torch.no_grad()
     def compute(self, members: list[int]) -> dict[str, Tensor]:
@@ -131,10 +144,16 @@ class _Generation:
     def _read(self, members: list[int]) -> tuple[Decoder, Float[Tensor, "row d_model"]]:
         """The prompts read; samples of one prompt read it once."""
         device = self.model.device
-        prompts = torch.stack([self.prompts[i] for i in members])
+        parts = [self.prompts] if self.donors is None else [self.prompts, self.donors]
+        prompts = torch.stack([torch.cat([part[i] for part in parts]) for i in members])
         unique, inverse = prompts.unique(dim=0, return_inverse=True)
-        decoder = self.model.decoder(len(unique), prompts.shape[1] + self.max_new_tokens)
-        final = decoder.feed(unique.to(device))
+        read = torch.cat(unique.chunk(len(parts), dim=1))
+        capacity = read.shape[1] + self.max_new_tokens
+        if self.edit is None:
+            decoder = self.model.decoder(len(read), capacity)
+        else:
+            decoder = edited_decoder(self.model, len(read), capacity, self.edit)
+        final = decoder.feed(read.to(device))
         decoder.keep(inverse.to(device))
         return decoder, final[inverse.to(device)]
 
@@ -160,15 +179,16 @@ def _plan(lengths: Sequence[int], rows: int) -> list[list[int]]:
     ]
 
 
-def _most_rows(runner: Runner, prompts: Sequence[Tensor], max_new_tokens: int) -> int:
+def _most_rows(runner: Runner, prompts: Sequence[Tensor], max_new_tokens: int, paired: bool) -> int:
     """Rows that fit the memory bound at their longest: keys and values, a forward pass of the prompt, and the logits.
 
-    Keys and values stand twice while a token is appended; the logits are sorted in float64 beside their order.
+    Keys and values stand twice while a token is appended; the logits are sorted in float64 beside their order. A row
+    that is paired with a donor takes keys, values and forward pass twice.
     """
     shape, element = runner.shape, runner.language_model.dtype.itemsize
     longest = max(len(p) for p in prompts)
     cache = 4 * element * shape.n_layers * shape.n_key_value_heads * shape.d_head * (longest + max_new_tokens)
-    needed = cache + runner.forward_bytes(longest) + 48 * shape.d_vocab
+    needed = (cache + runner.forward_bytes(longest)) * (2 if paired else 1) + 48 * shape.d_vocab
     if needed > runner.memory:
         raise InputError(
             f"memory is too small: one completion needs about {format_bytes(needed)}, the bound is "
@@ -198,4 +218,7 @@ def _check(runner: Runner, rows: Sequence[Tensor], new: int, samples: int, stop:
     if outside:
         raise InputError(f"stop_tokens must be token ids from 0 to {shape.d_vocab - 1}, not {outside}.")
     if runner.interventions:
-        raise InputError("Generation does not take interventions: positions mean something else while a row grows.")
+        raise InputError(
+            "Generation does not take interventions: positions mean something else while a row grows; give changed "
+            "heads as `edit`."
+        )

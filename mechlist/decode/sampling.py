@@ -25,7 +25,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise InputError(f"temperature must be above 0, not {self.temperature}; use greedy for the limit 0.")
+            allowed = "above 0" if math.isfinite(self.temperature) else "above 0 and finite"
+            raise InputError(f"temperature must be {allowed}, not {self.temperature}; use greedy for the limit 0.")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
         if self.top_k is not None and self.top_k < 1:
@@ -35,6 +36,26 @@ class Sampling:
         """What a token is drawn from; sums to 1 in float64."""
         ordered, tokens = self._ordered(logits)
         return torch.zeros_like(ordered).scatter(1, tokens, ordered)
+
+    def probability_of(
+        self, logits: Float[Tensor, "row vocab"], tokens: Int[Tensor, " token"]
+    ) -> Float[Tensor, " row"]:
+        """Probability that one of `tokens` is drawn: what `probabilities` says of them, but most rows are not sorted.
+
+        Only where one of them may be in the nucleus does the order of the others matter.
+        """
+        if self.greedy:
+            return torch.isin(logits.argmax(dim=1), tokens.to(logits.device)).double()
+        scaled = (logits.double() / self.temperature).softmax(dim=1)
+        best = scaled[:, tokens.to(scaled.device)].amax(dim=1, keepdim=True)
+        before = torch.where(scaled > best, scaled, 0.0).sum(dim=1)
+        # A little more than the nucleus: rounding differs from that of the sum in order.
+        possible = (before < self.top_p + 1e-9).nonzero()[:, 0]
+        found = scaled.new_zeros(len(scaled))
+        if len(possible):
+            drawn = self.probabilities(logits[possible])
+            found[possible] = drawn[:, tokens.to(drawn.device)].sum(dim=1)
+        return found
 
     def choose(self, logits: Float[Tensor, "row vocab"], uniform: Float[Tensor, " row"]) -> Int[Tensor, " row"]:
         """One token a row, by inversion: the token at which the sum of the ordered probabilities passes `uniform`.

@@ -43,7 +43,7 @@ class AttributionPatch(Patch):
 
     def run(self, runner: Runner) -> xr.Dataset:
         """The estimated effect of every cell and prompt, and the exact one of the strongest cells; noise and null."""
-        found = self._pairs(runner)
+        found = self.found_pairs(runner)
         asked = self._fixed(runner, self._asked(found))
         results = attribution_grid(runner, **asked, steps=self.steps, fix_qk=self.fix_qk)
         task, axes, _ = prepare(runner, **asked)
@@ -55,9 +55,9 @@ class AttributionPatch(Patch):
         """Estimated effects; batches are of prompts, and groups of fewer prompts are smaller ones."""
         return attribution_grid(runner, **asked, steps=self.steps, fix_qk=self.fix_qk)["effect"]
 
-    def plan(self, runner: Runner) -> Plan:  # noqa: ARG002 (an Experiment's)
-        """Only exact patching is planned."""
-        raise InputError("attribution-patch takes two or three passes a prompt: `mechlist plan patch` plans the sweep.")
+    def plan(self, runner: Runner) -> Plan:
+        """All passes, and the exact patching of the strongest cells."""
+        return self.rehearse(runner).plan
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
         """The estimates, and how they agree with exact patching."""

@@ -1,55 +1,40 @@
 """Circuits: which edges between heads and MLPs carry a behaviour, and how much of it they carry by themselves."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 import xarray as xr
-from torch import Tensor
 
 from mechlist.errors import InputError
-from mechlist.experiment import Experiment
 from mechlist.experiments import circuit_figures, circuit_output
 from mechlist.experiments.circuit_runs import Choice, find_circuit
-from mechlist.experiments.patch_pairs import list_pairs, name_pairs, own_pairs, read_pairs
-from mechlist.metrics.answers import LogitDifference, LogProb, Probability
-from mechlist.metrics.measure import Metric
+from mechlist.experiments.pair_experiment import PairExperiment, metric_of, padded_pairs
+from mechlist.experiments.patch_pairs import Pair, Pairs
 from mechlist.patching.replacements import Mean
 from mechlist.prompts.induction_pairs import induction_pairs
 from mechlist.registry import register
 from mechlist.runner import Runner
-from mechlist.runner.batching import pad_right
 
 
 @register("circuit")
 @dataclass(frozen=True, kw_only=True)
-class Circuit(Experiment):
+class Circuit(PairExperiment):
     """Score every edge between heads, MLPs, input and logits; find the circuit, and test it exactly (EAP-IG)."""
+
+    needs_tokenizer: ClassVar[bool] = False
+    default_model: ClassVar[str] = "induction-tiny"
 
     data: Literal["induction", "ioi", "list"] = "induction"
     """Pairs of prompts that are built in: a random block begun again, two people's names, or a finished list after
     "short" and after "long" (chat models)."""
-    pairs: Path | None = None
-    """File of pairs, in place of --data: lines of JSON with clean, corrupt, answer and wrong."""
     examples: int = 32
     """Pairs of random blocks, or of prompts with two people's names."""
     period: int = 20
     """Length of the random block, in tokens."""
-    topics: tuple[str, ...] = (
-        "Fruits",
-        "Vegetables",
-        "Animals",
-        "Countries",
-        "Sports",
-        "Languages",
-        "Colors",
-        "Rivers",
-    )
-    """Topics of the lists, one pair each."""
     metric: Literal["logit_difference", "log_prob", "probability"] = "logit_difference"
     """What is measured at the end of the prompt: the answer's logit minus the wrong one's, or the answer's
     log-probability or probability."""
@@ -73,7 +58,8 @@ class Circuit(Experiment):
     """Edges, the strongest by their score, that are patched exactly."""
 
     def __post_init__(self) -> None:
-        least = {"examples": 1, "steps": 1, "random_circuits": 0, "verify_top": 0}
+        super().__post_init__()
+        least = {"steps": 1, "random_circuits": 0, "verify_top": 0}
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise InputError(f"{name} must be at least {minimum}, not {getattr(self, name)}.")
@@ -83,8 +69,6 @@ class Circuit(Experiment):
             raise InputError("edges and threshold exclude each other: give one of them.")
         if not 0 < self.faithful <= 1:
             raise InputError(f"faithful must be above 0 and at most 1, not {self.faithful}.")
-        if not self.topics:
-            raise InputError("topics must hold one topic at least, not none.")
 
     def run(self, runner: Runner) -> xr.Dataset:
         """Scores of all edges and prompts, and the metric of circuits, of all but them, and of controls."""
@@ -101,7 +85,7 @@ class Circuit(Experiment):
         if clusters is not None:
             results["cluster"] = ("prompt", np.array(clusters))
         return results.assign_attrs(
-            data="pairs" if self.pairs is not None else self.data,
+            data="pairs" if self.own else self.data,
             metric=self.metric,
             steps=self.steps,
             ablation=self.ablation,
@@ -130,34 +114,15 @@ class Circuit(Experiment):
 
     def _asked(self, runner: Runner) -> tuple[dict[str, Any], list[str] | None]:
         """Arguments of `edge_scores`, and the clusters of the prompts."""
-        if self.pairs is None and self.data == "induction":
-            found = induction_pairs(
-                self.examples,
-                self.period,
-                runner.shape.d_vocab,
-                runner.bos_token_id,
-                runner.generator("induction pairs"),
-            )
-            lengths = torch.full((self.examples,), found.clean.shape[1])
-            metric = self._metric(found.answer.tolist(), found.wrong.tolist())
-            return self._both(found.clean, found.corrupt, lengths, metric), None
-        if self.pairs is not None:
-            pairs = own_pairs(runner, read_pairs(self.pairs))
+        if not self.own and self.data == "induction":
+            bos, generator = runner.bos_token_id, runner.generator("induction pairs")
+            found = induction_pairs(self.examples, self.period, runner.shape.d_vocab, bos, generator)
+            rows = zip(*(column.tolist() for column in vars(found).values()), strict=True)
+            pairs = Pairs([Pair(*row) for row in rows])
         else:
-            pairs = list_pairs(runner, self.topics) if self.data == "list" else name_pairs(runner, self.examples)
-        clean, corrupt = (
-            pad_right([torch.tensor(getattr(pair, name)) for pair in pairs.pairs]) for name in ("clean", "corrupt")
-        )
-        lengths = torch.tensor([len(pair.clean) for pair in pairs.pairs])
-        metric = self._metric([pair.answer for pair in pairs.pairs], [pair.wrong for pair in pairs.pairs])
-        return self._both(clean, corrupt, lengths, metric), pairs.clusters
-
-    def _both(self, clean: Tensor, corrupt: Tensor, lengths: Tensor, metric: Metric) -> dict[str, Any]:
+            pairs = self.found_pairs(runner)
+        clean, corrupt, lengths = padded_pairs(pairs.pairs)
         mean = self.ablation == "mean"
         source = Mean(torch.cat([clean, corrupt]), lengths.repeat(2)) if mean else corrupt
-        return {"base": clean, "source": source, "lengths": lengths, "metric": metric}
-
-    def _metric(self, answer: list[int], wrong: list[int]) -> Metric:
-        if self.metric == "logit_difference":
-            return LogitDifference(answer=answer, wrong=wrong)
-        return LogProb(answer=answer) if self.metric == "log_prob" else Probability(answer=answer)
+        metric = metric_of(self.metric, pairs.pairs)
+        return {"base": clean, "source": source, "lengths": lengths, "metric": metric}, pairs.clusters

@@ -14,6 +14,7 @@ from mechlist.decode import Completion, Sampling, generate
 from mechlist.errors import InputError
 from mechlist.experiment import Experiment
 from mechlist.experiments import generate_lists_output
+from mechlist.experiments.list_stand_in import list_stand_in
 from mechlist.prompts.chat import list_tokens, model_header
 from mechlist.prompts.list_prompts import ListPrompt, list_prompt
 from mechlist.prompts.lists import ListTokens
@@ -77,6 +78,10 @@ class GenerateLists(Experiment):
         lists = xr.concat(parts, "list", fill_value={"tokens": -1})
         lists.attrs = self._attributes(runner, marks, prompts)
         return lists
+
+    def stand_in(self, runner: Runner) -> tuple[int, ...]:
+        """See Experiment."""
+        return list_stand_in(runner.tokenizer, self.max_new_tokens)
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
         """How far each list got, and how sure the model was of each kind of token."""

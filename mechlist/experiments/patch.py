@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,14 +13,10 @@ import xarray as xr
 from torch import Tensor
 
 from mechlist.errors import InputError
-from mechlist.experiment import Experiment
 from mechlist.experiments import patch_noise, patch_null, patch_output
+from mechlist.experiments.pair_experiment import PairExperiment, metric_of, padded_pairs, token_labels_of
 from mechlist.experiments.patch_noise import Asked
-from mechlist.experiments.patch_pairs import KEYS, Pair, Pairs, list_pairs, name_pairs, own_pairs, read_pairs
-from mechlist.figures import visible
-from mechlist.metrics.answers import LogitDifference, LogProb, Probability, Rank
-from mechlist.metrics.distributions import Entropy, KLFromBase, Loss
-from mechlist.metrics.measure import Metric
+from mechlist.experiments.patch_pairs import Pairs, own_pairs, read_pairs
 from mechlist.metrics.significance import Correction
 from mechlist.patching.cells import Per, Site
 from mechlist.patching.grid import patch_grid, prepare
@@ -28,7 +24,6 @@ from mechlist.patching.plan import plan_patching
 from mechlist.patching.replacements import Mean, Replacement, Resample, Zero, donors
 from mechlist.registry import register
 from mechlist.runner import Runner
-from mechlist.runner.batching import pad_right
 from mechlist.types import Plan
 
 MetricName = Literal["logit_difference", "log_prob", "probability", "rank", "kl", "entropy", "loss"]
@@ -36,22 +31,9 @@ MetricName = Literal["logit_difference", "log_prob", "probability", "rank", "kl"
 
 @register("patch")
 @dataclass(frozen=True, kw_only=True)
-class Patch(Experiment):
+class Patch(PairExperiment):
     """Patch a clean run into a corrupt one, every cell of a grid, and see what brings the answer back."""
 
-    needs_tokenizer: ClassVar[bool] = True
-    default_model: ClassVar[str] = "list-tiny"
-
-    clean: str = ""
-    """Prompt that has the answer as its continuation; without, the pairs of --data."""
-    corrupt: str = ""
-    """Prompt of as many tokens that has the wrong answer as its continuation."""
-    answer: str = ""
-    """Continuation of the clean prompt: one token, with its leading blank."""
-    wrong: str = ""
-    """Continuation of the corrupt prompt: one token, with its leading blank."""
-    pairs: Path | None = None
-    """File of pairs, in place of the four: lines of JSON with clean, corrupt, answer and wrong."""
     data: Literal["list", "ioi"] = "list"
     """Pairs that are built in: a finished list after "short" and after "long" (chat models), or two people's names."""
     topics: tuple[str, ...] = ("Fruits",)
@@ -86,34 +68,28 @@ class Patch(Experiment):
     """Rows of the table of cells with the largest effect."""
 
     def __post_init__(self) -> None:
-        given = [name for name in KEYS if getattr(self, name)]
-        if given and (len(given) < len(KEYS) or self.pairs is not None):
-            raise InputError("clean, corrupt, answer and wrong must be given together, and without pairs.")
-        for name in ("top", "examples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        super().__post_init__()
+        if self.top < 1:
+            raise InputError(f"top must be at least 1, not {self.top}.")
         for name in ("noise_repeats", "null_pairs"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}.")
-        own = bool(given) or self.pairs is not None
-        patch_null.check(self.null_pairs, self.null_file, self.replacement, own=own, roles=self.roles)
-        if not self.topics:
-            raise InputError("topics must hold one topic at least, not none.")
-        if self.roles and (given or self.pairs is not None):
+        patch_null.check(self.null_pairs, self.null_file, self.replacement, own=self.own, roles=self.roles)
+        if self.roles and self.own:
             raise InputError("roles are known for the built-in data only, not for pairs of one's own.")
         if self.replacement == "resample" and len(self._built_in) < 2:
             raise InputError("To resample there must be another prompt: give more pairs.")
 
     def run(self, runner: Runner) -> xr.Dataset:
         """The metric of every cell and prompt, with the tokens of the prompts that are changed; noise and null."""
-        found = self._pairs(runner)
+        found = self.found_pairs(runner)
         asked = self._fixed(runner, self._asked(found))
         results = patch_grid(runner, **asked)
         return self._checked(runner, results, results["patched"] - results["base"], asked, found)
 
     def plan(self, runner: Runner) -> Plan:
         """What the sweep takes, with those for noise and null."""
-        found = self._pairs(runner)
+        found = self.found_pairs(runner)
         task, _, _ = prepare(runner, **self._fixed(runner, self._asked(found)))
         prompts = len(task.base)
         again = self.noise_repeats * patch_noise.sampled(prompts, task.parts.n_cells) / prompts
@@ -130,7 +106,7 @@ class Patch(Experiment):
         """The described results with the noise and the null of their effects, where they are asked for."""
 
         def ask(order: Sequence[int]) -> Asked:
-            return patch_noise.in_order(asked, order, self._metric_of([found.pairs[i] for i in order]))
+            return patch_noise.in_order(asked, order, metric_of(self.metric, [found.pairs[i] for i in order]))
 
         def sweep(asked: Asked, batch_share: float) -> xr.DataArray:
             return self._sweep(runner, asked, batch_share)
@@ -158,10 +134,7 @@ class Patch(Experiment):
 
     def _described(self, runner: Runner, results: xr.Dataset, asked: Asked, found: Pairs) -> xr.Dataset:
         """The results with the tokens of the prompts that are changed, their clusters, and what was asked."""
-        base, lengths = asked["base"], asked["lengths"]
-        texts = [runner.token_texts(row[:n].tolist()) for row, n in zip(base, lengths.tolist(), strict=True)]
-        width = base.shape[1]
-        labels = np.array([[*map(visible, row), *[""] * (width - len(row))] for row in texts])
+        labels = token_labels_of(runner, asked["base"], asked["lengths"])
         results["token"] = (("prompt", "token_position"), labels)
         if found.clusters is not None:
             results["cluster"] = ("prompt", np.array(found.clusters))
@@ -189,16 +162,9 @@ class Patch(Experiment):
     @property
     def _built_in(self) -> tuple[Any, ...] | range:
         """Something for each built-in pair; two for pairs of one's own, which are counted when they are read."""
-        if self.clean or self.pairs is not None:
+        if self.own:
             return range(2)
         return self.topics if self.data == "list" else range(self.examples)
-
-    def _pairs(self, runner: Runner) -> Pairs:
-        if self.pairs is not None:
-            return own_pairs(runner, read_pairs(self.pairs))
-        if self.clean:
-            return own_pairs(runner, [{name: getattr(self, name) for name in KEYS}])
-        return list_pairs(runner, self.topics) if self.data == "list" else name_pairs(runner, self.examples)
 
     @staticmethod
     def _fixed(runner: Runner, asked: Asked) -> Asked:
@@ -210,10 +176,7 @@ class Patch(Experiment):
 
     def _asked(self, found: Pairs) -> Asked:
         """Arguments of `patch_grid`."""
-        clean, corrupt = (
-            pad_right([torch.tensor(getattr(pair, name)) for pair in found.pairs]) for name in ("clean", "corrupt")
-        )
-        lengths = torch.tensor([len(pair.clean) for pair in found.pairs])
+        clean, corrupt, lengths = padded_pairs(found.pairs)
         base = clean if self.noising or self.replacement != "source" else corrupt
         source = self._source(clean, corrupt, lengths)
         roles = dict(found.roles) if self.roles and found.roles is not None else None
@@ -222,7 +185,7 @@ class Patch(Experiment):
             "source": source,
             "site": self.site,
             "per": self.per,
-            "metric": self._metric_of(found.pairs),
+            "metric": metric_of(self.metric, found.pairs),
             "lengths": lengths,
             "roles": roles,
         }
@@ -235,16 +198,3 @@ class Patch(Experiment):
         if self.replacement == "mean":
             return Mean(torch.cat([clean, corrupt]), lengths.repeat(2))
         return Resample(clean, lengths)
-
-    def _metric_of(self, pairs: Sequence[Pair]) -> Metric:
-        answer, wrong = [pair.answer for pair in pairs], [pair.wrong for pair in pairs]
-        made: dict[MetricName, Metric] = {
-            "logit_difference": LogitDifference(answer=answer, wrong=wrong),
-            "log_prob": LogProb(answer=answer),
-            "probability": Probability(answer=answer),
-            "rank": Rank(answer=answer),
-            "kl": KLFromBase(),
-            "entropy": Entropy(),
-            "loss": Loss(),
-        }
-        return made[self.metric]

@@ -20,6 +20,7 @@ from transformer_lens import loading_from_pretrained as tl
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from mechlist.errors import ModelError
+from mechlist.models.exhaustion import is_out_of_memory
 from mechlist.models.files import first_line
 from mechlist.models.quiet import quiet
 from mechlist.types import Processing
@@ -54,6 +55,11 @@ def _refusals(architecture: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if is_out_of_memory(error):
+            raise ModelError(
+                f"Memory ran out while TransformerLens converted the model ({first_line(error)}): converting takes up "
+                "to three times the weights in float32. Close other programs, or take a machine with more memory."
+            ) from error
         raise NotConvertibleError(f"{architecture}: {type(error).__name__}: {first_line(error)}") from error
 
 

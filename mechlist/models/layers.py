@@ -141,7 +141,10 @@ class Layers:
     def finish(
         self, layer: int, residual: Float[Tensor, "token d_model"], z: Float[Tensor, "token head d_head"], touch: Touch
     ) -> Float[Tensor, "token d_model"]:
-        """From z to the residual stream after the layer; `touch` sees attn_out, resid_mid, mlp_in, mlp_out, resid_post."""
+        """From z to the residual stream after the layer.
+
+        `touch` sees attn_out, resid_mid, mlp_in, mlp_out and resid_post.
+        """
         block = self._module.blocks[layer]
         attn_out = torch.addmm(block.attn.b_O, z.flatten(1), block.attn.W_O.flatten(0, 1))
         if self.cfg.use_normalization_before_and_after:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from mechlist.errors import InputError, MechlistError
+from mechlist.models.exhaustion import is_out_of_memory
 from mechlist.models.language_model import Hook, LanguageModel
 from mechlist.runner.assembly import stack
 from mechlist.runner.batch import Batch
 from mechlist.runner.batching import pad_right
 from mechlist.runner.interventions import Intervention, Rows
-from mechlist.runner.memory import is_out_of_memory
 from mechlist.runner.positions import gather, position_axis
 from mechlist.runner.recall import FINAL, Recall
 from mechlist.runner.transfer import to_device

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-import torch
-
 from mechlist.types import ModelShape
 
 CPU_TOKENS = 512
@@ -30,14 +28,6 @@ def bytes_per_row(shape: ModelShape, length: int, element: int) -> int:
 def captured_bytes(shape: ModelShape, hooks: Iterable[str], length: int, kept: int, element: int) -> int:
     """Bytes that the captured activations of one row take; `kept` of its `length` positions are kept."""
     return element * sum(kept * _width(shape, hook, length) for hook in hooks)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on any device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    words = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def _width(shape: ModelShape, hook: str, length: int) -> int:

@@ -85,3 +85,22 @@ def test_a_row_is_drawn_as_if_alone():
 def test_rules_out_of_range_are_refused(rules: dict[str, Any], words: str):
     with pytest.raises(InputError, match=words):
         Sampling(**rules)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [{}, {"top_k": 3}, {"top_p": 0.6}, {"top_p": 0.8, "temperature": 0.5}, {"temperature": 1.7}, {"greedy": True}],
+)
+def test_the_probability_of_some_tokens_is_that_of_all(rules: dict[str, Any]):
+    logits = 2 * torch.randn(200, 30, generator=torch.Generator().manual_seed(0))
+    logits[0] = 0.0  # equal tokens: the lowest ids are in the nucleus
+    tokens = torch.tensor([4, 17])
+    sampling = Sampling(**rules)
+    if sampling.greedy:
+        expected = torch.isin(logits.argmax(dim=1), tokens).double()
+    else:
+        expected = sampling.probabilities(logits)[:, tokens].sum(dim=1)
+    found = sampling.probability_of(logits, tokens)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    assert (found > 0).any()
+    assert (found[1:] == 0).any() == (rules not in ({}, {"temperature": 1.7}))

@@ -55,8 +55,8 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     results = load_dataset(tmp_path / "run" / "results.nc")
     assert {"effect", "exact", "base", "source"} <= set(results)
     assert (tmp_path / "run" / "figures" / "agreement.html").is_file()
-    assert main(["plan", "attribution-patch", "--device", "cpu"]) == 2
-    assert "mechlist plan patch" in capsys.readouterr().err
+    assert main(["plan", "attribution-patch", "--device", "cpu"]) == 0
+    assert "Attribution patching, Patching" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def dots(trace: Any) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (12, 12), (60, 70)])
-def test_dots_are_on_the_marked_heads_and_the_first_layer_stays_on_top(shape):
+def test_dots_are_on_the_marked_heads_and_the_first_layer_stays_on_top(shape: tuple[int, int]):
     cells = [(0, 0), (1, 3), (shape[0] - 1, 2)]
     marked = marks(*shape, cells)
     figure = head_heatmap(scores(*shape), **WORDS, marked=marked.T)

@@ -9,6 +9,7 @@ import torch
 import transformers
 from transformer_lens import loading_from_pretrained as tl
 
+from mechlist.errors import ModelError
 from mechlist.models import convert
 from mechlist.models.huggingface import load_hf
 from mechlist.models.language_model import LanguageModel, wrap
@@ -344,3 +345,12 @@ def test_released_models_get_the_settings_of_their_configuration(name: str):
     assert {k: ours[k] for k in expected} == expected
     assert ours["attn_scale"] == math.sqrt(ours["d_head"])
     assert not ours["use_local_attn"]
+
+
+def test_memory_that_runs_out_is_no_missing_conversion(hf_directory: HfDirectory, monkeypatch: pytest.MonkeyPatch):
+    def exhausted(*arguments: Any, **named: Any) -> Any:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr(convert, "_convert", exhausted)
+    with pytest.raises(ModelError, match="Memory ran out while TransformerLens converted the model"):
+        load(str(hf_directory("gpt2")), device="cpu")

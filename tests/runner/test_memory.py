@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from mechlist.errors import MechlistError
+from mechlist.models.exhaustion import is_out_of_memory
 from mechlist.runner import Batch, Runner, replace
 from mechlist.runner import runner as runner_module
-from mechlist.runner.memory import bytes_per_row, captured_bytes, is_out_of_memory
+from mechlist.runner.memory import bytes_per_row, captured_bytes
 
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),

@@ -1,0 +1,103 @@
+"""What every step of a study would take, with stand-ins for the files that later steps take from earlier ones."""
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from mechlist.engine.local import Load, complete, runner_for, with_paths
+from mechlist.errors import MechlistError
+from mechlist.options import Settings
+from mechlist.results import save_dataset, write_text
+from mechlist.runs import EXPORTS, Job
+from mechlist.study import PLACE, Study, with_settings
+from mechlist.types import Plan
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """What a step would take, or why that is not known."""
+
+    name: str
+    settings: Settings
+    needs_model: bool
+    plan: Plan | None
+    reason: str = ""
+    """Why there is no plan."""
+
+
+def planned_steps(study: Study, load: Load) -> Iterator[PlannedStep]:
+    """Every step, in order, over one model as in a run."""
+    study = with_settings(study, _settings(study))
+    wanted = {name for step in study.steps for name in _places(step.job.experiment)}
+    with tempfile.TemporaryDirectory() as folder:
+        for step in study.steps:
+            job = dataclasses.replace(step.job, experiment=_in_folder(step.job.experiment, Path(folder)))
+            made = Path(folder) / step.name if step.name in wanted else None
+            needs_model = type(job.experiment).needs_model
+            try:
+                plan = _planned(complete(job), load, made)
+            except MechlistError as error:
+                # The folder of stand-ins is nothing that was asked for.
+                reason = str(error).replace(f"{Path(folder).resolve()}/", "").replace(f"{folder}/", "")
+                yield PlannedStep(step.name, study.settings, needs_model, None, reason)
+                continue
+            plan = plan if plan is None else _with_sources(plan, _places(step.job.experiment))
+            yield PlannedStep(step.name, study.settings, needs_model, plan, "needs no model")
+
+
+def _planned(job: Job, load: Load, made: Path | None) -> Plan | None:
+    """What a step would take; with `made`, the files that a run of it would leave there, from a rehearsal."""
+    experiment = job.experiment
+    if not type(experiment).needs_model:
+        if made is not None:
+            # Without a model there is nothing to rehearse: the step itself is quick.
+            _write(job, experiment.run(None), made)
+        return None
+    runner = runner_for(job, load)
+    if made is None:
+        return experiment.plan(runner)
+    found = experiment.rehearse(runner)
+    _write(job, found.results, made)
+    return found.plan
+
+
+def _write(job: Job, results: xr.Dataset, made: Path) -> None:
+    """What a run leaves for other steps."""
+    results.attrs = {"experiment": job.name, **results.attrs}
+    save_dataset(results, made / "results.nc")
+    for name, text in job.experiment.files(results).items():
+        write_text(made / EXPORTS / name, text)
+
+
+def _with_sources(plan: Plan, places: set[str]) -> Plan:
+    if not places:
+        return plan
+    note = f"stand-ins are in place of what {' and '.join(sorted(places))} will give"
+    return dataclasses.replace(plan, notes=(*plan.notes, note))
+
+
+def _settings(study: Study) -> Settings:
+    """With what they leave open as the first step that needs a model would have it."""
+    jobs = [step.job for step in study.steps]
+    return complete(next((job for job in jobs if type(job.experiment).needs_model), jobs[0])).settings
+
+
+def _in_folder(experiment: Any, folder: Path) -> Any:
+    return with_paths(experiment, lambda path: Path(PLACE.sub(lambda found: str(folder / found.group(1)), str(path))))
+
+
+def _places(experiment: Any) -> set[str]:
+    """Steps that the paths of an experiment name."""
+    found: set[str] = set()
+
+    def look(path: Path) -> Path:
+        found.update(PLACE.findall(str(path)))
+        return path
+
+    with_paths(experiment, look)
+    return found

@@ -1,0 +1,208 @@
+"""Generation with changed attention heads: what replaces a head's output z, at every token that is read."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechlist.errors import InputError
+from mechlist.models.decoding import CachedDecoder, Decoder, RecomputingDecoder
+from mechlist.models.language_model import LanguageModel
+from mechlist.models.layers import Layers, unsupported
+from mechlist.types import Head
+
+HeadMode = Literal["zero", "mean", "swap"]
+Change = Callable[[int, Tensor], Tensor]
+"""Called with a layer and its z [row token head d_head]; returns what goes on, never changed in place."""
+
+
+@dataclass(frozen=True, eq=False)
+class KindMeans:
+    """Mean z of heads over tokens of one kind, in the prompt and in what follows it."""
+
+    kind_of_token: Int[Tensor, " vocab"]
+    """Number of each token's kind."""
+    values: Mapping[Head, Float[Tensor, "part kind d_head"]]
+    """Part 0 is the prompt before its last token, part 1 its last token and the completion."""
+
+    def at(
+        self, head: Head, tokens: Int[Tensor, "row token"], positions: Int[Tensor, " token"], last: int
+    ) -> Float[Tensor, "row token d_head"]:
+        """The mean for every token; `last` is the position of the prompt's last token."""
+        part = (positions.cpu() >= last).long().expand(tokens.shape)
+        return self.values[head][part, self.kind_of_token[tokens.cpu()]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeadEdit:
+    """Which heads are changed at every token, those of the prompt included, and how.
+
+    zero: z is 0. mean: z is its mean over tokens of the same kind. swap: z is what the head has in a run of its own on
+    another prompt of equal length, the donor, that goes on with the same tokens and is not changed.
+    """
+
+    heads: tuple[Head, ...]
+    mode: HeadMode = "zero"
+    means: KindMeans | None = None
+    """For `mean`."""
+    donors: Sequence[Sequence[int]] | None = None
+    """For `swap`: one a prompt."""
+
+    def __post_init__(self) -> None:
+        if not self.heads or len(set(self.heads)) < len(self.heads):
+            raise InputError(f"heads must hold one head at least, each once, not {list(self.heads)}.")
+        if self.mode not in get_args(HeadMode):
+            raise InputError(f"mode must be one of {', '.join(get_args(HeadMode))}, not {self.mode!r}.")
+        if (self.means is not None) != (self.mode == "mean") or (self.donors is not None) != (self.mode == "swap"):
+            raise InputError("means must be given for the mode mean and donors for the mode swap, and only then.")
+        lacking = [] if self.means is None else [head for head in self.heads if head not in self.means.values]
+        if lacking:
+            raise InputError(f"means must hold every head that is changed; {lacking[0]} is missing.")
+
+    def check(self, shape: tuple[int, int], prompts: Sequence[Tensor]) -> None:
+        """Whether a model of `shape` (layers, heads a layer) has the heads, and each prompt its donor.
+
+        Raises:
+            InputError: it has not.
+        """
+        for layer, head in self.heads:
+            if not (0 <= layer < shape[0] and 0 <= head < shape[1]):
+                raise InputError(
+                    f"heads must be of layers 0 to {shape[0] - 1} and heads 0 to {shape[1] - 1}, not {layer}.{head}."
+                )
+        if self.donors is None:
+            return
+        if [len(donor) for donor in self.donors] != [len(prompt) for prompt in prompts]:
+            raise InputError("donors must be one for each prompt, each as long as its prompt.")
+
+    @property
+    def name(self) -> str:
+        """Digest of all that the result depends on."""
+        digest = hashlib.sha256(f"{self.mode} {self.heads} {self.donors}".encode())
+        if self.means is not None:
+            digest.update(self.means.kind_of_token.numpy().tobytes())
+            for head in self.heads:
+                digest.update(self.means.values[head].float().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def of_layer(self, layer: int) -> list[int]:
+        """The heads of a layer that are changed."""
+        return [head for at, head in self.heads if at == layer]
+
+    def changed(
+        self,
+        layer: int,
+        z: Float[Tensor, "row token head d_head"],
+        tokens: Int[Tensor, "row token"],
+        first: int,
+        last: int,
+    ) -> Float[Tensor, "row token head d_head"]:
+        """What goes on in place of z; in the mode swap the second half of the rows are donors.
+
+        Args:
+            layer: of z.
+            z: of every head.
+            tokens: that are read.
+            first: position of the first of them.
+            last: position of the prompt's last token.
+        """
+        heads = self.of_layer(layer)
+        if not heads:
+            return z
+        out = z.clone()
+        if self.mode == "zero":
+            out[:, :, heads] = 0
+        elif self.mode == "swap":
+            half = len(z) // 2
+            out[:half, :, heads] = z[half:, :, heads]
+        elif self.means is not None:
+            positions = torch.arange(first, first + tokens.shape[1])
+            for head in heads:
+                out[:, :, head] = self.means.at((layer, head), tokens, positions, last).to(z)
+        return out
+
+
+def edited_decoder(model: LanguageModel, rows: int, capacity: int, edit: HeadEdit) -> Decoder:
+    """A decoder whose heads are changed; in the mode swap it takes the donors' prompts below the prompts first."""
+    if unsupported(model.module) is None:
+        inner: Decoder = _EditedCache(model.module, rows, capacity, edit)
+    else:
+        inner = RecomputingDecoder(_Recomputed(model, edit).residual)
+    return inner if edit.mode != "swap" else _Paired(inner)
+
+
+class _EditedLayers(Layers):
+    """Layers whose z is changed."""
+
+    def __init__(self, module: Any, change: Change) -> None:
+        super().__init__(module)
+        self._change = change
+
+    def attend(self, layer: int, *args: Any, **kwargs: Any) -> Float[Tensor, "row query head d_head"]:
+        """See Layers."""
+        return self._change(layer, super().attend(layer, *args, **kwargs))
+
+
+class _EditedCache(CachedDecoder):
+    """A cached decoder over changed layers."""
+
+    def __init__(self, module: Any, rows: int, capacity: int, edit: HeadEdit) -> None:
+        super().__init__(module, rows, capacity)
+        self._layers = _EditedLayers(module, self._changed)
+        self._edit = edit
+        self._tokens: Tensor | None = None
+        self._last: int | None = None
+
+    def feed(self, tokens: Int[Tensor, "row new"]) -> Float[Tensor, "row d_model"]:
+        """See Decoder."""
+        self._tokens = tokens
+        self._last = tokens.shape[1] - 1 if self._last is None else self._last
+        return super().feed(tokens)
+
+    def _changed(self, layer: int, z: Tensor) -> Tensor:
+        assert self._tokens is not None
+        assert self._last is not None
+        return self._edit.changed(layer, z, self._tokens, self._seen, self._last)
+
+
+class _Recomputed:
+    """Whole forward passes with hooks, for models whose layers cannot be run one by one."""
+
+    def __init__(self, model: LanguageModel, edit: HeadEdit) -> None:
+        self._model, self._edit = model, edit
+        self._last: int | None = None
+
+    def residual(self, tokens: Tensor, hooks: Sequence[Any]) -> Tensor:
+        self._last = tokens.shape[1] - 1 if self._last is None else self._last
+        layers = sorted({layer for layer, _ in self._edit.heads})
+        own = [(f"blocks.{layer}.attn.hook_z", partial(self._change, layer, tokens)) for layer in layers]
+        return self._model.residual(tokens, [*hooks, *own])
+
+    def _change(self, layer: int, tokens: Tensor, activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG002
+        assert self._last is not None
+        return self._edit.changed(layer, activation, tokens, 0, self._last)
+
+
+class _Paired:
+    """Rows with their donors below them, which read the same tokens."""
+
+    def __init__(self, inner: Decoder) -> None:
+        self._inner = inner
+        self._rows = 0
+
+    def feed(self, tokens: Int[Tensor, "given new"]) -> Float[Tensor, "row d_model"]:
+        """The first time, tokens of the prompts and below them of their donors; later, those of the rows alone."""
+        if self._rows:
+            return self._inner.feed(tokens.repeat(2, 1))[: self._rows]
+        self._rows = len(tokens) // 2
+        return self._inner.feed(tokens)[: self._rows]
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """See Decoder."""
+        self._inner.keep(torch.cat([rows, rows + self._rows]))
+        self._rows = len(rows)

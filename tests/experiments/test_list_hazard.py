@@ -1,0 +1,351 @@
+"""list-hazard: stages and curves worked by hand, against Kaplan-Meier and the truth, and heads that are changed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from mechlist.decode import Sampling
+from mechlist.errors import InputError
+from mechlist.experiments import list_hazard_lists as lists_of
+from mechlist.experiments.list_hazard import ListHazard
+from mechlist.experiments.list_hazard_curves import (
+    curve,
+    hazards,
+    mean_change,
+    sampled_curve,
+    sampling_noise,
+    total_variation,
+)
+from mechlist.experiments.list_hazard_heads import head_sets, kind_means, parse_heads, read_changed
+from mechlist.experiments.list_hazard_readings import Stages, by_item, fillers, read, stages, true_stages
+from mechlist.metrics.survival import survival_curve
+from mechlist.prompts.list_process import PROCESSES
+from mechlist.results import save_dataset
+from mechlist.runner import Runner, replace
+from tests.experiments.lists_for_tests import write_recorded
+
+SMALL: dict[str, Any] = {"topics": ("Fruits", "Ocean"), "samples": 1, "max_new_tokens": 24, "resamples": 20}
+
+
+@pytest.fixture(scope="module")
+def runner() -> Runner:
+    return Runner.load("list-tiny", device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def lists(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> lists_of.Lists:
+    return lists_of.recorded(runner, [write_recorded(runner, tmp_path_factory.mktemp("recorded"))], (), None)
+
+
+def generator() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+# lists
+
+
+def test_lists_that_were_cut_off_are_kept(lists: lists_of.Lists):
+    assert [(one.adjective, one.prompt.topic, len(one.parsed.items), one.time) for one in lists[:4]] == [
+        ("short", "Fruits", 3, 3),
+        ("short", "Fruits", 2, 2),
+        ("short", "Ocean", 2, 2),
+        ("short", "Ocean", 1, 0),
+    ]
+    assert [one.parsed.ended is not None for one in lists[:4]] == [True, False, True, False]
+    assert all(one.sampling == Sampling(temperature=0.7, top_p=0.8) for one in lists)
+    assert len(lists_of.first_of_each(lists, 1)) == 4
+
+
+def test_opposite_prompts_differ_in_one_token(runner: Runner, lists: lists_of.Lists):
+    other = lists_of.opposite(runner, [one.prompt for one in lists])
+    for one, prompt in zip(lists, other, strict=True):
+        different = [i for i, pair in enumerate(zip(one.prompt.tokens, prompt.tokens, strict=True)) if len({*pair}) > 1]
+        assert different == [one.prompt.adjective_index]
+        again = lists_of.prompts_of(runner, [prompt.topic], [prompt.adjective])[0]
+        assert again.tokens == prompt.tokens
+
+
+def test_lists_that_there_are_not_are_refused(runner: Runner, tmp_path: Path):
+    folder = write_recorded(runner, tmp_path / "lists")
+    with pytest.raises(InputError, match=r"one list at least at temperature 0\.5, and holds none"):
+        lists_of.recorded(runner, [folder], (), 0.5)
+    with pytest.raises(InputError, match="no recorded list of the topic 'Movies'"):
+        lists_of.recorded(runner, [folder], ("Fruits", "Movies"), None)
+    with pytest.raises(InputError, match=r"adjectives must be among those of the recorded lists \(short, long\)"):
+        ListHazard(recorded=(folder,), adjectives=("none",)).own_lists(runner)
+
+
+# readings
+
+
+def test_readings_are_those_of_whole_distributions(runner: Runner, lists: lists_of.Lists):
+    readings = read(runner, lists, label="")
+    one, marks = lists[0], lists[0].marks
+    logits = runner.logits([one.tokens])[0, one.prompt.hyphen :].double()
+    place = one.parsed.items[1].line_break
+    assert place is not None
+    p = logits[place].softmax(0)
+    ends = [marks.end_of_turn, marks.eos]
+    assert readings.end[0, place] == pytest.approx(float(p[ends].sum()), abs=1e-6)
+    drawn = Sampling(temperature=0.7, top_p=0.8).probabilities(logits[place : place + 1])[0]
+    assert readings.drawn_end[0, place] == pytest.approx(float(drawn[ends].sum()), abs=1e-5)
+    assert readings.entropy[0, place] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-5)
+    assert readings.end_first[0, place] == float(p.argmax() in ends)
+    last = one.parsed.items[1].content[-1]
+    assert readings.filler[0, last] == pytest.approx(float(logits[last].softmax(0)[marks.blank]), abs=1e-6)
+    assert readings.end_logit[0, place] == pytest.approx(
+        float(logits[place, marks.end_of_turn] - logits[place, marks.hyphen]), abs=1e-4
+    )
+    assert by_item(readings.end_logit, lists, "line_break", 3)[0, 1] == readings.end_logit[0, place]
+    assert by_item(readings.filler, lists, "item_last", 3)[0, 1] == readings.filler[0, last]
+    assert fillers(lists, 3)[:2].tolist()[0] == [0, 1, 0]
+    # Nothing is read behind the end of a list, and all of a list that was cut off.
+    assert np.isnan(readings.end[0, one.parsed.ended :]).all()
+    assert np.isfinite(readings.end[1, : len(lists[1].completion) + 1]).all()
+
+
+def test_stages_share_out_every_place_of_a_list(lists: lists_of.Lists):
+    # -Apple\n-Banana\n- : probabilities by place, the hyphen behind the second break included.
+    one = lists[1]
+    tokens = one.completion
+    end = np.zeros((len(lists), 20))
+    breaks = [i + 1 for i, token in enumerate(tokens) if token == one.marks.line_break]
+    end[1, breaks[0]] = 0.25
+    end[1, breaks[1]], end[1, breaks[1] + 1] = 0.5, 0.1
+    end[1, breaks[1] - 1] = 0.3
+    found = stages(end, lists, 3)
+    np.testing.assert_allclose(found.inside[1], [0, 0.3, np.nan])
+    np.testing.assert_allclose(found.at_break[1], [0.25, 1 - 0.5 * 0.9, np.nan])
+    # A line that was cut off in the middle tells nothing.
+    assert np.isnan(found.inside[3]).all()
+
+
+def test_the_truth_is_that_of_the_process(lists: lists_of.Lists):
+    found = true_stages(lists, {"Fruits": 10, "Ocean": 1}, 3)
+    process = PROCESSES["short"]
+    expected = [process.hazard_given(10, filler=filler)[k] for k, filler in enumerate((False, True, False))]
+    np.testing.assert_allclose(found.at_break[0], expected)
+    assert found.at_break[2, 0] == found.at_break[2, 1] == 1
+    assert np.isnan(true_stages(lists, {}, 3).at_break).all()
+
+
+# curves
+
+
+def test_a_hazard_by_hand():
+    found = hazards(
+        Stages(np.array([[0.0, 0.5], [0.0, np.nan]]), np.array([[0.2, 1.0], [0.6, np.nan]])),
+        np.array(["a", "b"]),
+        resamples=50,
+        generator=generator(),
+    )
+    np.testing.assert_allclose(found.point, [0.4, 1.0])
+    made = curve(found)
+    np.testing.assert_allclose(made.survival, [0.6, 0.0])
+    np.testing.assert_allclose(made.length, [0.4, 0.6])
+    assert (made.median, made.mean, made.lists.tolist()) == (2, pytest.approx(1.6), [2, 1])
+    assert (made.hazard_ends.low[0], made.hazard_ends.high[0]) == (pytest.approx(0.2), pytest.approx(0.6))
+    assert np.isnan(curve(found._replace(topics=1)).hazard_ends.low).all()
+    half = found._replace(point=found.point / 2, drawn=found.drawn / 2)
+    change = mean_change(half, found)
+    assert change[0] == pytest.approx(0.2)
+    assert (change[1], change[2]) == (pytest.approx(0.1), pytest.approx(0.3))
+
+
+def test_endings_of_many_draws_have_the_hazard_that_is_read():
+    # Lists end inside an item or at its break; what is read of each stops where it ended.
+    rng = generator()
+    inside, at_break = np.full((4000, 3), np.nan), np.full((4000, 3), np.nan)
+    time, ended = np.zeros(4000, dtype=int), np.ones(4000, dtype=bool)
+    for i in range(4000):
+        for k in range(3):
+            inside[i, k], at_break[i, k] = rng.choice([0.1, 0.5]), rng.choice([0.2, 0.6])
+            time[i] = k + 1
+            if rng.random() < inside[i, k]:
+                at_break[i, k] = np.nan
+                break
+            if rng.random() < at_break[i, k]:
+                break
+            ended[i] = k < 2
+    read_of = hazards(Stages(inside, at_break), np.arange(4000), resamples=10, generator=generator())
+    np.testing.assert_allclose(read_of.point, survival_curve(time, ended, 4).hazard[1:], atol=0.04)
+
+
+def test_sampled_curves_are_kaplan_meier():
+    time, ended = np.array([1, 2, 2, 3, 0]), np.array([True, True, False, True, True])
+    made = sampled_curve(time, ended, np.array(list("aabbc")), 3, resamples=20, generator=generator())
+    np.testing.assert_allclose(made.hazard, [1 / 4, 1 / 3, 1])
+    np.testing.assert_allclose(made.survival, [3 / 4, 1 / 2, 0])
+
+
+def test_total_variation_by_hand():
+    assert total_variation(np.array([0.5, 1.0]), np.array([0.5, 1.0])) == 0
+    assert total_variation(np.array([0.5, 1.0]), np.array([0.25, 1.0])) == pytest.approx(0.25)
+    # Beyond item 1 the second tells nothing: .5 against .75 that go on.
+    assert total_variation(np.array([0.5, 1.0]), np.array([0.25, np.nan])) == pytest.approx(0.25)
+    assert np.isnan(total_variation(np.array([np.nan]), np.array([0.5])))
+
+
+def test_noise_shrinks_with_the_lists():
+    hazard = np.array([0.2, 0.5, 1.0])
+    few, many = (
+        sampling_noise(hazard, np.array([n, n // 2, n // 4]), resamples=500, generator=generator()) for n in (20, 2000)
+    )
+    assert 0 < many < few / 5
+    # At one item only, the total variation is |share - .2|.
+    one = sampling_noise(np.array([0.2]), np.array([100]), resamples=4000, generator=generator())
+    assert one == pytest.approx(1.96 * 0.04, abs=0.006)
+
+
+# heads
+
+
+def test_names_of_heads():
+    assert parse_heads(("3.1", "L4H2")) == ((3, 1), (4, 2))
+    for wrong in ("3", "3,1", "a.b", "-1.2", "3.1.2"):
+        with pytest.raises(InputError, match=r"heads must be layer\.head, such as 3\.1, not"):
+            parse_heads((wrong,))
+    with pytest.raises(InputError, match="each head once"):
+        parse_heads(("3.1", "L3H1"))
+
+
+def test_controls_are_other_heads_of_the_same_layers(runner: Runner):
+    sets = head_sets(runner, ((3, 1), (4, 2)), 3)
+    assert list(sets) == ["clean", "heads", "control 1", "control 2", "control 3"]
+    chosen = [head for heads in sets.values() for head in heads]
+    assert len(set(chosen)) == 8
+    assert all([layer for layer, _ in heads] == [3, 4] for heads in list(sets.values())[1:])
+    with pytest.raises(InputError, match="controls must be 0 here"):
+        head_sets(runner, [(layer, head) for layer in range(6) for head in range(8)], 1)
+
+
+def test_means_are_by_kind_and_the_same_for_every_adjective(runner: Runner, lists: lists_of.Lists):
+    few = [lists[0], lists[1], lists[4]]
+    means = kind_means(runner, few, [(2, 1)])
+    hook = "blocks.2.attn.hook_z"
+    marks = lists[0].marks
+    of_adjective = []
+    for adjective in ("short", "long"):
+        values = []
+        for one in few:
+            z = runner.capture([one.tokens], hook)[hook][0, :, 1]
+            places = [i for i, token in enumerate(one.tokens) if token == marks.line_break and i > one.prompt.hyphen]
+            values += [z[i] for i in places] if one.adjective == adjective else []
+        of_adjective.append(torch.stack(values).mean(0))
+    kind = int(means.kind_of_token[marks.line_break])
+    torch.testing.assert_close(means.values[2, 1][1, kind], torch.stack(of_adjective).mean(0), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["zero", "swap"])
+def test_lists_are_read_with_heads_changed(runner: Runner, lists: lists_of.Lists, mode: Any):
+    heads = ((3, 1), (5, 2))
+    found = read_changed(runner, lists, heads, mode, None, "")
+    one, hooks = lists[0], [f"blocks.{layer}.attn.hook_z" for layer, _ in heads]
+    other = lists_of.opposite(runner, [one.prompt])[0].with_completion(one.completion)
+    changes = []
+    for hook, (_, head) in zip(hooks, heads, strict=True):
+        value = 0.0 if mode == "zero" else runner.capture([other], hook)[hook][:, :, [head]]
+        changes.append(replace(hook, value, heads=[head]))
+    with runner.intervene(*changes):
+        expected = read(runner, [one], drawn=[None], label="")
+    width = int(np.isfinite(expected.end).sum())
+    np.testing.assert_allclose(found.end_logit[0, :width], expected.end_logit[0, :width], atol=2e-3)
+    plain = read(runner, [one], drawn=[None], label="")
+    assert np.abs(plain.end_logit - expected.end_logit)[0, :width].max() > 0.01
+
+
+# the experiment
+
+
+@pytest.mark.parametrize("intervention", ["zero", "mean", "swap"])
+def test_the_whole_experiment(runner: Runner, intervention: Any):
+    asked = ListHazard(**SMALL, heads=("4.0",), intervention=intervention, controls=1)
+    results = asked.run(runner)
+    adjectives = ["short", "long"] if intervention == "swap" else ["short", "long", "none"]
+    assert results["by_adjective"].values.tolist() == adjectives
+    assert results.sizes["written"] == 2 * len(adjectives)
+    clean = results["written_items"].sel(set="clean").values
+    assert clean.tolist() == results["n_items"].values[: len(clean)].tolist()
+    assert (results["items_change"].sel(set="clean") == 0).all()
+    change = (results["written_items"].sel(set="heads") - results["written_items"].sel(set="clean")).values
+    assert float(results["items_change"].sel(set="heads", of_lists="all")) == pytest.approx(change.mean())
+    beyond = results["written_items"].sel(set="heads") - results["written_items"].sel(set="control 1")
+    assert float(results["items_change_beyond_controls"].sel(of_lists="all")) == pytest.approx(float(beyond.mean()))
+    sentences = asked.findings(results)
+    assert any("written again with the same random numbers" in sentence for sentence in sentences)
+    assert set(asked.tables(results)) == {"conditions", "hazard", "lists", "heads"}
+    assert {"hazard-short", "survival-short", "items-with-heads"} < set(asked.figures(results))
+
+
+def test_the_built_in_model_follows_its_process(runner: Runner):
+    results = ListHazard(topics=("Fruits", "Animals", "Countries"), adjectives=("short",), samples=4, resamples=20).run(
+        runner
+    )
+    assert float(results["variation_from_truth"][0]) < 0.1
+    assert float(results["error_at_break"][0]) < 0.03
+    np.testing.assert_allclose(results["drawn_end_at_break"], results["end_at_break"], atol=1e-6)
+    assert bool(results["ended"].all())
+    variation, noise = (float(results[name][0]) for name in ("variation_from_sampled", "sampling_noise"))
+    assert 0 < variation < 2 * noise
+
+
+def test_recorded_lists(runner: Runner, tmp_path: Path):
+    folder = write_recorded(runner, tmp_path / "lists", temperature=None)
+    results = ListHazard(recorded=(folder,), resamples=20).run(runner)
+    assert results.attrs["unknown_rules"] == 8
+    assert np.isnan(results["hazard"].sel(rule="as drawn")).all()
+    assert results["n_lists_ended"].values.tolist() == [2, 2]
+    sentences = ListHazard().findings(results)
+    assert sentences[0] == (
+        "list-tiny read 8 lists of 2 topics (4 ended, the others were cut off and count until then); of 8 it is not "
+        "known at which temperature they were drawn."
+    )
+    assert "hazard-long" in ListHazard().figures(results)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"samples": 0}, "samples must be at least 1, not 0"),
+        ({"lists": 0}, "lists must be at least 1, not 0"),
+        ({"controls": -1}, "controls must be at least 0, not -1"),
+        ({"heads": ("x",)}, "heads must be layer.head"),
+        ({"strongest": 0}, "strongest must be at least 1"),
+        ({"heads": ("1.0",), "heads_from": Path("x")}, "exclude each other"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"top_p": 2.0}, "top_p must be above 0 and at most 1"),
+        ({"adjectives": ()}, "adjectives must hold one value at least"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(changes: dict[str, Any], words: str):
+    with pytest.raises(InputError, match=words):
+        ListHazard(**changes)
+
+
+def test_heads_that_the_model_lacks_are_refused_at_once(runner: Runner):
+    with pytest.raises(InputError, match=r"heads must be of layers 0 to 5 and heads 0 to 7, not 9\.0"):
+        ListHazard(**SMALL, heads=("9.0",)).run(runner)
+    with pytest.raises(InputError, match="intervention swap needs lists with an adjective"):
+        ListHazard(**SMALL, adjectives=("none",), heads=("3.0",), intervention="swap").run(runner)
+
+
+def test_heads_come_from_a_list_heads_run(runner: Runner, tmp_path: Path):
+    with pytest.raises(InputError, match="does not exist: heads_from must be the folder"):
+        ListHazard(**SMALL, heads_from=tmp_path).run(runner)
+    effect = np.zeros((2, 6, 8, 3))
+    effect[:, 4, 2, 1], effect[:, 5, 1, 0], effect[:, 1, 7, 2] = -3.0, 2.0, 9.0
+    exact = np.full(effect.shape, np.nan)
+    exact[:, 1, 7, 2] = 0.5
+    dims = ("list", "layer", "head", "role")
+    coords = {"layer": range(6), "head": range(8), "role": ["a", "b", "c"]}
+    found = xr.Dataset({"effect": (dims, effect), "exact": (dims, exact)}, coords=coords)
+    save_dataset(found.assign_attrs(experiment="entropy"), tmp_path / "results.nc")
+    with pytest.raises(InputError, match="must be results of list-heads, not of entropy"):
+        ListHazard(**SMALL, heads_from=tmp_path).run(runner)
+    save_dataset(found.assign_attrs(experiment="list-heads"), tmp_path / "results.nc")
+    results = ListHazard(**SMALL, heads_from=tmp_path, controls=0).run(runner)
+    assert results.attrs["sets"]["heads"] == ["L4H2", "L5H1"]

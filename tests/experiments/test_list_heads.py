@@ -1,0 +1,104 @@
+"""Attribution patching of heads on lists: estimates, exact verification, and what is said of their agreement."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from mechlist import patch_grid
+from mechlist.errors import InputError
+from mechlist.experiments.list_heads import ListHeads
+from mechlist.experiments.list_heads_output import checked_cells, rank_agreement
+from mechlist.experiments.list_patch_data import list_pairs
+from mechlist.patching.attribution import attribution_grid
+from mechlist.runner import Runner
+
+FEW: dict[str, Any] = {"topics": ("Fruits", "Colors", "Movies"), "lists": 1, "items": 3, "role_items": 1}
+
+
+@pytest.fixture(scope="module")
+def runner() -> Runner:
+    return Runner.load("list-tiny", device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def results(runner: Runner) -> xr.Dataset:
+    return ListHeads(**FEW, verify_top=12).run(runner)
+
+
+def test_the_strongest_heads_are_patched_exactly(runner: Runner, results: xr.Dataset):
+    experiment = ListHeads(**FEW)
+    pairs = list_pairs(experiment.data(runner), "short", "item", role_items=1)
+    whole = patch_grid(runner, **pairs.asked("denoising"), site="z", per="head_position")
+    exact = (whole["patched"] - whole["base"]).rename(prompt="list")
+    there = results["exact"].notnull()
+    chosen = there.any("list")
+    assert int(chosen.sum()) == 12
+    np.testing.assert_allclose(results["exact"].values[there], exact.values[there], atol=1e-4)
+    # None of the others has a larger estimate.
+    size = abs(results["effect"].mean("list"))
+    assert float(size.where(chosen).min()) >= float(size.where(~chosen).max())
+    # A role that a list lacks stays missing.
+    np.testing.assert_array_equal(results["effect"].isnull(), exact.isnull())
+
+
+def test_findings_figures_and_tables(results: xr.Dataset):
+    experiment = ListHeads(**FEW, top=7)
+    assert set(experiment.figures(results)) == {"heads", "roles", "agreement"}
+    tables = experiment.tables(results)
+    assert (len(tables["heads"]), len(tables["verified"])) == (7, 12)
+    sentences = experiment.findings(results)
+    assert sentences[0].startswith(
+        "B: blank - line break, at the last item last token, short put into long (denoising): "
+    )
+    strongest = tables["verified"].sort_values("exact", key=np.abs).iloc[-1]
+    name = f"L{strongest['layer']}H{strongest['head']} at {strongest['role']} {strongest['exact']:+.2f}"
+    assert f"the heads that move it most are {name}" in sentences[1]
+    found = rank_agreement(results)
+    assert found.low <= found.rank <= found.high <= 1
+    assert f"the rank correlation with exact patching is {found.rank:.2f} [" in sentences[2]
+
+
+def test_rank_correlation_is_spearmans(results: xr.Dataset):
+    from scipy.stats import spearmanr
+
+    table = checked_cells(results)
+    expected = spearmanr(table["estimate"], table["exact"])[0]
+    assert rank_agreement(results).rank == pytest.approx(expected)
+
+
+def test_nothing_verified_says_so(runner: Runner):
+    experiment = ListHeads(topics=("Fruits",), items=2, verify_top=0, noising=True, at="break")
+    results = experiment.run(runner)
+    assert results["exact"].isnull().all()
+    assert results.attrs["own"] == "last item line break"
+    assert float(results["base"][0]) > float(results["source"][0]), "noising changes the short run"
+    assert "No head was patched exactly" in experiment.findings(results)[1]
+    assert set(experiment.figures(results)) == {"heads", "roles"}
+    few = ListHeads(topics=("Fruits",), items=2, verify_top=2)
+    assert "too few for a rank correlation" in few.findings(few.run(runner))[-1]
+
+
+def test_steps_go_on_to_the_estimate(runner: Runner):
+    settings: dict[str, Any] = {"topics": ("Fruits",), "items": 1, "role_items": 1}
+    experiment = ListHeads(**settings, steps=2, verify_top=0)
+    asked = list_pairs(experiment.data(runner), "short", "item", role_items=1).asked("denoising")
+    expected = attribution_grid(runner, **asked, site="z", per="head_position", steps=2)["effect"]
+    np.testing.assert_allclose(experiment.run(runner)["effect"], expected, atol=1e-6)
+    assert not np.allclose(
+        ListHeads(**settings, verify_top=0).run(runner)["effect"], expected, atol=1e-4, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"top": 0}, "top must be at least 1"),
+        ({"verify_top": -1}, "verify_top must be 0 or more"),
+    ],
+)
+def test_parameters_that_make_no_sense_are_refused(changes: dict[str, Any], words: str):
+    with pytest.raises(InputError, match=words):
+        ListHeads(**changes)

@@ -1,0 +1,250 @@
+"""Patching of lists by role: against patching by position, the roles, the handover of layers, and the null control."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from mechlist import LogitDifference, patch_grid
+from mechlist.errors import InputError
+from mechlist.experiments.list_patch import ListPatch
+from mechlist.experiments.list_patch_data import list_pairs, named_roles
+from mechlist.experiments.list_patch_figures import effects, shares, survivors
+from mechlist.experiments.list_patch_layers import handover, null_rejections
+from mechlist.experiments.list_patch_words import handover_sentence
+from mechlist.experiments.list_runs import list_data
+from mechlist.experiments.list_sources import written_list
+from mechlist.metrics.multiple import max_t
+from mechlist.prompts.chat import list_tokens
+from mechlist.prompts.list_prompts import PromptedList, list_prompt
+from mechlist.runner import Runner
+
+TOPICS = ("Fruits", "Colors", "Sports", "Rivers", "Movies", "Books")
+FEW: dict[str, Any] = {"topics": TOPICS, "items": 2, "sites": ("resid_pre", "v"), "permutations": 20, "role_items": 1}
+
+
+@pytest.fixture(scope="module")
+def runner() -> Runner:
+    return Runner.load("list-tiny", device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def results(runner: Runner) -> xr.Dataset:
+    return ListPatch(**FEW).run(runner)
+
+
+def test_roles_are_positions_patched_alone(runner: Runner, results: xr.Dataset):
+    data = ListPatch(**FEW).data(runner).select("short")
+    row, other = data.rows[1], data.swapped().rows[1]
+    last = int(data.roles[1].where("line_break", item_from_end=0)[0])
+    marks = data.marks
+    metric = LogitDifference(answer=marks.end_of_turn, wrong=marks.hyphen)
+    for side, base, source in (("denoising", other, row), ("noising", row, other)):
+        alone = patch_grid(
+            runner,
+            base=base[None, : last + 1],
+            source=source[None, : last + 1],
+            site="resid_pre",
+            per="position",
+            metric=metric,
+        )
+        found = results["patched_resid_pre"].sel(side=side).isel(list=1)
+        places = {"adjective": data.prompts[1].adjective_index, "last item line break": last}
+        for role, place in places.items():
+            expected = alone["patched"].isel(prompt=0, position=place)
+            np.testing.assert_allclose(found.sel(role=role), expected, atol=1e-4)
+        np.testing.assert_allclose(results["base"].sel(side=side)[1], alone["base"][0], atol=1e-4)
+
+
+def test_the_one_word_that_differs_is_everything_in_the_first_layer(results: xr.Dataset):
+    first = shares(results, "resid_pre").sel(layer=0)
+    np.testing.assert_allclose(first.sel(role="adjective"), 1, atol=1e-4)
+    assert not first.drop_sel(role="adjective").values.any()
+    # In the last layer the position that is measured is all that is left to change, but for what attention fetches.
+    last = shares(results, "resid_pre").isel(layer=-1)
+    assert (last.sel(role="last item line break") > 0.5).all()
+
+
+def test_every_position_has_one_role(runner: Runner):
+    data = ListPatch(topics=("Fruits", "Movies"), items=4).data(runner).select("short")
+    lengths = [n - 3 for n in data.lengths.tolist()]
+    for count_from in ("start", "end"):
+        roles = named_roles(data.roles, lengths, count_from, 2)
+        for i, length in enumerate(lengths):
+            covered = sorted(p for where in roles.values() for p in where[i])
+            assert covered == list(range(length))
+        names = list(roles)
+        pooled = "earlier items" if count_from == "end" else "later items"
+        at = names.index(pooled)
+        assert names[at + 1 if count_from == "end" else at - 1].startswith(
+            "item -2" if count_from == "end" else "item 2"
+        )
+    everything = named_roles(data.roles, lengths, "end", 9)
+    assert "earlier items" not in everything
+    with pytest.raises(InputError, match="role_items must be at least 1, not 0"):
+        named_roles(data.roles, lengths, "end", 0)
+
+
+def test_lists_without_the_position_are_left_out(runner: Runner):
+    marks = list_tokens(runner.tokenizer)
+    prompt = list_prompt(runner.tokenizer, "Fruits", "short")
+    whole = written_list(runner.tokenizer, prompt, ("Apple", "Pear"), marks, filler=False)
+    cut = PromptedList(prompt, (*whole.completion[:-2], marks.end_of_turn))
+    data = list_data([whole, cut], marks, source="written", tokenizer=runner.tokenizer)
+    found = list_pairs(data, "short", "break")
+    assert (found.left_out, len(found.short)) == (1, 1)
+    assert int(found.short[0, found.lengths[0] - 1]) == marks.line_break
+    assert found.own == "last item line break"
+    differ = (found.short != found.long).nonzero()
+    assert differ.tolist() == [[0, prompt.adjective_index]]
+    both = list_pairs(data, "short", "item")
+    assert (both.left_out, both.own) == (0, "last item last token")
+    assert both.direction.answer == (marks.blank,)
+    with pytest.raises(InputError, match="none of the 1 lists has its last break"):
+        list_pairs(list_data([cut], marks, source="written", tokenizer=runner.tokenizer), "short", "break")
+    with pytest.raises(InputError, match="adjective must be one that the lists have"):
+        list_pairs(data, "long", "break")
+
+
+def test_short_and_long_change_places_with_whose_lists_they_are(runner: Runner):
+    data = ListPatch(topics=("Fruits",), items=2).data(runner)
+    one, other = (list_pairs(data, adjective, "break") for adjective in ("short", "long"))
+    # Written lists are the same after both.
+    assert torch.equal(one.short, other.short)
+    assert torch.equal(one.long, other.long)
+
+
+def test_findings_say_what_is_known_of_the_model(results: xr.Dataset):
+    experiment = ListPatch(**FEW)
+    sentences = experiment.findings(results)
+    assert sentences[0].startswith("A: end of turn - hyphen, at the last item line break: ")
+    assert "over 6 lists of 6 topics" in sentences[0]
+    assert sentences[1].startswith("resid_pre: with short put into long (denoising), layer ")
+    assert "at the adjective moves it most, by " in sentences[1]
+    for sentence in sentences[3:5]:
+        assert "the role with the largest effect is adjective in layers 0 to" in sentence
+        assert "The adjective stops being the largest at layer" in sentence
+        assert "the position's own (last item line break) is for good from layer" in sentence
+    assert sentences[5].startswith("Null control: ")
+    assert set(experiment.figures(results)) == {"resid_pre", "v"}
+    table = experiment.tables(results)["cells"]
+    assert table.iloc[0]["role"] == "adjective"
+    assert table.iloc[0]["share"] == pytest.approx(1, abs=1e-3)
+    assert set(table["site"]) == {"resid_pre", "v"}
+    assert len(experiment.tables(results)["lists"]) == 6
+
+
+def test_a_role_that_never_takes_over_is_said_so(results: xr.Dataset):
+    # As if nothing but the adjective mattered.
+    kept = xr.where(results["role"] == "adjective", results["patched_resid_pre"], results["base"])
+    alone = results.assign(patched_resid_pre=kept.transpose(*results["patched_resid_pre"].dims))
+    sentence = handover_sentence(alone.assign_attrs(results.attrs), "noising")
+    assert "The adjective is the largest in every layer [none, none]; the position's own" in sentence
+    assert "(last item line break) is not in the last layer [none, none]" in sentence
+
+
+def test_one_topic_has_no_interval_and_no_control(runner: Runner):
+    experiment = ListPatch(topics=("Fruits",), items=2, sites=("resid_pre",))
+    results = experiment.run(runner)
+    sentences = experiment.findings(results)
+    assert "[" not in "".join(sentences)
+    assert sentences[-1].startswith("There is no null control")
+    assert not survivors(results, "resid_pre").any()
+
+
+def test_heads_of_keys_and_values_have_numbers_of_their_own(runner: Runner):
+    experiment = ListPatch(
+        topics=TOPICS[:2], items=1, sites=("z", "v", "attn_out"), per_head=True, permutations=0, at="item", role_items=1
+    )
+    results = experiment.run(runner)
+    assert results["patched_z"].dims == ("side", "list", "layer", "head", "role")
+    assert results["patched_v"].dims == ("side", "list", "layer", "kv_head", "role")
+    assert results.sizes["kv_head"] == runner.shape.n_key_value_heads < results.sizes["head"]
+    assert results["patched_attn_out"].dims == ("side", "list", "layer", "role")
+    assert set(experiment.figures(results)) == {"z_heads", "z", "v_heads", "v", "attn_out"}
+    assert "head" in experiment.tables(results)["cells"]
+    # Heads of one layer act through one norm after attention: not their sum, but all together, is attn_out.
+    assert "head" in experiment.findings(results)[1]
+
+
+def test_the_plan_counts_all_sweeps(runner: Runner):
+    settings: dict[str, Any] = {"topics": ("Fruits",), "items": 2, "role_items": 1}
+    both = ListPatch(**settings, sites=("attn_out", "v")).plan(runner)
+    single = [ListPatch(**settings, sites=(site,)).plan(runner) for site in ("attn_out", "v")]
+    assert both.cells == sum(one.cells for one in single)
+    assert both.runs == sum(one.runs for one in single)
+    assert both.peak_bytes == max(one.peak_bytes for one in single)
+
+
+def test_handover_of_effects_that_are_known():
+    # Roles 0 and 2 of three; role 2 takes over in layer 2 in most lists, and in layer 1 in the others.
+    early, late = np.zeros((5, 3)), np.zeros((5, 3))
+    early[:, 0], late[:, 0] = [4, 1, 1, 1, 1], [4, 4, 1, 1, 1]
+    early[:, 2], late[:, 2] = [0, -3, -3, -3, -3], [0, 0, -3, -3, -3]
+    effects = np.stack([late] * 7 + [early])
+    generator = np.random.default_rng(0)
+    found = handover(effects, 2, np.arange(8), generator=generator)
+    assert found.largest.tolist() == [0, 0, 2, 2, 2]
+    assert (found.leaves, found.arrives) == (2, 2)
+    assert found.leaves_low <= 2 <= found.leaves_high
+    assert found.known
+    alike = handover(np.stack([late] * 8), 2, np.arange(8), generator=generator)
+    assert (alike.arrives_low, alike.arrives_high) == (2, 2)
+    never = handover(np.stack([late] * 8), 1, np.arange(8), generator=generator)
+    assert never.arrives == 5, "role 1 is never the largest"
+    alone = handover(late[None], 2, np.array(["a"]), generator=generator)
+    assert not alone.known
+    missing = effects.copy()
+    missing[:, :, 1] = np.nan
+    assert handover(missing, 2, np.arange(8), generator=generator).largest.tolist() == [0, 0, 2, 2, 2]
+    with pytest.raises(InputError, match="must hold a value of some role in every layer"):
+        handover(np.full((2, 2, 2), np.nan), 0, np.arange(2), generator=generator)
+
+
+def test_a_handover_that_varies_over_topics_has_an_interval():
+    early, late = np.zeros((4, 2)), np.zeros((4, 2))
+    early[:, 0], late[:, 0] = [2, 1, 1, 1], [2, 2, 2, 1]
+    early[:, 1], late[:, 1] = [0, 2, 2, 2], [0, 0, 0, 2]
+    effects = np.stack([early] * 4 + [late] * 4)
+    found = handover(effects, 1, np.arange(8), generator=np.random.default_rng(0))
+    assert (found.leaves_low, found.leaves_high) == (1, 3)
+
+
+def test_the_test_holds_its_level_on_effects_of_the_model(results: xr.Dataset):
+    """Signs of raw effects flipped by topic: there is nothing to find, and about 5 % of the permutations reject."""
+    own = effects(results, "resid_pre").sel(side="denoising", drop=True).transpose("list", ...).values
+    # More topics than the fixture has: each list's effects, a little changed, under new labels.
+    generator = np.random.default_rng(0)
+    many = np.concatenate([own * generator.uniform(0.5, 1.5, (len(own), 1, 1)) for _ in range(3)])
+    topics = np.arange(len(many))
+    rejected = null_rejections(many, topics, permutations=400, generator=np.random.default_rng(1))
+    # Binomial(400, .05): 5 to 36 is more than three standard deviations either way.
+    assert 5 <= rejected <= 36
+    # Without flips they are as real as can be: the same test finds them.
+    assert (max_t(many, clusters=topics, generator=np.random.default_rng(2)).p_corrected <= 0.05).any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"role_items": 0}, "role_items must be at least 1"),
+        ({"top": 0}, "top must be at least 1"),
+        ({"permutations": -1}, "permutations must be 0 or more"),
+        ({"sites": ()}, "sites must be one site at least, each once, not none"),
+        ({"sites": ("v", "v")}, "each once, not v, v"),
+        ({"temperature": 0.5}, "temperature chooses among recorded lists"),
+    ],
+)
+def test_parameters_that_make_no_sense_are_refused(changes: dict[str, Any], words: str):
+    with pytest.raises(InputError, match=words):
+        ListPatch(**changes)
+
+
+def test_noising_is_not_denoising_turned_round(results: xr.Dataset):
+    base = results["base"]
+    gap = base.sel(side="noising") - base.sel(side="denoising")
+    assert (gap > 0).all(), "short lists end rather than long ones"
+    one, other = (shares(results, "v").sel(side=side) for side in ("denoising", "noising"))
+    assert not np.allclose(one, other, atol=0.01)

@@ -1,0 +1,70 @@
+"""The whole list-ending study on a tiny random Gemma 2 with the built-in tokenizer."""
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mechlist.experiments.generate_lists import GenerateLists
+from mechlist.options import Output
+from mechlist.report.assemble import write_report
+from mechlist.results import load_dataset
+from mechlist.runner import Runner
+from mechlist.study import read_study, read_yaml, run_study
+from tests.experiments.lists_for_tests import random_gemma2
+
+FILE = Path("experiments/list_ending/study.yaml")
+TOPICS = ["Fruits", "Ocean", "Rivers", "Sports", "Colors"]
+QUICK: dict[str, dict[str, Any]] = {
+    "generate": {"topics": TOPICS[:2], "temperatures": [0.7], "samples": 1, "max_new_tokens": 12},
+    "whole-lists": {"topics": TOPICS[:2], "samples": 1, "max_new_tokens": 12},
+    "lens": {"tuned_steps": 3},
+    "heads": {"verify_top": 4},
+    "ending": {"controls": 1, "max_new_tokens": 20},
+}
+
+
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lists that `list-tiny` wrote: a random model writes none."""
+    folder = tmp_path_factory.mktemp("lists")
+    asked = GenerateLists(topics=tuple(TOPICS), temperatures=(0.7,), samples=1, max_new_tokens=300)
+    results = asked.run(Runner.load("list-tiny", device="cpu", progress=False))
+    for name, text in asked.files(results).items():
+        if name.startswith("lists/"):
+            (folder / Path(name).name).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(lists: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study's directory; every step with its own parameters, but for what would take long."""
+    folder = tmp_path_factory.mktemp("study")
+    value = read_yaml(FILE)
+    value["model"] = str(random_gemma2(folder / "gemma2"))
+    for step in value["steps"]:
+        step["parameters"] |= QUICK.get(step["name"], {})
+        if step["name"] != "statistics" and "recorded" in step["parameters"]:
+            step["parameters"]["recorded"] = [str(lists)]
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(value))
+    run_study(read_study(file, read_yaml(file)), folder / "out", Output())
+    return folder / "out"
+
+
+def test_every_step_runs_on_any_gemma_2(out: Path):
+    steps = read_yaml(FILE)["steps"]
+    assert len(steps) >= 13
+    for step in steps:
+        assert json.loads((out / step["name"] / "run.json").read_text())["status"] == "done"
+        assert load_dataset(out / step["name"] / "results.nc").attrs["experiment"] == step["experiment"]
+
+
+def test_the_report_tells_the_steps_in_order_with_a_sentence_each(out: Path):
+    report = write_report(out).read_text()
+    texts = [html.escape(" ".join(step["text"].split()))[:60] for step in read_yaml(FILE)["steps"]]
+    places = [report.index(text) for text in texts]
+    assert places == sorted(places)

@@ -1,0 +1,85 @@
+"""written-lists: which lists stand against which, and differences over the same topics."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mechlist.errors import InputError
+from mechlist.experiments import list_hazard_lists as lists_of
+from mechlist.experiments.list_hazard_readings import by_item, read
+from mechlist.experiments.written_lists import WrittenLists
+from mechlist.experiments.written_lists_steps import MEASURES, compare
+from mechlist.runner import Runner
+from tests.experiments.lists_for_tests import write_recorded
+
+
+@pytest.fixture(scope="module")
+def runner() -> Runner:
+    return Runner.load("list-tiny", device="cpu", progress=False)
+
+
+def test_the_same_lists_do_not_differ(runner: Runner, tmp_path: Path):
+    lists = lists_of.recorded(runner, [write_recorded(runner, tmp_path / "lists")], (), None)
+    found = compare(runner, lists, lists, 20)
+    gaps = found["overall_difference"].values
+    assert np.abs(gaps[np.isfinite(gaps)]).max() < 1e-6
+    np.testing.assert_array_equal(found["overall_difference_low"], found["overall_difference_high"])
+
+
+def test_means_are_over_the_items_that_both_have(runner: Runner):
+    prompts = lists_of.prompts_of(runner, ["Fruits", "Ocean"], ["short"])
+    topics = {"Fruits": ("Apple", "Banana", "Cherry", "Mango"), "Ocean": ("Pacific", "Atlantic")}
+    longer = lists_of.made_of(runner, prompts, topics, [4, 2])
+    shorter = lists_of.made_of(runner, prompts, topics, [2, 1])
+    found = compare(runner, longer, shorter, 20)
+    entropy = [by_item(read(runner, lists, label="").entropy, lists, "line_break", 4) for lists in (longer, shorter)]
+    expected = [np.mean([e[0, 0], e[0, 1], e[1, 0]]) for e in entropy]
+    got = found["overall"].sel(by_adjective="short", measure=MEASURES[0])
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    # By item, all that there is counts.
+    first = found["mean"].sel(by_adjective="short", measure=MEASURES[0], item=1, source="own")
+    assert float(first) == pytest.approx(float(entropy[0][:, 0].mean()))
+    fourth = found["mean"].sel(by_adjective="short", measure=MEASURES[0], item=4)
+    assert float(fourth[0]) == pytest.approx(entropy[0][0, 3])
+    assert np.isnan(fourth[1])
+
+
+def test_fillers_are_what_the_lists_have(runner: Runner, tmp_path: Path):
+    folder = write_recorded(runner, tmp_path / "lists")
+    results = WrittenLists(recorded=(folder,), resamples=20).run(runner)
+    share = results["overall"].sel(by_adjective="short", measure="filler on item")
+    # Of the whole lines -Apple -Banana* -Cherry, -Apple -Banana and -Pacific -Atlantic*, two have a filler.
+    np.testing.assert_allclose(share, [2 / 7, 0])
+    assert results["n_lists"].values.tolist() == [8, 4]
+    assert results.attrs["written"] == "data/topics"
+
+
+def test_lists_of_a_file(runner: Runner, tmp_path: Path):
+    folder = write_recorded(runner, tmp_path / "lists")
+    file = tmp_path / "mine.yaml"
+    file.write_text("Fruits: [Pear, Plum, Fig, Lime, Kiwi]\nTeas: [Assam]")
+    asked = WrittenLists(recorded=(folder,), external=file, resamples=20)
+    results = asked.run(runner)
+    assert results["n_lists"].values.tolist() == [4, 2]
+    assert results.sizes["item"] == 5
+    assert "that it did not write (mine.yaml), behind the same prompts of 1 topic." in asked.findings(results)[0]
+    assert len(asked.figures(results)) == 7
+    assert asked.tables(results)["differences"]["measure"].tolist()[0] == MEASURES[0]
+
+
+def test_topics_of_a_file_are_written_about(runner: Runner, tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("Teas: [Assam, Sencha]")
+    asked = WrittenLists(external=file, samples=1, max_new_tokens=20, resamples=20, adjectives=("short",))
+    assert asked.run(runner)["n_topics"] == 1
+
+
+def test_files_without_a_shared_topic_are_refused(runner: Runner, tmp_path: Path):
+    folder = write_recorded(runner, tmp_path / "lists")
+    file = tmp_path / "mine.yaml"
+    file.write_text("Teas: [Assam]")
+    with pytest.raises(InputError, match=r"must be of one topic at least of its own lists \(Fruits, Ocean\), not only"):
+        WrittenLists(recorded=(folder,), external=file).run(runner)
+    with pytest.raises(InputError, match="cannot be read"):
+        WrittenLists(recorded=(folder,), external=tmp_path / "none.yaml").run(runner)
