@@ -56,6 +56,8 @@ class Circuit(PairExperiment):
     """Random connected circuits of the same size that the found one is compared with."""
     verify_top: int = 20
     """Edges, the strongest by their score, that are patched exactly."""
+    verify: tuple[str, ...] = ()
+    """Other edges that are, by name, such as "a0.h1->a1.h3<k>" or "input->m0"."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,6 +83,7 @@ class Circuit(PairExperiment):
             choice=choice,
             random_circuits=self.random_circuits,
             verify_top=self.verify_top,
+            verify=self.verify,
         )
         if clusters is not None:
             results["cluster"] = ("prompt", np.array(clusters))

@@ -156,7 +156,8 @@ def findings(results: xr.Dataset) -> list[str]:
     curve = shares(results, "mib_metric")
     sentences.append(
         f"Over all sizes, CPR is {performance_ratio(curve):.3f} (more is better, a perfect circuit has .999) and CMD "
-        f"{model_distance(curve):.3f} (0 is best), as MIB defines them."
+        f"{model_distance(curve):.3f} (0 is best), as MIB defines them; the area under the curve of what is left "
+        f"without the circuit is {performance_ratio(shares(results, 'mib_complement')):.3f} (less is more complete)."
     )
     return [*sentences, *_checked(results, unit), *_reference(results)]
 
@@ -181,7 +182,7 @@ def _checked(results: xr.Dataset, unit: str) -> list[str]:
     rank = np.corrcoef(table[["score", "exact"]].rank().to_numpy().T)[0, 1]
     worst = table.loc[(table["score"] - table["exact"]).abs().idxmax()]
     return [
-        f"Of the {len(table)} edges with the largest scores, patched one by one, the rank correlation of score and "
+        f"Of the {len(table)} edges that were patched one by one, the rank correlation of score and "
         f"exact effect is {rank:.2f}; the worst is {worst['edge']}: score {worst['score']:+.3f}, exact "
         f"{worst['exact']:+.3f} {unit}."
     ]

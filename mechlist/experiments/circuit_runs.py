@@ -1,5 +1,6 @@
 """What `circuit` runs: scores, circuits of many sizes, their complements, single edges, and random circuits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,14 @@ class Choice:
 
 
 def find_circuit(
-    runner: Runner, asked: dict[str, Any], *, steps: int, choice: Choice, random_circuits: int, verify_top: int
+    runner: Runner,
+    asked: dict[str, Any],
+    *,
+    steps: int,
+    choice: Choice,
+    random_circuits: int,
+    verify_top: int,
+    verify: Sequence[str] = (),
 ) -> xr.Dataset:
     """Scores, the circuit, and the metric of everything that is compared.
 
@@ -43,12 +51,15 @@ def find_circuit(
         steps: as for `edge_scores`.
         choice: of the circuit.
         random_circuits: controls of the circuit's size.
-        verify_top: edges that are patched exactly, each by itself.
+        verify_top: edges that are patched exactly, each by itself, by their scores.
+        verify: names of others that are.
 
     Raises:
-        InputError: nothing to explain, or no circuit to be found; as `run_edges`.
+        InputError: an edge that there is not; nothing to explain, or no circuit to be found; as `run_edges`.
     """
     nodes = nodes_of(runner)
+    for name in verify:
+        nodes.edge(name)
     scores = edge_scores(runner, **asked, steps=steps).scores
     keys = _keys(scores.double().mean(0), signed=choice.signed)
     select = SELECTIONS[choice.select]
@@ -56,7 +67,7 @@ def find_circuit(
     sizes = _sizes(total, choice.edges)
     circuits = torch.stack([select(nodes, keys, size) for size in sizes])
     shares = torch.stack([select(nodes, keys, int(share * total)) for share in MIB_SHARES])
-    single = _strongest(nodes, scores.double().mean(0), verify_top)
+    single = _single(nodes, scores.double().mean(0), verify_top, verify)
     whole = torch.zeros(1, *nodes.reads.shape, dtype=torch.bool)
     named = {
         "base": whole,
@@ -64,6 +75,7 @@ def find_circuit(
         "circuit_metric": nodes.reads & ~circuits,
         "complement_metric": circuits,
         "mib_metric": nodes.reads & ~shares,
+        "mib_complement": shares,
         "exact": single,
     }
     if choice.threshold is not None:
@@ -108,12 +120,13 @@ def _sizes(total: int, wanted: int | None) -> list[int]:
     return sizes if wanted is None else sorted({*sizes, min(wanted, total)})
 
 
-def _strongest(
-    nodes: Nodes, mean: Float[Tensor, "sender receiver"], count: int
+def _single(
+    nodes: Nodes, mean: Float[Tensor, "sender receiver"], count: int, names: Sequence[str]
 ) -> Bool[Tensor, "edge sender receiver"]:
-    """The edges with the largest scores, each by itself; none without a score."""
+    """The edges with the largest scores, none without a score, and those that are named, each by itself."""
     order = torch.argsort(-mean[nodes.reads].abs(), stable=True)[:count]
     ends = [(s, r) for s, r in nodes.edges[order].tolist() if mean[s, r] != 0]
+    ends = list(dict.fromkeys([*ends, *map(nodes.edge, names)]))
     out = torch.zeros(len(ends), *nodes.reads.shape, dtype=torch.bool)
     for number, (s, r) in enumerate(ends):
         out[number, s, r] = True
@@ -155,6 +168,7 @@ def _dataset(
         "circuit_metric": ("size",),
         "complement_metric": ("size",),
         "mib_metric": ("share",),
+        "mib_complement": ("share",),
         "exact": ("verified",),
         "random": ("random",),
     }

@@ -65,6 +65,8 @@ def test_all_edges_are_faithful_and_none_are_not(tiny_results: xr.Dataset):
     assert curve[-1] == pytest.approx(1, abs=1e-6)
     assert shares(tiny_results, "complement_metric")[-1] == pytest.approx(0, abs=1e-6)
     assert shares(tiny_results, "mib_metric")[0] == pytest.approx(0, abs=1e-6)
+    assert shares(tiny_results, "mib_complement")[0] == pytest.approx(1, abs=1e-6)
+    assert shares(tiny_results, "mib_complement")[-1] == pytest.approx(0, abs=1e-6)
     assert int(tiny_results["n_edges"][-1]) == tiny_results.sizes["edge"] == 81
 
 
@@ -95,6 +97,18 @@ def test_scores_are_exact_effects_where_verified(tiny_results: xr.Dataset):
     table = Circuit().tables(tiny_results)["edges"].dropna(subset=["exact"])
     assert len(table) == 20
     assert np.corrcoef(table["score"], table["exact"])[0, 1] > 0.95
+
+
+def test_edges_are_verified_by_name(tiny_runner: Runner):
+    few: dict[str, Any] = {"examples": 3, "steps": 1, "random_circuits": 0, "verify_top": 0}
+    names = ("a0.h3->a1.h1<q>", "input->a0.h0<v>")
+    results = Circuit(**few, verify=names).run(tiny_runner)
+    assert results["verified"].values.tolist() == list(names)
+    assert abs(results["exact"] - results["base"]).max("prompt").values[1] > 1
+    with pytest.raises(InputError, match=r"no sender 'a9\.h9'"):
+        Circuit(**few, verify=("a9.h9->logits",)).run(tiny_runner)
+    with pytest.raises(InputError, match="does not come after its sender"):
+        Circuit(**few, verify=("a1.h0->a0.h0<k>",)).run(tiny_runner)
 
 
 def test_a_number_of_edges_a_threshold_and_the_mean(tiny_runner: Runner):
