@@ -146,7 +146,7 @@ def read_study(file: Path, value: Mapping[str, Any]) -> Study:
         faults += [
             f"steps[{i}]: there is no earlier step {place!r} for {{{place}}}"
             for i, step in enumerate(steps)
-            for place in sorted(_places(step.job.experiment) - set(names[:i]))
+            for place in sorted(named_steps(step.job.experiment) - set(names[:i]))
         ]
         faults += [] if study.steps else ["steps must hold at least one step"]
     if faults or not isinstance(study, StudyFile):
@@ -162,7 +162,7 @@ def with_settings(study: Study, settings: Settings) -> Study:
 
 def run_study(study: Study, path: Path, output: Output) -> RunDirectory:
     """Run every step of a study into a folder of its own, with one model in memory."""
-    study = with_settings(study, _settings(study))
+    study = with_settings(study, settings_for(study))
     directory = RunDirectory(path)
     directory.check(study.config(), output)
     load = functools.cache(load_runner)
@@ -171,23 +171,23 @@ def run_study(study: Study, path: Path, output: Output) -> RunDirectory:
     directory.claim(study.config(), output)
     with directory.session(study.settings.device, steps=[step.name for step in study.steps]):
         for step in study.steps:
-            job = dataclasses.replace(step.job, experiment=_with_folders(step.job.experiment, path.resolve()))
+            job = dataclasses.replace(step.job, experiment=with_folders(step.job.experiment, path.resolve()))
             run_job(job, path / step.name, Output(resume=True), load)
     return directory
 
 
-def _settings(study: Study) -> Settings:
+def settings_for(study: Study) -> Settings:
     """The study's settings, with what they leave open as the first step that needs a model would have it."""
     jobs = [step.job for step in study.steps]
     return complete(next((job for job in jobs if type(job.experiment).needs_model), jobs[0])).settings
 
 
-def _with_folders(experiment: Any, path: Path) -> Any:
+def with_folders(experiment: Any, path: Path) -> Any:
     """The experiment with `{STEP}` in its paths replaced by the folder of that step."""
     return with_paths(experiment, lambda p: Path(PLACE.sub(lambda match: str(path / match.group(1)), str(p))))
 
 
-def _places(experiment: Any) -> set[str]:
+def named_steps(experiment: Any) -> set[str]:
     """Steps that the paths of an experiment name."""
     found: set[str] = set()
 

@@ -7,11 +7,11 @@ from typing import TypeVar
 import numpy as np
 import torch
 import xarray as xr
-from scipy.stats import rankdata
 from torch import Tensor
 
 from experiments.benchmarks.shapes import gpt2_small_shape
 from mechlist import LogitDifference, Runner, patch_grid
+from mechlist.metrics.statistics import rank_correlation
 from mechlist.models.quiet import quiet
 from mechlist.patching.attribution import attribution_grid
 
@@ -65,11 +65,6 @@ def _line(name: str, seconds: float, exact_seconds: float, effect: np.ndarray, e
         f"{name:<20} {seconds:6.2f} s, {exact_seconds / seconds:6.0f} times as fast as exact patching, Spearman's rank "
         f"correlation {ranks:.3f}, of sizes {sizes:.3f} ({moved.sum()} cells)"
     )
-
-
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's."""
-    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
 def prompts() -> tuple[Tensor, Tensor]:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from experiments.benchmarks.attribution import prompts, rank_correlation
+from experiments.benchmarks.attribution import prompts
 from experiments.benchmarks.memory import measured
 from experiments.benchmarks.shapes import gpt2_small_shape
 from mechlist import LogitDifference, Runner
+from mechlist.metrics.statistics import rank_correlation
 from mechlist.models.quiet import quiet
 from mechlist.patching.edge_attribution import edge_scores
 from mechlist.patching.edges import nodes_of, run_edges

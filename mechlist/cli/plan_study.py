@@ -5,16 +5,15 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 
-from mechlist.engine.local import Load, complete, runner_for, with_paths
+from mechlist.engine.local import Load, complete, runner_for
 from mechlist.errors import MechlistError
 from mechlist.options import Settings
 from mechlist.results import save_dataset, write_text
 from mechlist.runs import EXPORTS, Job
-from mechlist.study import PLACE, Study, with_settings
+from mechlist.study import Study, named_steps, settings_for, with_folders, with_settings
 from mechlist.types import Plan
 
 
@@ -32,11 +31,11 @@ class PlannedStep:
 
 def planned_steps(study: Study, load: Load) -> Iterator[PlannedStep]:
     """Every step, in order, over one model as in a run."""
-    study = with_settings(study, _settings(study))
-    wanted = {name for step in study.steps for name in _places(step.job.experiment)}
+    study = with_settings(study, settings_for(study))
+    wanted = {name for step in study.steps for name in named_steps(step.job.experiment)}
     with tempfile.TemporaryDirectory() as folder:
         for step in study.steps:
-            job = dataclasses.replace(step.job, experiment=_in_folder(step.job.experiment, Path(folder)))
+            job = dataclasses.replace(step.job, experiment=with_folders(step.job.experiment, Path(folder)))
             made = Path(folder) / step.name if step.name in wanted else None
             needs_model = type(job.experiment).needs_model
             try:
@@ -46,7 +45,7 @@ def planned_steps(study: Study, load: Load) -> Iterator[PlannedStep]:
                 reason = str(error).replace(f"{Path(folder).resolve()}/", "").replace(f"{folder}/", "")
                 yield PlannedStep(step.name, study.settings, needs_model, None, reason)
                 continue
-            plan = plan if plan is None else _with_sources(plan, _places(step.job.experiment))
+            plan = plan if plan is None else _with_sources(plan, named_steps(step.job.experiment))
             yield PlannedStep(step.name, study.settings, needs_model, plan, "needs no model")
 
 
@@ -79,25 +78,3 @@ def _with_sources(plan: Plan, places: set[str]) -> Plan:
         return plan
     note = f"stand-ins are in place of what {' and '.join(sorted(places))} will give"
     return dataclasses.replace(plan, notes=(*plan.notes, note))
-
-
-def _settings(study: Study) -> Settings:
-    """With what they leave open as the first step that needs a model would have it."""
-    jobs = [step.job for step in study.steps]
-    return complete(next((job for job in jobs if type(job.experiment).needs_model), jobs[0])).settings
-
-
-def _in_folder(experiment: Any, folder: Path) -> Any:
-    return with_paths(experiment, lambda path: Path(PLACE.sub(lambda found: str(folder / found.group(1)), str(path))))
-
-
-def _places(experiment: Any) -> set[str]:
-    """Steps that the paths of an experiment name."""
-    found: set[str] = set()
-
-    def look(path: Path) -> Path:
-        found.update(PLACE.findall(str(path)))
-        return path
-
-    with_paths(experiment, look)
-    return found

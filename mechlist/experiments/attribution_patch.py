@@ -14,6 +14,7 @@ from mechlist.experiments import patch_output
 from mechlist.experiments.patch import Patch
 from mechlist.experiments.patch_noise import Asked
 from mechlist.figures import agreement
+from mechlist.metrics.statistics import rank_correlation
 from mechlist.patching.attribution import attribution_grid
 from mechlist.patching.grid import prepare
 from mechlist.patching.task import Task
@@ -85,7 +86,7 @@ class AttributionPatch(Patch):
         checked = _pairs_of(results)
         if len(checked) < 3:
             return [*sentences, "These are estimates; too few cells were patched exactly to say how good they are."]
-        rank = np.corrcoef(checked[["estimate", "exact"]].rank().to_numpy().T)[0, 1]
+        rank = rank_correlation(checked["estimate"].to_numpy(), checked["exact"].to_numpy())
         worst = checked.loc[(checked["estimate"] - checked["exact"]).abs().idxmax()]
         named = _names(checked.loc[[worst.name]])[0]
         return [

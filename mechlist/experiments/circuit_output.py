@@ -9,7 +9,7 @@ import xarray as xr
 from mechlist.experiments.circuit_reference import published, roc_area
 from mechlist.metrics.faithfulness import faithfulness, faithfulness_interval, model_distance, performance_ratio
 from mechlist.metrics.multiple import max_t
-from mechlist.metrics.statistics import bootstrap_interval
+from mechlist.metrics.statistics import bootstrap_interval, rank_correlation
 from mechlist.patching.nodes import ARROW
 
 SEED = 0
@@ -179,7 +179,7 @@ def _checked(results: xr.Dataset, unit: str) -> list[str]:
     table = verified(results)
     if len(table) < 3:
         return ["Too few edges were patched one by one to say how good the scores are."]
-    rank = np.corrcoef(table[["score", "exact"]].rank().to_numpy().T)[0, 1]
+    rank = rank_correlation(table["score"].to_numpy(), table["exact"].to_numpy())
     worst = table.loc[(table["score"] - table["exact"]).abs().idxmax()]
     return [
         f"Of the {len(table)} edges that were patched one by one, the rank correlation of score and "

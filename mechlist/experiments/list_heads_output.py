@@ -11,6 +11,7 @@ from mechlist.experiments.list_patch_effects import SEED, estimated, rows, shown
 from mechlist.experiments.list_patch_figures import NAMES
 from mechlist.figures import agreement, head_heatmap, position_heatmap
 from mechlist.metrics.ratios import resampled_ratios
+from mechlist.metrics.statistics import rank_correlation
 from mechlist.types import Head
 
 NAMED = 5
@@ -111,11 +112,11 @@ def rank_agreement(results: xr.Dataset) -> Agreement:
     )
     generator, topics = np.random.default_rng(SEED), results["topic"].values
     if len(np.unique(topics)) < 2:
-        return Agreement(_spearman(*means), np.nan, np.nan)
+        return Agreement(rank_correlation(*means), np.nan, np.nan)
     drawn = resampled_ratios(both, weight, topics, resamples=1000, generator=generator)
-    ranks = [_spearman(*np.split(draw, 2)) for draw in drawn if np.isfinite(draw).all()]
+    ranks = [rank_correlation(*np.split(draw, 2)) for draw in drawn if np.isfinite(draw).all()]
     low, high = np.quantile(ranks, [0.025, 0.975]) if ranks else (np.nan, np.nan)
-    return Agreement(_spearman(*means), float(low), float(high))
+    return Agreement(rank_correlation(*means), float(low), float(high))
 
 
 def findings(results: xr.Dataset) -> list[str]:
@@ -147,13 +148,6 @@ def findings(results: xr.Dataset) -> list[str]:
         f"Of the {len(checked)} heads and roles with the largest estimates, the rank correlation with exact patching "
         f"is {found.rank:.2f}{interval}; {far}.",
     ]
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    from scipy.stats import rankdata
-
-    ranks = np.stack([rankdata(x), rankdata(y)])
-    return float(np.corrcoef(ranks)[0, 1]) if (np.ptp(ranks, axis=1) > 0).all() else float("nan")
 
 
 def _names(table: pd.DataFrame) -> list[str]:

@@ -128,3 +128,11 @@ def _check(
 def _check_level(level: float | int) -> None:
     if not 0 < level < 1:
         raise InputError(f"level must be between 0 and 1, not {level}.")
+
+
+def rank_correlation(x: Float[np.ndarray, " unit"], y: Float[np.ndarray, " unit"]) -> float:
+    """Spearman's; ties share their mean rank. NaN where either side has one value only."""
+    from scipy.stats import rankdata  # half a second, which only this needs
+
+    ranks = np.stack([rankdata(x), rankdata(y)])
+    return float(np.corrcoef(ranks)[0, 1]) if (np.ptp(ranks, axis=1) > 0).all() else float("nan")

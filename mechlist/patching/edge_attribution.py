@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -94,11 +93,7 @@ class _Scoring:
     @property
     def prompts(self) -> Sequence[Tensor]:
         """Tokens of each prompt."""
-        return self._prompts
-
-    @cached_property
-    def _prompts(self) -> list[Tensor]:
-        return list(self._task.base)
+        return self._task.prompts
 
     def compute(self, members: list[int]) -> dict[str, Tensor]:
         """Scores of the edges in the prompts `members`, and their metric."""
@@ -109,7 +104,8 @@ class _Scoring:
                 source = WithoutGradient(layers, layers.embed(task.source[members].to(self.model.device)))
                 away = source.embedded
             else:
-                source, away = task.carried(members)[0], task.carried(members)[:, 0]
+                (source,) = task.carried(members)
+                away = source[:1]
             plain = self._at_read(layers.final(base.final.flatten(0, 1)).view(base.final.shape), members)
             metric = task.metric(plain, members, plain)
         scores = torch.zeros(len(members), *task.nodes.reads.shape, dtype=torch.float64)

@@ -12,11 +12,12 @@ from torch import Tensor
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Measure, Metric
 from mechlist.models.language_model import LanguageModel
-from mechlist.models.layers import Layers, unsupported
+from mechlist.models.layers import Layers
 from mechlist.patching.edge_runs import EdgeRuns
 from mechlist.patching.grid import prepare
 from mechlist.patching.nodes import Nodes
 from mechlist.patching.replacements import Mean
+from mechlist.patching.task import whole_passes
 from mechlist.runner import Runner
 
 CPU_BYTES = 256 * 2**20
@@ -47,6 +48,11 @@ class EdgeTask:
     def model(self) -> LanguageModel:
         """The model."""
         return self.runner.language_model
+
+    @cached_property
+    def prompts(self) -> list[Tensor]:
+        """Tokens of each prompt."""
+        return list(self.base)
 
     @property
     def prompt_bytes(self) -> int:
@@ -119,11 +125,7 @@ def nodes_of(runner: Runner) -> Nodes:
     Raises:
         InputError: a model whose edges cannot be run by themselves, or that is changed by interventions or hooks.
     """
-    reason = unsupported(runner.model)
-    if reason is None and runner.interventions:
-        reason = "interventions are in place"
-    if reason is None and any(point.fwd_hooks for point in runner.model.hook_dict.values()):
-        reason = "it has hooks of its own"
+    reason = whole_passes(runner)
     if reason is not None:
         raise InputError(f"The edges of this model cannot be patched, because {reason}.")
     return Nodes(runner.shape, parallel=bool(runner.model.cfg.parallel_attn_mlp))
@@ -204,11 +206,7 @@ class EdgeWork:
     @property
     def prompts(self) -> Sequence[Tensor]:
         """Tokens of each prompt."""
-        return self._prompts
-
-    @cached_property
-    def _prompts(self) -> list[Tensor]:
-        return list(self._task.base)
+        return self._task.prompts
 
     def values(self) -> Float[Tensor, "variant prompt"]:
         """Run it."""

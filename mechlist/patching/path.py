@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Metric
+from mechlist.patching.edges import nodes_of
 from mechlist.patching.grid import prepare
 from mechlist.patching.nodes import LOGITS, Nodes, Receiver
 from mechlist.patching.path_inputs import FROZEN
@@ -74,7 +75,7 @@ def path_patch(
     task, _, _ = prepare(runner, base=base, source=source, site="z", per="head", metric=metric, lengths=lengths)
     if task.reason is not None:
         raise InputError(f"Path patching runs a model layer by layer, which is not possible here: {task.reason}.")
-    nodes = Nodes(runner.shape, parallel=bool(runner.model.cfg.parallel_attn_mlp))
+    nodes = nodes_of(runner)
     sets = _sets(nodes, receivers)
     named = tuple(nodes.senders[nodes.sender(name)] for name in _names("senders", senders, nodes))
     paths = Paths(named, tuple(sets.values()), frozen, runner.shape.n_layers)

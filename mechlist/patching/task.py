@@ -84,12 +84,7 @@ class Task:
     @cached_property
     def reason(self) -> str | None:
         """Why whole forward passes are needed; None where they are not."""
-        if self.runner.interventions:
-            return "interventions are in place"
-        own = unsupported(self.runner.model)
-        if own is None and any(point.fwd_hooks for point in self.runner.model.hook_dict.values()):
-            return "the model has hooks of its own"
-        return own
+        return whole_passes(self.runner)
 
     @property
     def sizes(self) -> Sizes:
@@ -272,6 +267,16 @@ class Work:
         for tensor in (*parts, self._read, *self.made.source):
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def whole_passes(runner: Runner) -> str | None:
+    """Why the runner's model must be run by whole forward passes; None where its layers can be run one by one."""
+    if runner.interventions:
+        return "interventions are in place"
+    own = unsupported(runner.model)
+    if own is None and any(point.fwd_hooks for point in runner.model.hook_dict.values()):
+        return "the model has hooks of its own"
+    return own
 
 
 def _replaces(parts: Parts, differs: Sequence[Bool[Tensor, "prompt ..."]]) -> Bool[Tensor, " row"]:

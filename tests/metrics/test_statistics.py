@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from mechlist.errors import InputError
 from mechlist.metrics import statistics
-from mechlist.metrics.statistics import bootstrap_interval, null_threshold
+from mechlist.metrics.statistics import bootstrap_interval, null_threshold, rank_correlation
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -143,3 +143,11 @@ def test_bad_arguments():
         null_threshold(np.ones((0, 2)))
     with pytest.raises(InputError, match="must not hold NaN"):
         null_threshold(np.array([[0.1, np.nan], [0.2, 0.3]]))
+
+
+def test_rank_correlation_is_spearmans_and_nan_without_ranks():
+    x, y = np.array([1.0, 2.0, 2.0, 9.0]), np.array([-3.0, 0.0, 4.0, 5.0])
+    # Ranks 1, 2.5, 2.5, 4 and 1, 2, 3, 4.
+    assert rank_correlation(x, y) == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+    assert rank_correlation(x, -(y**3)) == pytest.approx(-4.5 / np.sqrt(4.5 * 5))
+    assert np.isnan(rank_correlation(x, np.ones(4)))
