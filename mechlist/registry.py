@@ -97,8 +97,8 @@ def find(name: str) -> "type[mechlist.experiment.Experiment]":
 
 
 def _package() -> Iterator[Entry]:
-    for file in sorted(PACKAGE.glob("*.py")):
-        module = f"mechlist.experiments.{file.stem}"
+    for file in sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("*/experiment.py")]):
+        module = ".".join(("mechlist", *file.relative_to(PACKAGE.parent).with_suffix("").parts))
         for name, summary in _scan(file):
             yield Entry(name, summary, module, lambda m=module: importlib.import_module(m))
 

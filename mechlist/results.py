@@ -46,7 +46,7 @@ def save_dataset(dataset: xr.Dataset, file: Path) -> None:
 
     Raises:
         InputError: a label that NetCDF cannot hold (None, NUL, lone surrogates); token text belongs into tables, or
-            through `mechlist.figures.visible` first.
+            through `mechlist.text.visible` first.
     """
     for name, variable in dataset.variables.items():
         if variable.dtype.kind in "OU":

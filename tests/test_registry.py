@@ -9,7 +9,7 @@ import xarray as xr
 from mechlist import registry
 from mechlist.errors import InputError
 from mechlist.experiment import Experiment
-from mechlist.experiments.induction import Induction
+from mechlist.experiments.induction.experiment import Induction
 from mechlist.registry import find, index, register
 
 LOCAL = '''

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mechlist.errors import InputError
-from mechlist.experiments.induction import Induction
+from mechlist.experiments.induction.experiment import Induction
 from mechlist.options import Output, Settings
 from mechlist.runs import Job, RunDirectory, explain_os_error
 

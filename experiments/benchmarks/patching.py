@@ -13,10 +13,10 @@ from transformer_lens import patching as theirs
 from experiments.benchmarks.shapes import gpt2_small_shape
 from mechlist import LogitDifference, Runner, patch_grid
 from mechlist.models.quiet import quiet
-from mechlist.patching.cells import grid, hook_name
 from mechlist.patching.grid import prepare
-from mechlist.patching.packing import ATTENTION_SITES
-from mechlist.patching.plan import plan_patching
+from mechlist.patching.sweep.cells import grid, hook_name
+from mechlist.patching.sweep.packing import ATTENTION_SITES
+from mechlist.patching.sweep.plan import plan_patching
 
 LAYER_WEIGHTS = 7.08e6
 """Weights of a layer that go through matrix products."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from experiments.benchmarks.shapes import gpt2_small_shape
 from mechlist import LogitDifference, Runner
 from mechlist.models.quiet import quiet
-from mechlist.patching.nodes import LOGITS, Nodes
+from mechlist.patching.circuits.nodes import LOGITS, Nodes
 from mechlist.patching.path import path_patch
 
 PROMPTS, LENGTH, VOCABULARY = 8, 16, 50257

@@ -11,7 +11,7 @@ from mechlist.errors import InputError
 from mechlist.types import format_bytes
 
 if TYPE_CHECKING:
-    from mechlist.runner.store import ActivationStore, ShardInfo
+    from mechlist.runner.store.store import ActivationStore, ShardInfo
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mechlist.datasets.lists.parse import ListTokens
 from mechlist.errors import InputError
-from mechlist.prompts.lists import ListTokens
 from mechlist.runner import Runner
 
 ITEM_ROLES = ("hyphen", "item_first", "item_last", "filler", "line_break")

@@ -10,17 +10,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mechlist.datasets.lists.parse import ListTokens
+from mechlist.datasets.lists.prompts import ListPrompt, PromptedList
+from mechlist.datasets.lists.role_positions import CountFrom
+from mechlist.datasets.lists.roles import Roles, list_roles, positions
 from mechlist.errors import InputError
 from mechlist.experiment import Experiment
 from mechlist.experiments.list_directions import Direction, list_directions
 from mechlist.experiments.list_sources import SWAP, adjective_tokens, read_lists, write_lists
-from mechlist.figures import visible
-from mechlist.prompts.list_prompts import ListPrompt, PromptedList
-from mechlist.prompts.lists import ListTokens
-from mechlist.prompts.role_positions import CountFrom
-from mechlist.prompts.roles import Roles, list_roles, positions
 from mechlist.runner import Runner
 from mechlist.runner.batching import pad_right
+from mechlist.text import visible
 
 NO_ADJECTIVE = "none"
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mechlist.datasets.chat import chat_tokens, list_tokens
+from mechlist.datasets.lists.parse import ListTokens, parse_list
+from mechlist.datasets.lists.prompts import ADJECTIVES, ListPrompt, PromptedList, list_prompt, list_sentence
+from mechlist.datasets.lists.recorded import RecordedLists, read_recorded, recorded_files
+from mechlist.datasets.lists.roles import recorded_lists
+from mechlist.datasets.topics import STUDY, choose_topics
 from mechlist.errors import InputError
-from mechlist.prompts.chat import chat_tokens, list_tokens
-from mechlist.prompts.list_prompts import ADJECTIVES, ListPrompt, PromptedList, list_prompt, list_sentence
-from mechlist.prompts.lists import ListTokens, parse_list
-from mechlist.prompts.recorded import RecordedLists, read_recorded, recorded_files
-from mechlist.prompts.roles import recorded_lists
-from mechlist.prompts.topics import STUDY, choose_topics
 
 SWAP = {"short": "long", "long": "short"}
 """The adjective that takes the place of another."""

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from mechlist.datasets.chat import list_tokens
+from mechlist.datasets.lists.prompts import list_prompt
+from mechlist.datasets.topics import STUDY, choose_topics
 from mechlist.experiments.list_sources import written_list
-from mechlist.prompts.chat import list_tokens
-from mechlist.prompts.list_prompts import list_prompt
-from mechlist.prompts.topics import STUDY, choose_topics
 
 
 def list_stand_in(tokenizer: Any, limit: int) -> tuple[int, ...]:

@@ -13,12 +13,12 @@ from torch import Tensor
 from mechlist.errors import InputError
 from mechlist.experiment import Experiment
 from mechlist.experiments.patch_pairs import KEYS, Pair, Pairs, list_pairs, name_pairs, own_pairs, read_pairs
-from mechlist.figures import visible
 from mechlist.metrics.answers import LogitDifference, LogProb, Probability, Rank
 from mechlist.metrics.distributions import Entropy, KLFromBase, Loss
 from mechlist.metrics.measure import Metric
 from mechlist.runner import Runner
 from mechlist.runner.batching import pad_right
+from mechlist.text import visible
 
 TOPICS = ("Fruits", "Vegetables", "Animals", "Countries", "Sports", "Languages", "Colors", "Rivers")
 

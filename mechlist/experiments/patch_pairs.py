@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mechlist.datasets.chat import list_tokens
+from mechlist.datasets.lists.prompts import list_prompt
+from mechlist.datasets.lists.role_positions import role_positions
+from mechlist.datasets.lists.roles import list_roles
+from mechlist.datasets.pairs.ioi import OBJECTS, PLACES, ioi_pairs
+from mechlist.datasets.pairs.irrelevant import Change, changes, instruction_words, same_kind
+from mechlist.datasets.topics import choose_topics
 from mechlist.errors import InputError
-from mechlist.prompts.chat import list_tokens
-from mechlist.prompts.ioi import OBJECTS, PLACES, ioi_pairs
-from mechlist.prompts.irrelevant import Change, changes, instruction_words, same_kind
-from mechlist.prompts.list_prompts import list_prompt
-from mechlist.prompts.role_positions import role_positions
-from mechlist.prompts.roles import list_roles
-from mechlist.prompts.topics import choose_topics
 from mechlist.runner import Runner
 
 KEYS = ("clean", "corrupt", "answer", "wrong")

@@ -7,9 +7,9 @@ from mechlist.figures.heads import head_heatmap, heads_panel
 from mechlist.figures.intervals import interval_bars, interval_lines
 from mechlist.figures.lines import position_lines
 from mechlist.figures.positions import position_heatmap
-from mechlist.figures.rows import bubble_rows, interval_rows, number_of
+from mechlist.figures.rows import bubble_rows, interval_rows
 from mechlist.figures.style import DIVERGING, SEQUENTIAL, TEMPLATE, finish, plot_text, without_title
-from mechlist.figures.tokens import token_labels, visible
+from mechlist.figures.tokens import token_labels
 
 __all__ = [
     "DIVERGING",
@@ -26,11 +26,9 @@ __all__ = [
     "interval_bars",
     "interval_lines",
     "interval_rows",
-    "number_of",
     "plot_text",
     "position_heatmap",
     "position_lines",
     "token_labels",
-    "visible",
     "without_title",
 ]

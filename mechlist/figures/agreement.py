@@ -6,8 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from mechlist.errors import InputError
-from mechlist.figures.checks import number
 from mechlist.figures.style import finish, plot_text
+from mechlist.text import number
 
 SIZE = 420
 """Pixels of either axis."""

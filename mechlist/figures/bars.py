@@ -10,8 +10,9 @@ import xarray as xr
 from plotly.basedatatypes import BasePlotlyType
 
 from mechlist.errors import InputError
-from mechlist.figures.checks import coordinate, matrix, number
+from mechlist.figures.checks import coordinate, matrix
 from mechlist.figures.style import INK, MUTED, SERIES, finish, plot_text
+from mechlist.text import number
 
 _DIMS = ("category", "series")
 _NO_LINES: Mapping[str, float | int] = {}

@@ -26,12 +26,3 @@ def _named(dims: tuple[object, ...]) -> str:
 def coordinate(values: xr.DataArray, dim: str) -> list:
     """Labels along a dimension as plain Python values; 0, 1, 2, ... where there are none."""
     return values[dim].values.tolist() if dim in values.coords else list(range(values.sizes[dim]))
-
-
-def number(value: float) -> str:
-    """A value for a label: three decimals, three digits where that would hide it, or 'not measured'."""
-    if np.isnan(value):
-        return "not measured"
-    if value == 0 or 1e-3 <= abs(value) < 1e3:
-        return f"{value:.3f}"
-    return f"{value:.3g}"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from mechlist.errors import InputError
-from mechlist.figures.checks import number
 from mechlist.figures.style import finish, plot_text
+from mechlist.text import number
 
 COLOURS = {"q": "#c2571a", "k": "#2f6db5", "v": "#3a8f5c", "": "#6b7280"}
 NAMES = {"q": "into queries", "k": "into keys", "v": "into values", "": "into MLPs and logits"}

@@ -9,11 +9,12 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.errors import InputError
-from mechlist.figures.checks import coordinate, matrix, number
+from mechlist.figures.checks import coordinate, matrix
 from mechlist.figures.colour import Scale
 from mechlist.figures.marks import dots, frame, marked_cells, notes
 from mechlist.figures.panels import Grid, grid_figure, thinned, tick_step
 from mechlist.figures.style import MISSING, finish
+from mechlist.text import number
 
 _DIMS = ("layer", "head")
 _ANNOTATED = 64

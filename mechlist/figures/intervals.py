@@ -7,8 +7,9 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.errors import InputError
-from mechlist.figures.checks import coordinate, matrix, number
+from mechlist.figures.checks import coordinate, matrix
 from mechlist.figures.style import INK, SERIES, finish, plot_text
+from mechlist.text import number
 
 _DIMS = ("series", "x")
 _SPREAD = 0.16

@@ -9,10 +9,11 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.errors import InputError
-from mechlist.figures.checks import coordinate, matrix, number
+from mechlist.figures.checks import coordinate, matrix
 from mechlist.figures.colour import Scale
 from mechlist.figures.panels import Grid, grid_figure, thinned, tick_step
 from mechlist.figures.style import MISSING, finish, plot_text
+from mechlist.text import number
 
 _DIMS = ("name", "row", "column")
 _ROW = 12

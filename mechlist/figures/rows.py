@@ -5,8 +5,9 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.errors import InputError
-from mechlist.figures.checks import coordinate, matrix, number
+from mechlist.figures.checks import coordinate, matrix
 from mechlist.figures.style import GRID, INK, MUTED, SERIES, finish, plot_text
+from mechlist.text import number, number_of
 
 _ROW = 24
 """Pixels of a row."""
@@ -121,11 +122,6 @@ def bubble_rows(
         figure.update_xaxes(dtick=1)
     figure.update_layout(showlegend=True, legend={"itemsizing": "constant"})
     return finish(figure, title=title, caption=caption)
-
-
-def number_of(count: float | int, unit: str) -> str:
-    """A count with its unit in the plural, or without its s: `1 list`, `2 lists`."""
-    return f"{count:g} {unit[:-1] if count == 1 and unit.endswith('s') else unit}"
 
 
 def _medians(median: xr.DataArray, low: xr.DataArray, high: xr.DataArray, end: float) -> go.Scatter:

@@ -9,9 +9,9 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.errors import InputError
-from mechlist.figures.checks import coordinate, matrix, number
+from mechlist.figures.checks import coordinate, matrix
 from mechlist.figures.style import DIVERGING, INK, MONO, MUTED, SEQUENTIAL, TITLE_SPACE, finish, plot_text
-from mechlist.figures.tokens import visible
+from mechlist.text import number, visible
 
 _DIMS = ("measure", "token")
 _CELL, _LEFT, _RIGHT = 50, 62, 12

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Metric
-from mechlist.patching.attribution_gradient import require_gradients
-from mechlist.patching.attribution_work import Attribution
+from mechlist.patching.gradients.gradient import require_gradients
+from mechlist.patching.gradients.work import Attribution
 from mechlist.patching.grid import prepare
 from mechlist.patching.replacements import Replacement
-from mechlist.patching.task import Task
+from mechlist.patching.sweep.task import Task
 from mechlist.runner import Runner
 
 SOFTMAX_SITES = ("q", "k")

@@ -10,12 +10,12 @@ from torch import Tensor
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Metric
 from mechlist.models.language_model import LanguageModel
-from mechlist.patching.attribution_cost import gradient_bytes, weight_copies
-from mechlist.patching.attribution_gradient import differentiable, metric_gradient, require_gradients
-from mechlist.patching.cost import Sizes
-from mechlist.patching.edge_passes import Receivers, WithoutGradient
+from mechlist.patching.circuits.passes import Receivers, WithoutGradient
 from mechlist.patching.edges import EdgeTask, edge_task
+from mechlist.patching.gradients.cost import gradient_bytes, weight_copies
+from mechlist.patching.gradients.gradient import differentiable, metric_gradient, require_gradients
 from mechlist.patching.replacements import Mean
+from mechlist.patching.sweep.cost import Sizes
 from mechlist.runner import Runner
 
 PIECE_BYTES = 64 * 2**20

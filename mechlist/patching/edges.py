@@ -13,11 +13,11 @@ from mechlist.errors import InputError
 from mechlist.metrics.measure import Measure, Metric
 from mechlist.models.language_model import LanguageModel
 from mechlist.models.layers import Layers
-from mechlist.patching.edge_runs import EdgeRuns
+from mechlist.patching.circuits.nodes import Nodes
+from mechlist.patching.circuits.runs import EdgeRuns
 from mechlist.patching.grid import prepare
-from mechlist.patching.nodes import Nodes
 from mechlist.patching.replacements import Mean
-from mechlist.patching.task import whole_passes
+from mechlist.patching.sweep.task import whole_passes
 from mechlist.runner import Runner
 
 CPU_BYTES = 256 * 2**20

@@ -13,10 +13,10 @@ from torch import Tensor
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Metric
 from mechlist.models.language_model import require_eval
-from mechlist.patching.cells import by_role, check_site, grid, hook_name, named
 from mechlist.patching.replacements import Given, Mean, Replacement, Resample, Zero, donors, means
-from mechlist.patching.sweep import Replacing
-from mechlist.patching.task import Task, Values
+from mechlist.patching.sweep.cells import by_role, check_site, grid, hook_name, named
+from mechlist.patching.sweep.sweep import Replacing
+from mechlist.patching.sweep.task import Task, Values
 from mechlist.runner import Runner
 from mechlist.runner.batching import check_prompts
 
@@ -165,7 +165,7 @@ def _lengths(base: Tensor, source: Tensor, lengths: Tensor | None) -> Int[Tensor
     if base.ndim != 2 or base.shape != source.shape:
         raise InputError(
             f"base and source must have one shape [prompt, position]; received {list(base.shape)} and "
-            f"{list(source.shape)}. Align prompts of unequal length first (mechlist.prompts.align)."
+            f"{list(source.shape)}. Align prompts of unequal length first (mechlist.datasets.pairs.align)."
         )
     whole = torch.full((len(base),), base.shape[1])
     if lengths is None:

@@ -7,9 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechlist.metrics.distributions import Loss
-from mechlist.patching.cells import check_site, hook_name
 from mechlist.patching.grid import patch_grid
 from mechlist.patching.replacements import Given, Mean
+from mechlist.patching.sweep.cells import check_site, hook_name
 from mechlist.runner import Runner
 
 Source = Literal["same_token", "other_sequence", "mean"]

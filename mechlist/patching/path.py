@@ -10,13 +10,13 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Metric
+from mechlist.patching.circuits.nodes import LOGITS, Nodes, Receiver
 from mechlist.patching.edges import nodes_of
 from mechlist.patching.grid import prepare
-from mechlist.patching.nodes import LOGITS, Nodes, Receiver
-from mechlist.patching.path_inputs import FROZEN
-from mechlist.patching.path_work import Paths, PathWork, kept_bytes, runs_of
+from mechlist.patching.paths.inputs import FROZEN
+from mechlist.patching.paths.work import Paths, PathWork, kept_bytes, runs_of
 from mechlist.patching.replacements import Replacement
-from mechlist.patching.task import Task
+from mechlist.patching.sweep.task import Task
 from mechlist.runner import Runner
 
 
@@ -52,8 +52,8 @@ def path_patch(
         base: prompts that are run and changed.
         source: prompts in whose runs the senders' outputs are taken, position for position; not a `Replacement`, in
             which MLPs and the embedding have no output.
-        receivers: names of receivers (`a3.h5<q>`, `<k>` or `<v>`, `m3`, `logits`; see `mechlist.patching.nodes`), each
-            by itself, or named sets that are replaced together.
+        receivers: names of receivers (`a3.h5<q>`, `<k>` or `<v>`, `m3`, `logits`; see
+            `mechlist.patching.circuits.nodes`), each by itself, or named sets that are replaced together.
         senders: names of senders (`input`, `a3.h5`, `m3`); all of the model without.
         frozen: `all` or `heads`.
         metric: what is measured; `LogitDifference` or another `Metric`.

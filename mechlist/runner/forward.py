@@ -16,7 +16,7 @@ from mechlist.runner.batch import Batch
 from mechlist.runner.batching import pad_right
 from mechlist.runner.interventions import Intervention, Rows
 from mechlist.runner.positions import gather, position_axis
-from mechlist.runner.recall import FINAL, Recall
+from mechlist.runner.store.recall import FINAL, Recall
 from mechlist.runner.transfer import to_device
 
 Function = Callable[[Batch], dict[str, Tensor]]

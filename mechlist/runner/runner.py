@@ -30,8 +30,8 @@ from mechlist.runner.memory import CPU_TOKENS, GPU_TOKENS, bytes_per_row, captur
 from mechlist.runner.pipeline import run_batches
 from mechlist.runner.positions import Positions, resolve
 from mechlist.runner.progress import Bar
-from mechlist.runner.recall import Recall
 from mechlist.runner.store import ActivationStore
+from mechlist.runner.store.recall import Recall
 from mechlist.runner.transfer import copy_stream
 from mechlist.types import DType, Guard, ModelShape, Processing, parse_bytes
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
-from mechlist.prompts.list_process import FAME, PROCESSES
-from mechlist.prompts.topics import STUDY, load_topics
+from mechlist.datasets.lists.process import FAME, PROCESSES
+from mechlist.datasets.topics import STUDY, load_topics
 from mechlist.runner import Runner
 from mechlist.runner.guards import all_guards
 from mechlist.training.list_evaluation import calibration, head_scores, swap_ratios, well_formed_share

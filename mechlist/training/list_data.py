@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechlist.prompts.list_process import PROCESSES, draw_items, fame_weights
-from mechlist.prompts.lists import ListTokens
+from mechlist.datasets.lists.parse import ListTokens
+from mechlist.datasets.lists.process import PROCESSES, draw_items, fame_weights
 
 PROMPT_WEIGHT = 0.2
 """Loss weight of prompt tokens, in the one row of eight where they count."""

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mechlist.datasets.chat import list_tokens
+from mechlist.datasets.lists.parse import ListTokens, parse_list, well_formed
+from mechlist.datasets.lists.process import PROCESSES, ListProcess, draw_items, length_of
+from mechlist.datasets.lists.prompts import list_prompt
+from mechlist.datasets.repeated import repeated_tokens
 from mechlist.decode import generate
 from mechlist.metrics.attention import all_head_scores
-from mechlist.prompts.chat import list_tokens
-from mechlist.prompts.list_process import PROCESSES, ListProcess, draw_items, length_of
-from mechlist.prompts.list_prompts import list_prompt
-from mechlist.prompts.lists import ListTokens, parse_list, well_formed
-from mechlist.prompts.repeated import repeated_tokens
 from mechlist.runner import Runner
 from mechlist.runner.batch import Batch
 

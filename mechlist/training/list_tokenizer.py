@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from mechlist.prompts.chat import GEMMA_TEMPLATE
+from mechlist.datasets.chat import GEMMA_TEMPLATE
 
 VOCABULARY = 4096
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")

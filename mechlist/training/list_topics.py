@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from mechlist.prompts.chat import list_tokens
-from mechlist.prompts.list_process import FAME
-from mechlist.prompts.list_prompts import ADJECTIVES, list_prompt, list_sentence
-from mechlist.prompts.topics import STUDY, load_topics
+from mechlist.datasets.chat import list_tokens
+from mechlist.datasets.lists.process import FAME
+from mechlist.datasets.lists.prompts import ADJECTIVES, list_prompt, list_sentence
+from mechlist.datasets.topics import STUDY, load_topics
 from mechlist.training.list_data import Material
 from mechlist.training.list_tokenizer import SPECIAL, train_tokenizer
 

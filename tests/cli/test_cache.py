@@ -3,8 +3,8 @@ import torch
 
 from mechlist.cli.cache import main
 from mechlist.errors import InputError
-from mechlist.runner import store_shard
-from mechlist.runner.store import ActivationStore, entry_key
+from mechlist.runner.store import shard as store_shard
+from mechlist.runner.store.store import ActivationStore, entry_key
 
 
 @pytest.fixture

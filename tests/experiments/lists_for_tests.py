@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from mechlist.experiments import list_hazard_lists as lists_of
+from mechlist.datasets.chat import list_tokens, model_header
+from mechlist.datasets.lists.recorded import RecordedLists, recorded_json
+from mechlist.experiments import whole_lists as lists_of
 from mechlist.models.quiet import quiet
-from mechlist.prompts.chat import list_tokens, model_header
-from mechlist.prompts.recorded import RecordedLists, recorded_json
 from mechlist.runner import Runner
 
 TEXTS = {

@@ -7,8 +7,8 @@ import pytest
 
 from mechlist.cli.main import main
 from mechlist.errors import InputError
-from mechlist.experiments.attribution_patch import AttributionPatch
-from mechlist.experiments.patch import Patch
+from mechlist.experiments.attribution_patch.experiment import AttributionPatch
+from mechlist.experiments.patch.experiment import Patch
 from mechlist.results import load_dataset
 from mechlist.runner import Runner
 

@@ -12,9 +12,9 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoTokenizer
 
 from mechlist.errors import InputError
-from mechlist.experiments.circuit import Circuit
-from mechlist.experiments.circuit_output import ends, shares
-from mechlist.experiments.circuit_reference import IOI_GPT2, published, roc_area
+from mechlist.experiments.circuit.experiment import Circuit
+from mechlist.experiments.circuit.findings import ends, shares
+from mechlist.experiments.circuit.published import IOI_GPT2, published, roc_area
 from mechlist.metrics.statistics import bootstrap_interval
 from mechlist.models.quiet import quiet
 from mechlist.results import load_dataset, save_dataset

@@ -11,15 +11,15 @@ import xarray as xr
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoTokenizer
 
+from mechlist.datasets.chat import list_tokens
+from mechlist.datasets.lists.prompts import list_prompt
 from mechlist.errors import InputError
-from mechlist.experiments import direct_logit_attribution_summary as summary
-from mechlist.experiments.direct_logit_attribution import DirectLogitAttribution
-from mechlist.experiments.direct_logit_attribution_runs import on_lists
+from mechlist.experiments.direct_logit_attribution import summary
+from mechlist.experiments.direct_logit_attribution.experiment import DirectLogitAttribution
+from mechlist.experiments.direct_logit_attribution.terms import on_lists
 from mechlist.experiments.list_runs import list_data
 from mechlist.experiments.list_sources import written_list
 from mechlist.models.quiet import quiet
-from mechlist.prompts.chat import list_tokens
-from mechlist.prompts.list_prompts import list_prompt
 from mechlist.runner import Runner
 
 FEW: dict[str, Any] = {"topics": ("Fruits", "Colors", "Sports"), "lists": 1, "items": 3}

@@ -10,10 +10,10 @@ import torch
 import xarray as xr
 
 from mechlist.cli.main import main
-from mechlist.experiments.entropy import Entropy
-from mechlist.experiments.entropy_steps import surprise_moments
+from mechlist.datasets.lists.prompts import list_prompt
+from mechlist.experiments.entropy.experiment import Entropy
+from mechlist.experiments.entropy.moments import surprise_moments
 from mechlist.experiments.list_means import clustered_means, counted, enough, split
-from mechlist.prompts.list_prompts import list_prompt
 from mechlist.results import load_dataset
 from mechlist.runner import Runner
 

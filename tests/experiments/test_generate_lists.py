@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from mechlist.datasets.chat import list_tokens
+from mechlist.datasets.lists.parse import parse_list
+from mechlist.datasets.lists.prompts import list_prompt
+from mechlist.datasets.lists.recorded import read_recorded
 from mechlist.decode import Sampling, generate
 from mechlist.engine.local import run_job
 from mechlist.errors import InputError
-from mechlist.experiments.generate_lists import GenerateLists
-from mechlist.experiments.generate_lists_output import KINDS, completions, files, marks, surprise
+from mechlist.experiments.generate_lists.experiment import GenerateLists
+from mechlist.experiments.generate_lists.report import KINDS, completions, files, marks, surprise
 from mechlist.options import Output, Settings
-from mechlist.prompts.chat import list_tokens
-from mechlist.prompts.list_prompts import list_prompt
-from mechlist.prompts.lists import parse_list
-from mechlist.prompts.recorded import read_recorded
 from mechlist.results import load_dataset
 from mechlist.runner import Runner
 from mechlist.runs import Job

@@ -3,11 +3,11 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
+from mechlist.datasets.repeated import fitting_period, repeated_tokens
 from mechlist.errors import InputError
-from mechlist.experiments.induction import Induction
-from mechlist.experiments.induction_steps import SCORES
+from mechlist.experiments.induction.experiment import Induction
+from mechlist.experiments.induction.scores import SCORES
 from mechlist.models.quiet import quiet
-from mechlist.prompts.repeated import fitting_period, repeated_tokens
 from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 import xarray as xr
 
+from mechlist.datasets.lists.process import PROCESSES
 from mechlist.decode import Sampling
 from mechlist.errors import InputError
-from mechlist.experiments import list_hazard_lists as lists_of
-from mechlist.experiments.list_hazard import ListHazard
-from mechlist.experiments.list_hazard_curves import (
+from mechlist.experiments import whole_lists as lists_of
+from mechlist.experiments.list_hazard.curves import (
     curve,
     hazards,
     mean_change,
@@ -20,10 +20,10 @@ from mechlist.experiments.list_hazard_curves import (
     sampling_noise,
     total_variation,
 )
-from mechlist.experiments.list_hazard_heads import head_sets, kind_means, parse_heads, read_changed
-from mechlist.experiments.list_hazard_readings import Stages, by_item, fillers, read, stages, true_stages
+from mechlist.experiments.list_hazard.experiment import ListHazard
+from mechlist.experiments.list_hazard.heads import head_sets, kind_means, parse_heads, read_changed
+from mechlist.experiments.list_predictions import Stages, by_item, fillers, read, stages, true_stages
 from mechlist.metrics.survival import survival_curve
-from mechlist.prompts.list_process import PROCESSES
 from mechlist.results import save_dataset
 from mechlist.runner import Runner, replace
 from tests.experiments.lists_for_tests import write_recorded

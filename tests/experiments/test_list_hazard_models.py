@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mechlist.experiment import Experiment
-from mechlist.experiments.list_hazard import ListHazard
-from mechlist.experiments.list_temperature import ListTemperature
-from mechlist.experiments.token_view import TokenView
-from mechlist.experiments.written_lists import WrittenLists
+from mechlist.experiments.list_hazard.experiment import ListHazard
+from mechlist.experiments.list_temperature.experiment import ListTemperature
+from mechlist.experiments.token_view.experiment import TokenView
+from mechlist.experiments.written_lists.experiment import WrittenLists
 from mechlist.runner import Runner
 from tests.experiments.lists_for_tests import random_gemma2, write_recorded
 

@@ -8,9 +8,9 @@ import xarray as xr
 
 from mechlist import patch_grid
 from mechlist.errors import InputError
-from mechlist.experiments.list_heads import ListHeads
-from mechlist.experiments.list_heads_output import checked_cells, rank_agreement
-from mechlist.experiments.list_patch_data import list_pairs
+from mechlist.experiments.list_heads.experiment import ListHeads
+from mechlist.experiments.list_heads.report import checked_cells, rank_agreement
+from mechlist.experiments.list_pairs import list_pairs
 from mechlist.patching.attribution import attribution_grid
 from mechlist.runner import Runner
 

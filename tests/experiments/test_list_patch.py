@@ -8,17 +8,17 @@ import torch
 import xarray as xr
 
 from mechlist import LogitDifference, patch_grid
+from mechlist.datasets.chat import list_tokens
+from mechlist.datasets.lists.prompts import PromptedList, list_prompt
 from mechlist.errors import InputError
-from mechlist.experiments.list_patch import ListPatch
-from mechlist.experiments.list_patch_data import list_pairs, named_roles
-from mechlist.experiments.list_patch_figures import effects, shares, survivors
-from mechlist.experiments.list_patch_layers import handover, null_rejections
-from mechlist.experiments.list_patch_words import handover_sentence
+from mechlist.experiments.list_pairs import list_pairs, named_roles
+from mechlist.experiments.list_patch.experiment import ListPatch
+from mechlist.experiments.list_patch.figures import effects, shares, survivors
+from mechlist.experiments.list_patch.findings import handover_sentence
+from mechlist.experiments.list_patch.handover import handover, null_rejections
 from mechlist.experiments.list_runs import list_data
 from mechlist.experiments.list_sources import written_list
 from mechlist.metrics.multiple import max_t
-from mechlist.prompts.chat import list_tokens
-from mechlist.prompts.list_prompts import PromptedList, list_prompt
 from mechlist.runner import Runner
 
 TOPICS = ("Fruits", "Colors", "Sports", "Rivers", "Movies", "Books")

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mechlist.datasets.chat import list_tokens
+from mechlist.datasets.lists.prompts import list_prompt
+from mechlist.datasets.topics import load_topics
 from mechlist.errors import InputError
 from mechlist.experiments.list_directions import Direction, list_directions, text_direction
 from mechlist.experiments.list_runs import ListData, ListExperiment, list_data
 from mechlist.experiments.list_sources import read_lists, written_list
-from mechlist.prompts.chat import list_tokens
-from mechlist.prompts.list_prompts import list_prompt
-from mechlist.prompts.topics import load_topics
 from mechlist.runner import Runner
 
 

@@ -11,10 +11,10 @@ import pytest
 import xarray as xr
 
 from mechlist.cli.main import main
+from mechlist.datasets.lists.parse import ListTokens, parse_list
 from mechlist.errors import InputError
-from mechlist.experiments.list_statistics import ListStatistics
-from mechlist.experiments.list_statistics_lists import survival_time
-from mechlist.prompts.lists import ListTokens, parse_list
+from mechlist.experiments.list_statistics.experiment import ListStatistics
+from mechlist.experiments.list_statistics.lists import survival_time
 from mechlist.results import load_dataset, save_dataset
 
 HYPHEN, BREAK, END, BLANK, EOS = 1, 2, 3, 4, 6

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mechlist.experiments.generate_lists import GenerateLists
+from mechlist.experiments.generate_lists.experiment import GenerateLists
 from mechlist.options import Output
 from mechlist.report.assemble import write_report
 from mechlist.results import load_dataset

@@ -9,9 +9,9 @@ import xarray as xr
 
 from mechlist.decode import Sampling
 from mechlist.errors import InputError
-from mechlist.experiments import list_hazard_lists as lists_of
-from mechlist.experiments.list_temperature import ListTemperature
-from mechlist.experiments.list_temperature_steps import by_item, endings, expected_endings, line_breaks
+from mechlist.experiments import whole_lists as lists_of
+from mechlist.experiments.list_temperature.endings import by_item, endings, expected_endings, line_breaks
+from mechlist.experiments.list_temperature.experiment import ListTemperature
 from mechlist.runner import Runner
 from tests.experiments.lists_for_tests import write_recorded
 

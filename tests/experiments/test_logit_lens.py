@@ -12,9 +12,9 @@ import xarray as xr
 
 from mechlist.cli.main import main
 from mechlist.errors import InputError
-from mechlist.experiments.entropy import Entropy
-from mechlist.experiments.logit_lens import LogitLens
-from mechlist.experiments.logit_lens_steps import changes, contrasts, series
+from mechlist.experiments.entropy.experiment import Entropy
+from mechlist.experiments.logit_lens.curves import changes, contrasts, series
+from mechlist.experiments.logit_lens.experiment import LogitLens
 from mechlist.models.source import BUILTIN_ROOT
 from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner

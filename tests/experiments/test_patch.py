@@ -11,10 +11,10 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoTokenizer
 
 from mechlist import LogitDifference, patch_grid
+from mechlist.datasets.chat import list_tokens
 from mechlist.errors import InputError
-from mechlist.experiments.patch import Patch
+from mechlist.experiments.patch.experiment import Patch
 from mechlist.models.quiet import quiet
-from mechlist.prompts.chat import list_tokens
 from mechlist.runner import Runner
 
 PAIR: dict[str, Any] = {"clean": "-Oak\n-Elm", "corrupt": "-Oak\n-Ash", "answer": "\n", "wrong": "-"}

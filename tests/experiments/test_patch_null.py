@@ -11,12 +11,12 @@ import torch
 import xarray as xr
 from transformers import AutoTokenizer
 
+from mechlist.datasets.pairs.ioi import OBJECTS, PLACES, ioi_pairs
+from mechlist.datasets.pairs.irrelevant import changes, same_kind, single_tokens
 from mechlist.errors import InputError
-from mechlist.experiments.patch import Patch
-from mechlist.experiments.patch_null import in_draws, irrelevant_sources, null
+from mechlist.experiments.patch.experiment import Patch
+from mechlist.experiments.patch.null import in_draws, irrelevant_sources, null
 from mechlist.experiments.patch_pairs import Pair, Pairs, list_pairs
-from mechlist.prompts.ioi import OBJECTS, PLACES, ioi_pairs
-from mechlist.prompts.irrelevant import changes, same_kind, single_tokens
 from mechlist.runner import Runner
 
 PAIR: dict[str, Any] = {"clean": "-Oak\n-Elm", "corrupt": "-Oak\n-Ash", "answer": "\n", "wrong": "-"}

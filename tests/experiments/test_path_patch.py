@@ -13,11 +13,11 @@ from transformers import AutoTokenizer
 
 from mechlist import LogitDifference
 from mechlist.cli.main import main
+from mechlist.datasets.chat import list_tokens
 from mechlist.errors import InputError
-from mechlist.experiments.path_patch import PathPatch
+from mechlist.experiments.path_patch.experiment import PathPatch
 from mechlist.models.quiet import quiet
 from mechlist.patching.path import path_patch
-from mechlist.prompts.chat import list_tokens
 from mechlist.results import load_dataset
 from mechlist.runner import Runner
 

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from mechlist.errors import InputError
-from mechlist.experiments.token_view import TokenView
+from mechlist.experiments.token_view.experiment import TokenView
 from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
 from tests.experiments.lists_for_tests import write_recorded

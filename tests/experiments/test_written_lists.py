@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from mechlist.errors import InputError
-from mechlist.experiments import list_hazard_lists as lists_of
-from mechlist.experiments.list_hazard_readings import by_item, read
-from mechlist.experiments.written_lists import WrittenLists
-from mechlist.experiments.written_lists_steps import MEASURES, compare
+from mechlist.experiments import whole_lists as lists_of
+from mechlist.experiments.list_predictions import by_item, read
+from mechlist.experiments.written_lists.compare import MEASURES, compare
+from mechlist.experiments.written_lists.experiment import WrittenLists
 from mechlist.runner import Runner
 from tests.experiments.lists_for_tests import write_recorded
 

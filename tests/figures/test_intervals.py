@@ -126,7 +126,3 @@ def test_what_is_wrong_is_named():
         interval_rows(rows(), low=rows()[:2], high=rows(), **ROW)
     with pytest.raises(InputError, match=r"counts must have the dimensions \(category, series, x\)"):
         bubble_rows(rows(), unit="lists", median=rows(), low=rows(), high=rows(), **ROW)
-
-
-def test_counts_have_their_unit():
-    assert [figures.number_of(n, "lists") for n in (0, 1, 2)] == ["0 lists", "1 list", "2 lists"]

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
+from mechlist.datasets.pairs.induction import induction_pairs
 from mechlist.errors import InputError
 from mechlist.metrics.answers import LogitDifference, LogProb, Rank
 from mechlist.models.layers import Layers
 from mechlist.models.quiet import quiet
 from mechlist.patching import edge_attribution
+from mechlist.patching.circuits.runs import EdgeRuns
 from mechlist.patching.edge_attribution import edge_scores
-from mechlist.patching.edge_runs import EdgeRuns
 from mechlist.patching.edges import nodes_of, run_edges
 from mechlist.patching.replacements import Mean
-from mechlist.prompts.induction_pairs import induction_pairs
 from mechlist.runner import Runner
 from tests.patching.hand_built import CIRCUIT, VOCAB, hand_built
 from tests.patching.live_bytes import LiveBytes

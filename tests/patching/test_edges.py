@@ -11,9 +11,9 @@ from mechlist.errors import InputError
 from mechlist.metrics.answers import LogitDifference
 from mechlist.metrics.distributions import KLFromBase
 from mechlist.models.layers import Layers
-from mechlist.patching.edge_runs import EdgeRuns
+from mechlist.patching.circuits.nodes import Nodes
+from mechlist.patching.circuits.runs import EdgeRuns
 from mechlist.patching.edges import nodes_of, run_edges
-from mechlist.patching.nodes import Nodes
 from mechlist.patching.path import path_patch
 from mechlist.patching.replacements import Mean
 from mechlist.runner import Runner, replace

@@ -13,7 +13,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist import LogitDifference, patch_grid
 from mechlist.errors import InputError
-from mechlist.patching.cells import HEAD_SITES, hook_name
+from mechlist.patching.sweep.cells import HEAD_SITES, hook_name
 from mechlist.runner import Runner
 
 SITES = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "attn_scores"]
@@ -225,8 +225,8 @@ def test_nothing_depends_on_memory_or_order(
     runner = loaded(architecture)
     base, source = tokens(runner)
     whole = run(runner, base, source, site="z", per="head_position")
-    monkeypatch.setattr("mechlist.patching.task.CPU_TOKENS", 17)
-    monkeypatch.setattr("mechlist.patching.task.Task.blocks", lambda _: [slice(0, 2), slice(2, 3)])
+    monkeypatch.setattr("mechlist.patching.sweep.task.CPU_TOKENS", 17)
+    monkeypatch.setattr("mechlist.patching.sweep.task.Task.blocks", lambda _: [slice(0, 2), slice(2, 3)])
     np.testing.assert_allclose(
         run(runner, base, source, site="z", per="head_position")["patched"], whole["patched"], atol=2e-6
     )

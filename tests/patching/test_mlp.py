@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
+from mechlist.datasets.repeated import repeated_tokens
 from mechlist.errors import InputError
 from mechlist.patching.mlp import SOURCES, mlp_loss_increase
-from mechlist.prompts.repeated import repeated_tokens
 from mechlist.runner import Runner
 
 PERIOD = 5

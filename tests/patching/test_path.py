@@ -13,7 +13,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist import LogitDifference
 from mechlist.errors import InputError
-from mechlist.patching.nodes import Nodes
+from mechlist.patching.circuits.nodes import Nodes
 from mechlist.patching.path import path_patch
 from mechlist.patching.replacements import Zero
 from mechlist.runner import Intervention, Runner
@@ -238,8 +238,8 @@ def test_nothing_depends_on_memory_or_order(
     runner = loaded("gemma2")
     base, source = tokens(runner, prompts=4)
     whole = run(runner, base, source, frozen=frozen)
-    monkeypatch.setattr("mechlist.patching.task.CPU_TOKENS", 20)
-    monkeypatch.setattr("mechlist.patching.task.CPU_GRAIN", 4)
+    monkeypatch.setattr("mechlist.patching.sweep.task.CPU_TOKENS", 20)
+    monkeypatch.setattr("mechlist.patching.sweep.task.CPU_GRAIN", 4)
     monkeypatch.setattr(runner, "memory", 200_000)
     np.testing.assert_allclose(run(runner, base, source, frozen=frozen)["patched"], whole["patched"], atol=5e-6)
     order = [2, 0, 3, 1]
@@ -257,7 +257,7 @@ def test_a_journal_gives_back_what_is_done(
     try:
         first = run(runner, base, source)
         runner.restart(Journal(tmp_path))
-        monkeypatch.setattr("mechlist.patching.path_work.PathWork._computed", None)
+        monkeypatch.setattr("mechlist.patching.paths.work.PathWork._computed", None)
         assert run(runner, base, source).identical(first)
         runner.restart(Journal(tmp_path))
         with pytest.raises(TypeError):

@@ -13,9 +13,9 @@ from mechlist.errors import InputError
 from mechlist.metrics.answers import LogitDifference, LogProb
 from mechlist.metrics.distributions import KLFromBase, Loss
 from mechlist.metrics.measure import Metric
-from mechlist.patching.cells import hook_name
 from mechlist.patching.grid import patch_grid
 from mechlist.patching.replacements import Given, Mean, Resample, Zero
+from mechlist.patching.sweep.cells import hook_name
 from mechlist.runner import Runner, replace
 
 PROMPTS, LENGTH = 2, 10
@@ -313,7 +313,7 @@ def test_rows_that_begin_earlier_than_they_must_give_the_same(
     base, source = prompts(runner), prompts(runner, seed=1)
     metric = LogitDifference(answer=5, wrong=6, position=[[3, 9], [5]])
     plain = patch_grid(runner, base=base, source=source, site=site, per=per, metric=metric)
-    monkeypatch.setattr("mechlist.patching.task.CPU_GRAIN", grain)
+    monkeypatch.setattr("mechlist.patching.sweep.task.CPU_GRAIN", grain)
     coarse = patch_grid(runner, base=base, source=source, site=site, per=per, metric=metric)
     np.testing.assert_allclose(coarse["patched"], plain["patched"], atol=1e-5)
 

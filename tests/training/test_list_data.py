@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mechlist.prompts.list_process import FAME, PROCESSES
-from mechlist.prompts.list_prompts import ADJECTIVES, list_prompt
-from mechlist.prompts.lists import parse_list, well_formed
-from mechlist.prompts.topics import load_topics
+from mechlist.datasets.lists.parse import parse_list, well_formed
+from mechlist.datasets.lists.process import FAME, PROCESSES
+from mechlist.datasets.lists.prompts import ADJECTIVES, list_prompt
+from mechlist.datasets.topics import load_topics
 from mechlist.training.list_data import Material, Row, batch, block_row, list_row, step_batches
 from mechlist.training.list_tokenizer import VOCABULARY
 from mechlist.training.list_topics import HELD_OUT, material, tokenizer_for_lists

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
+from mechlist.datasets.chat import list_tokens
+from mechlist.datasets.lists.process import PROCESSES, length_of
+from mechlist.datasets.topics import STUDY, load_topics
 from mechlist.errors import InputError
 from mechlist.models.source import builtin_models, locate
-from mechlist.prompts.chat import list_tokens
-from mechlist.prompts.list_process import PROCESSES, length_of
-from mechlist.prompts.topics import STUDY, load_topics
 from mechlist.runner import Runner
 from mechlist.runner.guards import all_guards
 from mechlist.training import TRAINERS, trainer

@@ -1,0 +1,205 @@
+"""One user message in a tokenizer's chat template, and the tokens that give a chat model's lists their form."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mechlist.datasets.lists.parse import ListTokens
+from mechlist.errors import InputError
+
+GEMMA_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else 'user') + '\\n' }}"
+    "{{ message['content'] | trim + '<end_of_turn>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
+"""For tokenizers that have Gemma's turn tokens and no template of their own."""
+_TURN_TOKENS = ("<start_of_turn>", "<end_of_turn>")
+_DATE = "26 Jul 2024"
+"""What a template that takes a `date_string` gets in place of today, or prompts would change overnight (Llama 3)."""
+_MESSAGE, _ITEM = "names", "- names"
+"""Of a word that every list prompt holds: a tokenizer of few words must know it."""
+_ANSWER = "mechlist-answer"
+"""Looked for in the chat's text, and never tokenised."""
+
+
+def chat_tokens(tokenizer: Any, message: str, prefill: str = "") -> tuple[int, ...]:
+    """Token ids of one user message, the opening of the model's turn, and `prefill` as the model's first words.
+
+    The whole is tokenised once, as one text. BOS stands in front once, where the template writes it or the tokenizer
+    puts it in front of any text; a chat model that is used without BOS gets none.
+
+    Raises:
+        InputError: a tokenizer without chat template, a template that fails, or a message with a special token in it.
+    """
+    text = _render(tokenizer, message)
+    _refuse_special_tokens(tokenizer, message)
+    return _encode(tokenizer, text + prefill)
+
+
+def model_header(tokenizer: Any) -> tuple[int, ...]:
+    """Token ids that open the model's turn; for Gemma those of `<start_of_turn>model` and a line break.
+
+    They are what the template adds for generation; where it adds nothing (Llama 2), all that follows the message.
+
+    Raises:
+        InputError: a tokenizer without chat template, or a template that puts nothing before the model's turn.
+    """
+    text = _render(tokenizer, _MESSAGE)
+    opened = _encode(tokenizer, text)
+    shared = shared_start(opened, _encode(tokenizer, _render(tokenizer, _MESSAGE, generate=False)))
+    if shared == len(opened):
+        shared = shared_start(opened, _encode(tokenizer, text[: _end_of(tokenizer, _MESSAGE, text)]))
+    if shared == len(opened):
+        raise InputError(
+            f"The chat template of {_name(tokenizer)} must open the model's turn, and adds nothing for it."
+        )
+    return opened[shared:]
+
+
+def list_tokens(tokenizer: Any) -> ListTokens:
+    """The tokens of a list's form, as they stand in a list that the model writes.
+
+    Each is looked at where it matters: the hyphen after the model header and after a line break, the line break after
+    an item's word, the blank between a word and a line break, the end of turn after a line break.
+
+    Raises:
+        InputError: a tokenizer without chat template, or one that writes any of them otherwise than as one token.
+    """
+    header, item, plain, filled, broken, ended = (
+        chat_tokens(tokenizer, _MESSAGE, text)
+        for text in ("", _ITEM, f"{_ITEM}\n-", f"{_ITEM} \n-", f"{_ITEM}\n", f"{_ITEM}\n{_closing(tokenizer)}")
+    )
+    first_hyphen = _between(header, chat_tokens(tokenizer, _MESSAGE, "-"), ())
+    hyphen = None if first_hyphen is None or item[len(header) :][: len(first_hyphen)] != first_hyphen else first_hyphen
+    line_break = _between(item, plain, hyphen or tuple(tokenizer.encode("-", add_special_tokens=False)))
+    blank = _between(item, filled, plain[len(item) :]) if plain[: len(item)] == item else None
+    end_of_turn = _between(broken, ended, ())
+    if end_of_turn and end_of_turn[0] in _added(tokenizer):
+        end_of_turn = end_of_turn[:1]
+    found = {
+        "hyphen '-' (after the model header)": hyphen,
+        "line break '\\n' (between an item and a hyphen)": line_break,
+        "blank ' ' (between an item and a line break)": blank,
+        f"end of turn {_closing(tokenizer)!r} (after a line break)": end_of_turn,
+    }
+    _check_single(tokenizer, found)
+    ids = [tokens[0] for tokens in found.values() if tokens]
+    return ListTokens(
+        hyphen=ids[0],
+        line_break=ids[1],
+        blank=ids[2],
+        end_of_turn=ids[3],
+        bos=tokenizer.bos_token_id,
+        eos=tokenizer.eos_token_id,
+    )
+
+
+def shared_start(one: Sequence[int], other: Sequence[int]) -> int:
+    """Number of tokens at the start that two sequences have in common."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def _check_single(tokenizer: Any, found: dict[str, tuple[int, ...] | None]) -> None:
+    """Each mark must be one token, and a known one."""
+    problems = []
+    for name, tokens in found.items():
+        if tokens is None:
+            problems.append(f"{name} merges with the text beside it")
+        elif len(tokens) != 1:
+            problems.append(f"{name} takes {len(tokens)} tokens")
+        elif is_unknown(tokenizer, tokens[0]):
+            problems.append(f"{name} is unknown to it")
+    if problems:
+        raise InputError(
+            f"{_name(tokenizer)} must write each mark of a list as one token of its own: {'; '.join(problems)}."
+        )
+
+
+def _between(left: tuple[int, ...], whole: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The tokens of `whole` between `left` and `right`; None where it does not begin and end with them."""
+    end = len(whole) - len(right)
+    if end < len(left) or whole[: len(left)] != left or whole[end:] != right:
+        return None
+    return whole[len(left) : end]
+
+
+def _closing(tokenizer: Any) -> str:
+    """The text that closes the model's turn, without white space around it."""
+    text = _render(tokenizer, _MESSAGE, answer=_ANSWER, generate=False)
+    return text[_end_of(tokenizer, _ANSWER, text) :].strip()
+
+
+def _end_of(tokenizer: Any, part: str, text: str) -> int:
+    if part not in text:
+        raise InputError(f"The chat template of {_name(tokenizer)} must write every message of a chat, and drops one.")
+    return text.rindex(part) + len(part)
+
+
+def _render(tokenizer: Any, message: str, *, answer: str | None = None, generate: bool = True) -> str:
+    """The chat as text; with `generate`, up to where the model begins to write."""
+    chat = [{"role": "user", "content": message}]
+    if answer is not None:
+        chat.append({"role": "assistant", "content": answer})
+    template = _template(tokenizer)
+    try:
+        return tokenizer.apply_chat_template(
+            chat, chat_template=template, tokenize=False, add_generation_prompt=generate, date_string=_DATE
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(
+            f"The chat template of {_name(tokenizer)} does not take one user message ({reason})."
+        ) from error
+
+
+def _template(tokenizer: Any) -> str | None:
+    """Gemma's template, or None for the tokenizer's own."""
+    if getattr(tokenizer, "chat_template", None):
+        return None
+    if tokenizer is not None and all(token in tokenizer.get_vocab() for token in _TURN_TOKENS):
+        return GEMMA_TEMPLATE
+    raise InputError(
+        f"{_name(tokenizer)} has no chat template: give a chat model such as google/gemma-2-2b-it or list-tiny."
+    )
+
+
+def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    ids = tuple(tokenizer.encode(text, add_special_tokens=False))
+    bos = tokenizer.bos_token_id
+    if bos is None or ids[:1] == (bos,) or tokenizer.encode("")[:1] != [bos]:
+        return ids
+    return (bos, *ids)
+
+
+def _refuse_special_tokens(tokenizer: Any, message: str) -> None:
+    ids = set(tokenizer.encode(message, add_special_tokens=False))
+    special = [i for i in sorted(ids & _special(tokenizer)) if not is_unknown(tokenizer, i)]
+    if special:
+        names = ", ".join(tokenizer.convert_ids_to_tokens(special))
+        raise InputError(f"message must be plain text, without the special tokens of the chat: it holds {names}.")
+
+
+def _special(tokenizer: Any) -> set[int]:
+    marked = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    vocabulary = tokenizer.get_vocab()
+    return marked | set(tokenizer.all_special_ids) | {vocabulary[name] for name in _TURN_TOKENS if name in vocabulary}
+
+
+def _added(tokenizer: Any) -> set[int]:
+    return set(tokenizer.added_tokens_decoder) | _special(tokenizer)
+
+
+def is_unknown(tokenizer: Any, token: int | None) -> bool:
+    """Whether the token stands for words that are not in the vocabulary (GPT-2 uses its end of text for that)."""
+    return (
+        token is not None
+        and token == tokenizer.unk_token_id
+        and token not in (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    )
+
+
+def _name(tokenizer: Any) -> str:
+    if tokenizer is None:
+        return "A model without tokenizer"
+    return f"The tokenizer {tokenizer.name_or_path}".rstrip()

@@ -1,0 +1,189 @@
+"""What `circuit` runs: scores, circuits of many sizes, their complements, single edges, and random circuits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mechlist.errors import InputError
+from mechlist.metrics.faithfulness import MIB_SHARES, faithfulness
+from mechlist.patching.circuits.nodes import Nodes
+from mechlist.patching.circuits.selection import SELECTIONS, above, random_circuit
+from mechlist.patching.edge_attribution import edge_scores
+from mechlist.patching.edges import nodes_of, run_edges
+from mechlist.runner import Runner
+
+GROWTH, EACH = 1.5, 12
+"""Circuits of every size up to EACH edges, then of sizes that grow by GROWTH."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the circuit is chosen; see the fields of `Circuit`."""
+
+    select: str
+    signed: bool
+    edges: int | None
+    threshold: float | None
+    faithful: float
+
+
+def find_circuit(
+    runner: Runner,
+    asked: dict[str, Any],
+    *,
+    steps: int,
+    choice: Choice,
+    random_circuits: int,
+    verify_top: int,
+    verify: Sequence[str] = (),
+) -> xr.Dataset:
+    """Scores, the circuit, and the metric of everything that is compared.
+
+    Args:
+        runner: with the model.
+        asked: base, source, lengths and metric, as `run_edges` takes them.
+        steps: as for `edge_scores`.
+        choice: of the circuit.
+        random_circuits: controls of the circuit's size.
+        verify_top: edges that are patched exactly, each by itself, by their scores.
+        verify: names of others that are.
+
+    Raises:
+        InputError: an edge that there is not; nothing to explain, or no circuit to be found; as `run_edges`.
+    """
+    nodes = nodes_of(runner)
+    for name in verify:
+        nodes.edge(name)
+    scores = edge_scores(runner, **asked, steps=steps).scores
+    keys = _keys(scores.double().mean(0), signed=choice.signed)
+    select = SELECTIONS[choice.select]
+    total = len(nodes.edges)
+    sizes = _sizes(total, choice.edges)
+    circuits = torch.stack([select(nodes, keys, size) for size in sizes])
+    shares = torch.stack([select(nodes, keys, int(share * total)) for share in MIB_SHARES])
+    single = _single(nodes, scores.double().mean(0), verify_top, verify)
+    whole = torch.zeros(1, *nodes.reads.shape, dtype=torch.bool)
+    named = {
+        "base": whole,
+        "empty": whole | nodes.reads,
+        "circuit_metric": nodes.reads & ~circuits,
+        "complement_metric": circuits,
+        "mib_metric": nodes.reads & ~shares,
+        "mib_complement": shares,
+        "exact": single,
+    }
+    if choice.threshold is not None:
+        named["chosen"] = nodes.reads & ~above(nodes, keys, choice.threshold)[None]
+    found = _run(runner, asked, named)
+    base, empty = found["base"][:, 0], found["empty"][:, 0]
+    if base.mean() == empty.mean():
+        raise InputError("The metric is the same with all edges patched as with none: there is nothing to explain.")
+    chosen = _chosen(found, circuits, sizes, choice) if choice.threshold is None else nodes.reads & ~named["chosen"][0]
+    if not chosen.any():
+        raise InputError(
+            f"The {choice.edges} strongest edges hold no way from the input to the logits: give more edges, or "
+            "--select greedy."
+        )
+    controls = _controls(runner, nodes, int(chosen.sum()), random_circuits)
+    found |= _run(
+        runner,
+        asked,
+        {"chosen": nodes.reads & ~chosen[None], "without": chosen[None], "random": nodes.reads & ~controls},
+    )
+    return _dataset(nodes, scores, found, chosen, sizes, circuits, single, asked["metric"].unit)
+
+
+def _run(
+    runner: Runner, asked: dict[str, Any], named: dict[str, Tensor]
+) -> dict[str, Float[np.ndarray, "prompt variant"]]:
+    """The metric with each named set of edges patched, all in one sweep."""
+    values = run_edges(runner, **asked, patched=torch.cat(list(named.values()))).double().numpy().T
+    ends = np.cumsum([len(sets) for sets in named.values()])
+    return dict(zip(named, np.split(values, ends[:-1], axis=1), strict=True))
+
+
+def _keys(mean: Float[Tensor, "sender receiver"], *, signed: bool) -> Float[Tensor, "sender receiver"]:
+    """What edges are ranked by: how much patching them lowers the metric, or moves it either way."""
+    return -mean if signed else mean.abs()
+
+
+def _sizes(total: int, wanted: int | None) -> list[int]:
+    sizes = list(range(1, min(EACH, total) + 1))
+    while sizes[-1] < total:
+        sizes.append(min(total, int(np.ceil(sizes[-1] * GROWTH))))
+    return sizes if wanted is None else sorted({*sizes, min(wanted, total)})
+
+
+def _single(
+    nodes: Nodes, mean: Float[Tensor, "sender receiver"], count: int, names: Sequence[str]
+) -> Bool[Tensor, "edge sender receiver"]:
+    """The edges with the largest scores, none without a score, and those that are named, each by itself."""
+    order = torch.argsort(-mean[nodes.reads].abs(), stable=True)[:count]
+    ends = [(s, r) for s, r in nodes.edges[order].tolist() if mean[s, r] != 0]
+    ends = list(dict.fromkeys([*ends, *map(nodes.edge, names)]))
+    out = torch.zeros(len(ends), *nodes.reads.shape, dtype=torch.bool)
+    for number, (s, r) in enumerate(ends):
+        out[number, s, r] = True
+    return out
+
+
+def _chosen(
+    found: dict[str, np.ndarray], circuits: Bool[Tensor, "size sender receiver"], sizes: list[int], choice: Choice
+) -> Bool[Tensor, "sender receiver"]:
+    """Of the number of edges asked for, or the smallest that is faithful enough; all edges are."""
+    if choice.edges is not None:
+        return circuits[sizes.index(min(choice.edges, sizes[-1]))]
+    values = faithfulness(found["circuit_metric"], found["base"][:, 0], found["empty"][:, 0])
+    return circuits[int(np.argmax(values >= min(choice.faithful, values[-1])))]
+
+
+def _controls(runner: Runner, nodes: Nodes, count: int, controls: int) -> Bool[Tensor, "random sender receiver"]:
+    seed = int(torch.randint(2**62, (), generator=runner.generator("random circuits")))
+    generator = np.random.default_rng(seed)
+    drawn = [random_circuit(nodes, count, generator) for _ in range(controls)]
+    return torch.stack(drawn) if drawn else torch.zeros(0, *nodes.reads.shape, dtype=torch.bool)
+
+
+def _dataset(
+    nodes: Nodes,
+    scores: Float[Tensor, "prompt sender receiver"],
+    found: dict[str, np.ndarray],
+    chosen: Bool[Tensor, "sender receiver"],
+    sizes: list[int],
+    circuits: Bool[Tensor, "size sender receiver"],
+    single: Bool[Tensor, "edge sender receiver"],
+    unit: str,
+) -> xr.Dataset:
+    dims = {
+        "base": (),
+        "empty": (),
+        "chosen": (),
+        "without": (),
+        "circuit_metric": ("size",),
+        "complement_metric": ("size",),
+        "mib_metric": ("share",),
+        "mib_complement": ("share",),
+        "exact": ("verified",),
+        "random": ("random",),
+    }
+    variables: dict[str, Any] = {
+        name: (("prompt", *of), found[name] if of else found[name][:, 0], {"units": unit}) for name, of in dims.items()
+    }
+    sender, receiver = nodes.edges.T
+    variables["score"] = (("prompt", "edge"), scores[:, sender, receiver].numpy(), {"units": unit})
+    variables["in_circuit"] = ("edge", chosen[sender, receiver].numpy())
+    variables["n_edges"] = ("size", circuits.flatten(1).sum(1).numpy())
+    ends = [tuple(one.nonzero()[0].tolist()) for one in single]
+    coords = {
+        "edge": np.array(nodes.edge_names),
+        "size": sizes,
+        "share": list(MIB_SHARES),
+        "verified": np.array([nodes.edge_name(*end) for end in ends], dtype=object if not ends else None),
+    }
+    return xr.Dataset(variables, coords=coords)

@@ -1,0 +1,201 @@
+"""Tables, sentences and JSON of a circuit, from saved results alone."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from mechlist.experiments.circuit.published import published, roc_area
+from mechlist.metrics.faithfulness import faithfulness, faithfulness_interval, model_distance, performance_ratio
+from mechlist.metrics.multiple import max_t
+from mechlist.metrics.statistics import bootstrap_interval, rank_correlation
+from mechlist.patching.circuits.nodes import ARROW
+
+SEED = 0
+"""Of the bootstrap and the sign flips: what is said follows from the results alone."""
+STRONGEST = 30
+"""Edges in the table besides the circuit's own."""
+ALPHA = 0.05
+
+
+def clusters(results: xr.Dataset) -> np.ndarray:
+    """What prompts have in common; each prompt by itself where nothing is known."""
+    return results["cluster"].values if "cluster" in results else np.arange(results.sizes["prompt"])
+
+
+def many(results: xr.Dataset) -> bool:
+    """Whether there is anything to resample."""
+    return len(np.unique(clusters(results))) > 1
+
+
+def shares(results: xr.Dataset, name: str) -> np.ndarray:
+    """Faithfulness of everything that was measured under a name."""
+    return faithfulness(results[name].values, results["base"].values, results["empty"].values)
+
+
+def interval(results: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the interval of `shares`; NaN with one cluster."""
+    return faithfulness_interval(
+        results[name].values,
+        results["base"].values,
+        results["empty"].values,
+        clusters=clusters(results),
+        generator=np.random.default_rng(SEED),
+    )
+
+
+def ends(edge: str) -> tuple[str, str, str]:
+    """Sender, the node that it leads to, and `q`, `k`, `v` or ""."""
+    sender, receiver = edge.split(ARROW)
+    node, _, entry = receiver.partition("<")
+    return sender, node, entry.rstrip(">")
+
+
+def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
+    """The circuit's edges and the strongest others, circuits by size, and the circuit's nodes."""
+    return {"edges": _edges(results), "sizes": _sizes(results), "nodes": _nodes(results)}
+
+
+def _edges(results: xr.Dataset) -> pd.DataFrame:
+    score = results["score"].values.astype(np.float64)
+    mean, inside = score.mean(axis=0), results["in_circuit"].values.astype(bool)
+    order = np.argsort(-np.abs(mean), kind="stable")
+    shown = order[inside[order] | (np.arange(len(order)) < STRONGEST)]
+    table = pd.DataFrame({"edge": results["edge"].values[shown], "in_circuit": inside[shown], "score": mean[shown]})
+    if many(results):
+        test = max_t(score, clusters=clusters(results), generator=np.random.default_rng(SEED))
+        low, high = bootstrap_interval(
+            score[:, shown], clusters=clusters(results), generator=np.random.default_rng(SEED)
+        )
+        table = table.assign(low=low, high=high, n=len(score), p_corrected=test.p_corrected[shown])
+    exact = dict(verified(results)[["edge", "exact"]].to_numpy().tolist())
+    return table.assign(exact=[exact.get(edge, np.nan) for edge in table["edge"]])
+
+
+def _sizes(results: xr.Dataset) -> pd.DataFrame:
+    low, high = interval(results, "circuit_metric")
+    return pd.DataFrame(
+        {
+            "edges_asked": results["size"].values,
+            "edges": results["n_edges"].values,
+            "faithfulness": shares(results, "circuit_metric"),
+            "low": low,
+            "high": high,
+            "left_without": shares(results, "complement_metric"),
+        }
+    )
+
+
+def _nodes(results: xr.Dataset) -> pd.DataFrame:
+    mean = results["score"].mean("prompt").values
+    rows: dict[str, dict[str, float]] = {}
+    for edge, score, inside in zip(results["edge"].values, mean, results["in_circuit"].values, strict=True):
+        if inside:
+            sender, node, _ = ends(str(edge))
+            rows.setdefault(sender, {"edges_in": 0, "edges_out": 0, "score_out": 0.0})["edges_out"] += 1
+            rows[sender]["score_out"] += float(score)
+            rows.setdefault(node, {"edges_in": 0, "edges_out": 0, "score_out": 0.0})["edges_in"] += 1
+    return pd.DataFrame([{"node": name, **row} for name, row in rows.items()])
+
+
+def head_strength(results: xr.Dataset) -> dict[str, float]:
+    """Of every head the largest size of a score on its way out."""
+    out: dict[str, float] = {}
+    for edge, score in zip(results["edge"].values, results["score"].mean("prompt").values, strict=True):
+        sender = str(edge).split(ARROW)[0]
+        if sender.startswith("a"):
+            out[sender] = max(out.get(sender, 0.0), abs(float(score)))
+    return out
+
+
+def files(results: xr.Dataset) -> dict[str, str]:
+    """The circuit with its nodes, edges, scores and faithfulness."""
+    mean = results["score"].mean("prompt").values
+    kept = np.flatnonzero(results["in_circuit"].values)
+    nodes = dict.fromkeys(name for i in kept for name in ends(str(results["edge"].values[i]))[:2])
+    edges = []
+    for i in kept:
+        sender, receiver = str(results["edge"].values[i]).split(ARROW)
+        edges.append({"sender": sender, "receiver": receiver, "score": float(mean[i])})
+    value = {
+        **{name: results.attrs[name] for name in ("model", "data", "metric", "steps", "ablation", "select")},
+        "units": results["base"].attrs.get("units", ""),
+        "faithfulness": float(shares(results, "chosen")),
+        "nodes": list(nodes),
+        "edges": edges,
+    }
+    return {"circuit.json": json.dumps(value, indent=1) + "\n"}
+
+
+def findings(results: xr.Dataset) -> list[str]:
+    """What the circuit does by itself, what is left without it, and what the controls say."""
+    unit = results["base"].attrs.get("units", "")
+    count, total = int(results["in_circuit"].sum()), results.sizes["edge"]
+    whole, empty = float(results["base"].mean()), float(results["empty"].mean())
+    prompts = results.sizes["prompt"]
+    own = float(shares(results, "chosen"))
+    sentences = [
+        f"The metric is {whole:.3f} {unit} in the model and {empty:.3f} with every edge patched (mean over {prompts} "
+        f"prompt{'s' if prompts > 1 else ''}).",
+        f"A circuit of {count} of the model's {total} edges has a faithfulness of {own:.3f}"
+        f"{_between(results, 'chosen')}; with its edges patched and all others kept, "
+        f"{float(shares(results, 'without')):.3f} is left.",
+    ]
+    if results.attrs["chosen_by"] == "faithful" and own < results.attrs["faithful"]:
+        sentences.append(f"No circuit reaches a faithfulness of {results.attrs['faithful']:g}.")
+    if not many(results):
+        what = "one prompt" if prompts == 1 else "one cluster of prompts"
+        sentences.append(f"With {what} there is no interval and no test.")
+    if results.sizes["random"]:
+        values = shares(results, "random")
+        sentences.append(
+            f"{len(values)} random connected circuits of as many edges or a few more have a faithfulness of "
+            f"{values.mean():.3f} on average, {values.max():.3f} at most."
+        )
+    curve = shares(results, "mib_metric")
+    sentences.append(
+        f"Over all sizes, CPR is {performance_ratio(curve):.3f} (more is better, a perfect circuit has .999) and CMD "
+        f"{model_distance(curve):.3f} (0 is best), as MIB defines them; the area under the curve of what is left "
+        f"without the circuit is {performance_ratio(shares(results, 'mib_complement')):.3f} (less is more complete)."
+    )
+    return [*sentences, *_checked(results, unit), *_reference(results)]
+
+
+def _between(results: xr.Dataset, name: str) -> str:
+    low, high = interval(results, name)
+    return "" if np.isnan(low) else f" [{float(low):.3f}, {float(high):.3f}]"
+
+
+def verified(results: xr.Dataset) -> pd.DataFrame:
+    """Score and exact effect of the edges that were patched one by one."""
+    exact = (results["exact"] - results["base"]).mean("prompt").values
+    names = results["verified"].values.tolist()
+    score = results["score"].sel(edge=names).mean("prompt").values
+    return pd.DataFrame({"edge": names, "score": score, "exact": exact})
+
+
+def _checked(results: xr.Dataset, unit: str) -> list[str]:
+    table = verified(results)
+    if len(table) < 3:
+        return ["Too few edges were patched one by one to say how good the scores are."]
+    rank = rank_correlation(table["score"].to_numpy(), table["exact"].to_numpy())
+    worst = table.loc[(table["score"] - table["exact"]).abs().idxmax()]
+    return [
+        f"Of the {len(table)} edges that were patched one by one, the rank correlation of score and "
+        f"exact effect is {rank:.2f}; the worst is {worst['edge']}: score {worst['score']:+.3f}, exact "
+        f"{worst['exact']:+.3f} {unit}."
+    ]
+
+
+def _reference(results: xr.Dataset) -> list[str]:
+    known = published(results.attrs["model"], results.attrs["data"])
+    if known is None:
+        return []
+    inside = {name for name in _nodes(results)["node"] if name.startswith("a")}
+    both = len(inside & known.names)
+    return [
+        f"{both} of the {len(known.names)} heads that {known.source} published are in the circuit, which has "
+        f"{len(inside)} heads; heads ranked by their strongest edge tell the published ones from the others with an "
+        f"area under the ROC curve of {roc_area(head_strength(results), known.names):.2f}."
+    ]

@@ -1,0 +1,87 @@
+"""Direct logit attribution: which heads and MLPs write the logit difference themselves."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import plotly.graph_objects as go
+import xarray as xr
+
+from mechlist.errors import InputError
+from mechlist.experiments.direct_logit_attribution import figures as drawing
+from mechlist.experiments.direct_logit_attribution import findings as words
+from mechlist.experiments.direct_logit_attribution.terms import on_lists, on_pairs
+from mechlist.experiments.list_directions import text_direction
+from mechlist.experiments.list_runs import ListData, ListExperiment
+from mechlist.experiments.patch_pairs import Pairs, name_pairs, own_pairs, read_pairs
+from mechlist.registry import register
+from mechlist.runner import Runner
+
+
+@register("direct-logit-attribution")
+@dataclass(frozen=True, kw_only=True)
+class DirectLogitAttribution(ListExperiment):
+    """Split a logit difference into what each head, each MLP and the rest of the model add to it themselves."""
+
+    data_set: Literal["list", "ioi"] = "list"
+    """Lists, or pairs of prompts with two people's names."""
+    pairs: Path | None = None
+    """File of pairs of prompts in place of lists: lines of JSON with clean, corrupt, answer and wrong."""
+    examples: int = 8
+    """Pairs of prompts with two people's names."""
+    answer: tuple[str, ...] = ()
+    """Tokens of a direction of one's own on lists, with their leading blanks, in place of the study's two."""
+    wrong: tuple[str, ...] = ()
+    """Tokens that the answers are compared with."""
+    role: str = "line_break"
+    """Where the direction of one's own is read in every item: hyphen, item_first, item_last, filler or line_break."""
+    top: int = 20
+    """Rows of each table of heads."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("examples", "top"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if bool(self.answer) != bool(self.wrong):
+            raise InputError("answer and wrong must be given together, or neither.")
+        on_lists = self.recorded or self.topics or self.answer
+        if on_lists and self._of_pairs:
+            raise InputError("recorded, topics, answer and wrong are for lists, and pairs have their own.")
+        if self.pairs is not None and self.data_set != "list":
+            raise InputError(f"pairs takes the place of the data set: leave one of pairs and {self.data_set} out.")
+
+    def run(self, runner: Runner) -> xr.Dataset:
+        """Every term of the logit difference, by direction, run, list and item."""
+        if self._of_pairs:
+            results = on_pairs(runner, self._pairs(runner))
+        else:
+            data = self.data(runner)
+            results = on_lists(runner, data, self._directions(runner, data))
+        cap = getattr(runner.model.cfg, "output_logits_soft_cap", None) or 0.0
+        return results.assign_attrs(model=runner.language_model.info["name"], softcap=max(float(cap), 0.0))
+
+    def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
+        """Of each direction: heads, components, their sum along the layers, items, and what the adjective changes."""
+        return drawing.figures(results)
+
+    def tables(self, results: xr.Dataset) -> dict[str, pd.DataFrame]:
+        """Components, heads, and heads by what the adjective changes; with intervals over topics."""
+        return words.tables(results, self.top)
+
+    def findings(self, results: xr.Dataset) -> list[str]:
+        """That the terms add up, the difference itself, and the parts that write most of it."""
+        return words.findings(results)
+
+    @property
+    def _of_pairs(self) -> bool:
+        return self.pairs is not None or self.data_set == "ioi"
+
+    def _pairs(self, runner: Runner) -> Pairs:
+        return name_pairs(runner, self.examples) if self.pairs is None else own_pairs(runner, read_pairs(self.pairs))
+
+    def _directions(self, runner: Runner, data: ListData) -> list:
+        if not self.answer:
+            return list(data.directions)
+        return [text_direction(runner, self.answer, self.wrong, self.role)]

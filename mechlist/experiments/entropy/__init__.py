@@ -1,0 +1,1 @@
+"""Entropy along lists."""

@@ -1,0 +1,40 @@
+"""Entropy along lists: how sure the model is of the next token after an item and after its line break."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+import xarray as xr
+
+from mechlist.experiments.entropy import report as entropy_output
+from mechlist.experiments.entropy.moments import entropies, means, parts
+from mechlist.experiments.list_means import numpy_generator
+from mechlist.experiments.list_runs import ListExperiment
+from mechlist.registry import register
+from mechlist.runner import Runner
+
+
+@register("entropy")
+@dataclass(frozen=True, kw_only=True)
+class Entropy(ListExperiment):
+    """Entropy of the next token by item of lists, as written and with short and long exchanged in the prompt."""
+
+    def run(self, runner: Runner) -> xr.Dataset:
+        """Entropy and varentropy of every list and item, and their means over lists."""
+        data = self.data(runner)
+        results = entropies(runner, data)
+        generator = numpy_generator(runner, "entropy bootstrap")
+        results = results.merge(means(results, generator)).merge(parts(results, generator))
+        return results.assign_attrs(source=data.source, model=runner.language_model.info["name"])
+
+    def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
+        """Mean curves from either end of the lists, then every list as written and with the adjective swapped."""
+        return entropy_output.figures(results)
+
+    def tables(self, results: xr.Dataset) -> dict[str, pd.DataFrame]:
+        """The mean curves with their intervals; every list."""
+        return entropy_output.tables(results)
+
+    def findings(self, results: xr.Dataset) -> list[str]:
+        """Entropy at the last item against the earlier ones, and what the other adjective changes."""
+        return entropy_output.findings(results)

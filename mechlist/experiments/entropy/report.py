@@ -1,0 +1,156 @@
+"""Figures, tables and sentences of the entropy experiment, from saved results alone."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import xarray as xr
+
+from mechlist.experiments.entropy.moments import ENDS, QUANTITIES, RUNS
+from mechlist.experiments.list_means import counted, enough, with_interval
+from mechlist.experiments.list_sources import SWAP
+from mechlist.figures import interval_lines
+from mechlist.figures.row_maps import row_maps
+from mechlist.text import number_of
+
+_AXIS = {"start": "item", "end": "items before the last (0 is the last)"}
+_PARTS = ("mean", "low", "high", "lists")
+_INTERVALS = "95 % bootstrap intervals over topics; points on fewer than 5 lists are not drawn where a curve has more"
+
+
+def figures(results: xr.Dataset) -> dict[str, go.Figure]:
+    """Entropy by item from both ends, varentropy from the end, and every list."""
+    out = {}
+    for place in results["place"].values.tolist():
+        for end in ENDS:
+            out[f"entropy-{_slug(place)}-from-{end}"] = _curves(results, "entropy", place, end)
+        out[f"varentropy-{_slug(place)}"] = _curves(results, "varentropy", place, "end")
+    return out | {f"lists-{adjective}": _lists(results, adjective) for adjective in _adjectives(results)}
+
+
+def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
+    """The mean curves with their intervals, and entropy and varentropy of every list and item."""
+    curves = results[[f"{name}_{part}" for name in QUANTITIES for part in _PARTS]].to_dataframe().reset_index()
+    single = results[list(QUANTITIES)].reset_coords(["topic", "adjective"]).drop_vars("n_items").to_dataframe()
+    return {
+        "curves": curves.query("entropy_lists > 0").reset_index(drop=True),
+        "lists": single.reset_index().dropna(subset=["entropy"]).reset_index(drop=True),
+    }
+
+
+def findings(results: xr.Dataset) -> list[str]:
+    """For each adjective: the last item against the earlier ones, at both places; and what the swap changes."""
+    out = [_of_part(results, adjective) for adjective in _adjectives(results)]
+    return out + [_of_swap(results, adjective) for adjective in _adjectives(results) if adjective in SWAP]
+
+
+def _curves(results: xr.Dataset, name: str, place: str, end: str) -> go.Figure:
+    at = results[[f"{name}_{part}" for part in _PARTS]].sel(place=place, end=end)
+    means = at.rename({f"{name}_{part}": part for part in _PARTS})
+    series = means.stack(series=("by_adjective", "run"), create_index=False)
+    labels = [_label(*pair) for pair in zip(series["by_adjective"].values, series["run"].values, strict=True)]
+    series = series.drop_vars(["by_adjective", "run"]).assign_coords(series=labels)
+    series = enough(series.isel(series=series["lists"].any("item_index").values), "item_index")
+    index = series["item_index"].values
+    shown = (
+        series.drop_vars("item_index").rename(item_index="x").assign_coords(x=index + 1 if end == "start" else -index)
+    )
+    what = "Entropy" if name == "entropy" else "Varentropy"
+    return interval_lines(
+        shown["mean"],
+        low=shown["low"],
+        high=shown["high"],
+        title=f"{what} at the {place}, by item from the {end}",
+        caption=_curve_caption(name, place),
+        x_title=_AXIS[end],
+        y_title=f"{name} ({QUANTITIES[name]})",
+        note=_lists_note(shown["lists"]),
+    )
+
+
+def _curve_caption(name: str, place: str) -> str:
+    if name == "varentropy":
+        return (
+            "How much the surprise of the next token varies about its mean: 0 where one token is certain or several "
+            f"are equally likely and all others out of the question; {_INTERVALS}."
+        )
+    look = (
+        "filler or line break is decided here: look for a rise towards the end of a list"
+        if place == "last item token"
+        else "to end or to go on is decided here: look for a rise where lists of this prompt end"
+    )
+    return f"Mean over lists; {look}, and for what the other adjective makes of the same list; {_INTERVALS}."
+
+
+def _lists(results: xr.Dataset, adjective: str) -> go.Figure:
+    """Every list of an adjective, aligned at its last item: each place as written and, if it was, swapped."""
+    chosen = results["entropy"].isel(list=np.flatnonzero(results["adjective"].values == adjective))
+    behind = counted(chosen, "end")
+    told = np.flatnonzero(behind.notnull().any(["list", "run", "place"]).values)
+    behind = behind.isel(item_index=slice(told[-1] if len(told) else 0, None, -1))
+    panels = behind.stack(name=("place", "run"), create_index=False)
+    names = [f"{p}, {r}" for p, r in zip(panels["place"].values, panels["run"].values, strict=True)]
+    panels = panels.drop_vars(["place", "run"]).assign_coords(name=names)
+    panels = panels.isel(name=panels.notnull().any(["list", "item_index"]).values)
+    values = panels.drop_vars("item_index").rename(list="row", item_index="column")
+    return row_maps(
+        values.assign_coords(column=-behind["item_index"].values),
+        chosen["topic"].values.tolist(),
+        title=f"Entropy of each list, {_group(adjective)}",
+        caption="One row a list, aligned at its last item; grey where a list has no such item. Look for dark cells at "
+        "the end, and whether they stay when the adjective is swapped.",
+        unit="nats",
+        row_title="list",
+        column_title="item from the end",
+        columns=2 if adjective in SWAP else 1,
+    )
+
+
+def _of_part(results: xr.Dataset, adjective: str) -> str:
+    """The last item against the earlier ones."""
+    said = []
+    for place in results["place"].values.tolist():
+        at = _named(results, "entropy_part").sel(by_adjective=adjective, place=place, run=RUNS[0])
+        last, earlier = at.sel(part="last item"), at.sel(part="earlier items")
+        if int(last["lists"]):
+            before = f" and {with_interval(earlier)} at those before" if int(earlier["lists"]) else ""
+            said.append(f"at the {place} it is {with_interval(last, 'nats')} for the last item{before}")
+    group = _group(adjective)
+    lists = int((results["adjective"] == adjective).sum())
+    return f"Entropy of {number_of(lists, 'lists')} ({group}): {'; '.join(said) or 'there is no item'}."
+
+
+def _of_swap(results: xr.Dataset, adjective: str) -> str:
+    """What the other adjective changes in the same lists."""
+    said = []
+    for place in results["place"].values.tolist():
+        at = _named(results, "entropy_change").sel(by_adjective=adjective, place=place, part="last item")
+        if int(at["lists"]):
+            said.append(f"{with_interval(at, 'nats')} at the {place}")
+    return (
+        f'"{SWAP[adjective]}" in place of "{adjective}" changes the entropy of the last item by {" and ".join(said)}.'
+    )
+
+
+def _named(results: xr.Dataset, name: str) -> xr.Dataset:
+    return results[[f"{name}_{part}" for part in _PARTS]].rename({f"{name}_{part}": part for part in _PARTS})
+
+
+def _adjectives(results: xr.Dataset) -> list[str]:
+    return results["by_adjective"].values.tolist()
+
+
+def _group(adjective: str) -> str:
+    return {"none": "lists without adjective"}.get(adjective, f"{adjective} lists")
+
+
+def _label(adjective: str, run: str) -> str:
+    return _group(adjective) if run == RUNS[0] else f'{_group(adjective)} after "{SWAP.get(adjective, "")}"'
+
+
+def _lists_note(lists: xr.DataArray) -> xr.DataArray:
+    texts = [number_of(int(count), "lists") for count in lists.values.ravel()]
+    return lists.copy(data=np.array(texts, dtype=object).reshape(lists.shape))
+
+
+def _slug(place: str) -> str:
+    return place.replace(" ", "-")

@@ -1,0 +1,1 @@
+"""Lists that a chat model writes."""

@@ -1,0 +1,159 @@
+"""Lists that a chat model writes for the prompts of the list-ending study."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import xarray as xr
+
+from mechlist.datasets.chat import list_tokens, model_header
+from mechlist.datasets.lists.parse import ListTokens
+from mechlist.datasets.lists.prompts import ListPrompt, list_prompt
+from mechlist.datasets.topics import choose_topics
+from mechlist.decode import Completion, Sampling, generate
+from mechlist.errors import InputError
+from mechlist.experiment import Experiment
+from mechlist.experiments.generate_lists import report as generate_lists_output
+from mechlist.experiments.list_stand_in import list_stand_in
+from mechlist.registry import register
+from mechlist.runner import Runner
+
+NO_ADJECTIVE = generate_lists_output.NO_ADJECTIVE
+
+
+@register("generate-lists")
+@dataclass(frozen=True, kw_only=True)
+class GenerateLists(Experiment):
+    """Let a chat model write short, long and plain lists of every topic, as in the list-ending study."""
+
+    needs_tokenizer: ClassVar[bool] = True
+    default_model: ClassVar[str] = "list-tiny"
+
+    topics: tuple[str, ...] = ()
+    """Topics, by name; by default all of --topic-files."""
+    topic_files: tuple[str, ...] = ("study",)
+    """Topic files, by path or by the name of one that comes with mechlist."""
+    adjectives: tuple[str, ...] = ("short", "long", NO_ADJECTIVE)
+    """Words before "list" in the prompt; `none` for a prompt without."""
+    temperatures: tuple[float, ...] = (0.7,)
+    """Temperatures of sampling, each above 0."""
+    samples: int = 5
+    """Lists for each topic, adjective and temperature."""
+    top_p: float = 0.8
+    """Nucleus: tokens are drawn from the most probable ones that have this probability together."""
+    top_k: int | None = None
+    """Tokens are drawn from the k most probable ones only."""
+    greedy: bool = False
+    """Take the most probable token each time, instead of drawing."""
+    max_new_tokens: int = 100
+    """Tokens after which a list that has not ended is cut off."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.topics)) < len(self.topics):
+            raise InputError(f"topics must hold each topic once, not {list(self.topics)}.")
+        for name in ("topic_files", "adjectives", "temperatures"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise InputError(f"{name} must hold one value at least, each once, not {list(values)}.")
+        if self.samples < 1 or self.max_new_tokens < 1:
+            raise InputError(
+                f"samples and max_new_tokens must be at least 1, not {self.samples} and {self.max_new_tokens}."
+            )
+        if self.greedy and (self.samples > 1 or len(self.temperatures) > 1):
+            raise InputError("greedy lists of one prompt are all the same: give --samples 1 and one temperature.")
+        for temperature in self.temperatures:
+            self._sampling(temperature)
+
+    def run(self, runner: Runner) -> xr.Dataset:
+        """Whole sequences as token ids, with the log-probability of each token that was written."""
+        topics = choose_topics(self.topic_files, self.topics)
+        marks = list_tokens(runner.tokenizer)
+        words = ["" if a == NO_ADJECTIVE else a for a in self.adjectives]
+        prompts = [list_prompt(runner.tokenizer, topic, word) for word in words for topic in topics]
+        parts = [self._part(runner, prompts, marks, temperature) for temperature in self.temperatures]
+        lists = xr.concat(parts, "list", fill_value={"tokens": -1})
+        lists.attrs = self._attributes(runner, marks, prompts)
+        return lists
+
+    def stand_in(self, runner: Runner) -> tuple[int, ...]:
+        """See Experiment."""
+        return list_stand_in(runner.tokenizer, self.max_new_tokens)
+
+    def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
+        """How far each list got, and how sure the model was of each kind of token."""
+        return generate_lists_output.figures(results)
+
+    def tables(self, results: xr.Dataset) -> dict[str, pd.DataFrame]:
+        """Every list with its text."""
+        return {"lists": generate_lists_output.table(results)}
+
+    def files(self, results: xr.Dataset) -> dict[str, str]:
+        """One line of JSON a list, and one file of recorded lists for each adjective and temperature."""
+        return generate_lists_output.files(results)
+
+    def findings(self, results: xr.Dataset) -> list[str]:
+        """How many lists there are, how many of them ended, and how many are well formed."""
+        return generate_lists_output.findings(results)
+
+    def _sampling(self, temperature: float | int) -> Sampling:
+        return Sampling(greedy=self.greedy, temperature=temperature, top_p=self.top_p, top_k=self.top_k)
+
+    def _part(
+        self, runner: Runner, prompts: list[ListPrompt], marks: ListTokens, temperature: float | int
+    ) -> xr.Dataset:
+        stop = [token for token in (marks.end_of_turn, marks.eos) if token is not None]
+        written = generate(
+            runner,
+            [prompt.tokens for prompt in prompts],
+            max_new_tokens=self.max_new_tokens,
+            samples=self.samples,
+            sampling=self._sampling(temperature),
+            stop_tokens=stop,
+            label=f"Writing lists at temperature {temperature:g}",
+        )
+        rows = [(p, n, c) for p, samples in zip(prompts, written, strict=True) for n, c in enumerate(samples)]
+        return _dataset(runner, rows, math.nan if self.greedy else float(temperature))
+
+    def _attributes(self, runner: Runner, marks: ListTokens, prompts: list[ListPrompt]) -> dict[str, object]:
+        return {
+            "model": runner.language_model.info["name"],
+            "marks": asdict(marks),
+            "end_of_turn": runner.tokenizer.decode([marks.end_of_turn]),
+            "model_header": list(model_header(runner.tokenizer)),
+            "adjective_index": {p.adjective or NO_ADJECTIVE: p.adjective_index for p in prompts},
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "greedy": self.greedy,
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+
+def _dataset(runner: Runner, rows: list[tuple[ListPrompt, int, Completion]], temperature: float) -> xr.Dataset:
+    """One row a list; tokens are -1 after its end, log-probabilities NaN where nothing was written."""
+    width = max(len(p.tokens) + len(c.tokens) for p, _, c in rows)
+    tokens = np.full((len(rows), width), -1)
+    log_probs = np.full((len(rows), width), np.nan)
+    for i, (prompt, _, completion) in enumerate(rows):
+        sequence = prompt.with_completion(completion.tokens)
+        tokens[i, : len(sequence)] = sequence
+        log_probs[i, len(prompt.tokens) : len(sequence)] = completion.log_probs
+    # Text may hold anything, NetCDF strings may not: as JSON it is plain ASCII.
+    texts = [json.dumps("-" + runner.tokenizer.decode(c.tokens)) for _, _, c in rows]
+    return xr.Dataset(
+        {
+            "tokens": (("list", "position"), tokens),
+            "log_prob": (("list", "position"), log_probs),
+            "prompt_length": ("list", [len(p.tokens) for p, _, _ in rows]),
+            "text": ("list", texts),
+        },
+        {
+            "topic": ("list", [p.topic for p, _, _ in rows]),
+            "adjective": ("list", [p.adjective or NO_ADJECTIVE for p, _, _ in rows]),
+            "temperature": ("list", [temperature] * len(rows)),
+            "sample": ("list", [n for _, n, _ in rows]),
+        },
+    )

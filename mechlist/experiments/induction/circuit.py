@@ -1,0 +1,86 @@
+"""The circuit of the induction experiment, from weights alone."""
+
+import re
+
+import xarray as xr
+
+from mechlist.errors import InputError
+from mechlist.experiments.induction.scores import ranked
+from mechlist.runner import Runner
+from mechlist.types import Head, head_name
+from mechlist.weights.circuit import Axis, circuit_ranks, k_composition_circuit, top_k_share
+from mechlist.weights.composition import composition_scores, random_baseline
+
+BASELINE_SAMPLES = 300
+"""Pairs of random matrices that say what a composition score is worth."""
+
+
+def circuit(runner: Runner, results: xr.Dataset, by_hand: tuple[Head, Head] | None) -> xr.Dataset:
+    """K-composition from weights: the circuit of the best found pair and of one given by hand; scores of all pairs."""
+    best = _best_pair(results)
+    try:
+        k_scores = composition_scores(runner.model, "K") if runner.shape.n_layers > 1 else None
+    except InputError:
+        k_scores = None
+    if best is None or k_scores is None:
+        return xr.Dataset()
+    out = _accuracies(runner, best, "")
+    if by_hand is not None:
+        out = out.merge(_accuracies(runner, by_hand, "hand_"))
+    baseline = random_baseline(
+        runner.shape.d_model, runner.shape.d_head, samples=BASELINE_SAMPLES, generator=runner.generator("composition")
+    )
+    out["k_composition"] = (("writer_layer", "writer_head", "layer", "head"), k_scores.float().cpu().numpy())
+    pair = [head_name(best[0]), head_name(best[1])]
+    return out.assign_attrs(circuit=pair, composition_null_mean=baseline.mean, composition_null_sd=baseline.sd)
+
+
+def hand_pair(runner: Runner, previous: str, induction: str) -> tuple[Head, Head] | None:
+    """The two heads that were named, checked against the model.
+
+    Raises:
+        InputError: not of the form L4H11, out of range, or not in this order of layers.
+    """
+    if not previous:
+        return None
+    pair = (_head(runner, "previous_head", previous), _head(runner, "induction_head", induction))
+    if pair[0][0] >= pair[1][0]:
+        raise InputError(
+            f"previous_head must be in an earlier layer than induction_head, not {previous} before {induction}."
+        )
+    return pair
+
+
+def _head(runner: Runner, name: str, text: str) -> Head:
+    match = re.fullmatch(r"[Ll]?(\d+)[Hh.](\d+)", text)
+    layers, heads = runner.shape.n_layers, runner.shape.n_heads
+    if match is None or int(match[1]) >= layers or int(match[2]) >= heads:
+        raise InputError(f"{name} must be a head from L0H0 to L{layers - 1}H{heads - 1}, not {text!r}.")
+    return int(match[1]), int(match[2])
+
+
+def _best_pair(results: xr.Dataset) -> tuple[Head, Head] | None:
+    """The strongest induction head beyond layer 0, and the strongest previous-token head below it."""
+    later = [head for head in ranked(results["induction_score"]) if head[0] > 0]
+    if not later:
+        return None
+    earlier = [head for head in ranked(results["previous_token_score"]) if head[0] < later[0][0]]
+    return earlier[0], later[0]
+
+
+def _accuracies(runner: Runner, pair: tuple[Head, Head], prefix: str) -> xr.Dataset:
+    sides = k_composition_circuit(runner.model, *pair)
+    axes: tuple[Axis, ...] = ("query", "key")
+    ranks = [circuit_ranks(*sides, axis=axis) for axis in axes]
+    names = {1: f"{prefix}circuit_top1_accuracy", 5: f"{prefix}circuit_top5_accuracy"}
+    return xr.Dataset(
+        {
+            name: (
+                "axis",
+                [top_k_share(r, min(k, runner.shape.d_vocab)) for r in ranks],
+                {"units": "share of tokens"},
+            )
+            for k, name in names.items()
+        },
+        coords={"axis": list(axes)},
+    )

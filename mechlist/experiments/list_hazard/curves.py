@@ -1,0 +1,192 @@
+"""From the probability of an ending after each item to hazards and lengths of lists, with intervals over topics."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from mechlist.datasets.lists.process import length_of
+from mechlist.experiments.list_predictions import Stages
+from mechlist.metrics.ratios import ends, resampled_ratios
+from mechlist.metrics.statistics import Interval
+from mechlist.metrics.survival import survival_curve, survival_intervals
+
+LEVEL = 0.95
+HALF = 0.5 + 1e-9
+
+
+class Curve(NamedTuple):
+    """Endings after item 1, 2, ...; NaN beyond the last item that a list tells about."""
+
+    hazard: Float[np.ndarray, " item"]
+    """Probability that a list ends after the item, if it got there."""
+    hazard_ends: Interval
+    survival: Float[np.ndarray, " item"]
+    """Probability that it goes on beyond the item."""
+    survival_ends: Interval
+    lists: Int[np.ndarray, " item"]
+    """That tell about the item."""
+    median: float
+    """First item that at most half of the lists go beyond; infinite if none is seen."""
+    median_ends: tuple[float, float]
+    mean: float
+    """Expected number of items, where items beyond the last one that is told about do not count."""
+    mean_ends: tuple[float, float]
+
+    @property
+    def length(self) -> Float[np.ndarray, " item"]:
+        """Probability of so many items."""
+        return length_of(self.hazard)
+
+
+class Hazards(NamedTuple):
+    """A hazard, and what it becomes when whole topics are drawn again."""
+
+    point: Float[np.ndarray, " item"]
+    drawn: Float[np.ndarray, "resample item"]
+    lists: Int[np.ndarray, " item"]
+    topics: int
+    """With fewer than two there are no intervals."""
+
+
+def hazards(
+    stages: Stages, topics: Shaped[np.ndarray, " label"], *, resamples: int, generator: np.random.Generator
+) -> Hazards:
+    """Hazard of the lists together: of those that got to a stage, the mean probability of an end there.
+
+    Lists of the model's own, read by the rules that they were drawn with, give an estimate of their hazard without the
+    noise of whether each of them did end.
+    """
+    values = np.concatenate(stages, axis=1)
+    told = np.isfinite(values)
+    shares = _shares(np.nan_to_num(values).sum(axis=0), told.sum(axis=0))
+    drawn = resampled_ratios(
+        np.nan_to_num(values), told.astype(float), topics, resamples=resamples, generator=generator
+    )
+    return Hazards(
+        _joined(shares[None])[0], _joined(drawn), told[:, : values.shape[1] // 2].sum(axis=0), len(np.unique(topics))
+    )
+
+
+def curve(found: Hazards) -> Curve:
+    """What a hazard says of the lengths of lists; with fewer than two topics all intervals are NaN."""
+    point = found.point
+    last = int(np.isfinite(point).sum())
+    survival = np.cumprod(1 - point)
+    drawn = np.cumprod(1 - np.nan_to_num(found.drawn), axis=1)
+    drawn[:, last:] = np.nan
+    several = found.topics > 1
+    return Curve(
+        point,
+        _interval(found.drawn, several=several),
+        survival,
+        _interval(drawn, several=several),
+        found.lists,
+        _median(survival[None])[0],
+        _pair(_median(drawn), several=several),
+        _mean(survival[None])[0],
+        _pair(_mean(drawn), several=several),
+    )
+
+
+def sampled_curve(
+    time: Int[np.ndarray, " list"],
+    ended: Bool[np.ndarray, " list"],
+    topics: Shaped[np.ndarray, " label"],
+    items: int,
+    *,
+    resamples: int,
+    generator: np.random.Generator,
+) -> Curve:
+    """Of lists as they were written (Kaplan-Meier); lists without an item are left out."""
+    kept = ~(ended & (time == 0))
+    time, ended, topics = time[kept], ended[kept], topics[kept]
+    found = survival_curve(time, ended, items + 1)
+    outer = survival_intervals(time, ended, topics, items + 1, resamples=resamples, generator=generator)
+    return Curve(
+        found.hazard[1:],
+        Interval(outer.hazard.low[1:], outer.hazard.high[1:]),
+        np.where(found.at_risk[1:] > 0, found.survival[1:], np.nan),
+        Interval(outer.survival.low[1:], outer.survival.high[1:]),
+        found.at_risk[1:],
+        found.median,
+        (float(outer.median.low), float(outer.median.high)),
+        _mean(np.where(found.at_risk[1:] > 0, found.survival[1:], np.nan)[None])[0],
+        (np.nan, np.nan),
+    )
+
+
+def total_variation(one: Float[np.ndarray, " item"], other: Float[np.ndarray, " item"]) -> float:
+    """Between the lengths that two hazards imply; all that lies beyond the last item both tell about is one outcome."""
+    last = int((np.isfinite(one) & np.isfinite(other)).sum())
+    if last == 0:
+        return np.nan
+    a, b = length_of(one[:last]), length_of(other[:last])
+    return float(np.abs(a - b).sum() + abs(a.sum() - b.sum())) / 2
+
+
+def sampling_noise(
+    hazard: Float[np.ndarray, " item"],
+    at_risk: Int[np.ndarray, " item"],
+    *,
+    resamples: int,
+    generator: np.random.Generator,
+) -> float:
+    """Total variation that 95 % of samples stay below which are drawn from the hazard itself, as many as are at risk.
+
+    Endings are drawn independently. Lists spread evenly over unlike topics vary less than that, so a sample beyond it
+    is really unlike the hazard.
+    """
+    last = int(((at_risk > 0) & np.isfinite(hazard)).sum())
+    if last == 0:
+        return np.nan
+    drawn = generator.binomial(at_risk[:last], np.clip(hazard[:last], 0, 1), size=(resamples, last)) / at_risk[:last]
+    return float(np.quantile([total_variation(hazard[:last], one) for one in drawn], LEVEL))
+
+
+def mean_change(one: Hazards, other: Hazards) -> tuple[float, float, float]:
+    """Expected number of items by `one` minus that by `other`, with the ends of its interval; as `Curve.mean`.
+
+    Both must have been drawn again with the same random numbers.
+    """
+    last = int((np.isfinite(one.point) & np.isfinite(other.point)).sum())
+    means = [
+        _mean(np.cumprod(1 - np.nan_to_num(h[:, :last]), axis=1))
+        for h in (one.point[None], other.point[None], one.drawn, other.drawn)
+    ]
+    return (float(means[0][0] - means[1][0]), *_pair(means[2] - means[3], several=one.topics > 1))
+
+
+def _shares(above: np.ndarray, below: np.ndarray) -> Float[np.ndarray, " cell"]:
+    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+
+
+def _joined(shares: Float[np.ndarray, "row cell"]) -> Float[np.ndarray, "row item"]:
+    """One hazard from those of the two stages; a line break that no list got to cannot end one."""
+    inside, at_break = np.split(shares, 2, axis=1)
+    return 1 - (1 - inside) * (1 - np.nan_to_num(at_break))
+
+
+def _interval(drawn: Float[np.ndarray, "resample item"], *, several: bool) -> Interval:
+    outer = np.full((2, drawn.shape[1]), np.nan)
+    told = np.isfinite(drawn).any(axis=0)
+    if several and told.any():
+        outer[:, told] = np.nanquantile(drawn[:, told], ends(LEVEL), axis=0)
+    return Interval(outer[0], outer[1])
+
+
+def _pair(values: Float[np.ndarray, " resample"], *, several: bool) -> tuple[float, float]:
+    if not several:
+        return np.nan, np.nan
+    low, high = np.quantile(values, ends(LEVEL), method="inverted_cdf")
+    return float(low), float(high)
+
+
+def _median(survival: Float[np.ndarray, "row item"]) -> Float[np.ndarray, " row"]:
+    half = survival <= HALF
+    return np.where(half.any(axis=1), half.argmax(axis=1) + 1.0, np.inf)
+
+
+def _mean(survival: Float[np.ndarray, "row item"]) -> Float[np.ndarray, " row"]:
+    """1 + the chances of going beyond items 1, 2, ... but for the last: that many items are expected up to it."""
+    return 1 + np.nansum(survival[:, :-1], axis=1)

@@ -1,0 +1,182 @@
+"""Findings and tables of `list-hazard`, from its saved results alone."""
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from mechlist.experiments.list_hazard.figures import lists_words, set_words
+from mechlist.experiments.list_hazard.hazards import ALL
+from mechlist.experiments.list_hazard.heads import CHOSEN, CLEAN
+from mechlist.text import number_of
+
+
+def findings(results: xr.Dataset) -> list[str]:
+    """What the results say, with intervals over topics."""
+    out = [_data(results)]
+    for i in range(results.sizes["condition"]):
+        part = results.isel(condition=i)
+        out.append(_lengths(part))
+        if np.isfinite(part["variation_from_truth"]):
+            out.append(_truth(part))
+    out.append(_without_break(results))
+    if "set" in results.dims:
+        out += [_read(results, adjective) for adjective in results["by_adjective"].values.tolist()]
+        out += _written(results)
+    return out
+
+
+def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
+    """Conditions, hazards by item, every list, and with heads changed the paired differences."""
+    names = ["hazard", "hazard_low", "hazard_high", "survival", "length", "lists_at"]
+    hazard = results[names].to_dataframe(dim_order=["condition", "rule", "item"]).reset_index()
+    hazard = hazard.rename(columns={"condition_adjective": "adjective", "condition_temperature": "temperature"})
+    keep = ["adjective", "temperature", "rule", "item", *names]
+    out = {
+        "conditions": _conditions(results),
+        "hazard": hazard.loc[hazard["hazard"].notna(), keep].reset_index(drop=True),
+        "lists": _lists(results),
+    }
+    if "set" in results.dims:
+        out["heads"] = _heads(results)
+    return out
+
+
+def _data(results: xr.Dataset) -> str:
+    lists, ended = number_of(results.sizes["list"], "lists"), int(results["ended"].sum())
+    topics = number_of(len(set(results["topic"].values.tolist())), "topics")
+    unknown = results.attrs["unknown_rules"]
+    drawn = f"; of {unknown} it is not known at which temperature they were drawn" if unknown else ""
+    return (
+        f"{results.attrs['model']} read {lists} of {topics} ({ended} ended, the others were cut off and "
+        f"count until then){drawn}."
+    )
+
+
+def _named(part: xr.Dataset) -> str:
+    temperature = float(part["condition_temperature"])
+    at = "" if np.isnan(temperature) else f" at T = {temperature:g}"
+    return f"{lists_words(str(part['condition_adjective'].values)).capitalize()}{at}"
+
+
+def _lengths(part: xr.Dataset) -> str:
+    if not part["hazard"].notnull().any():
+        return f"{_named(part)}: no list was seen to the end of an item."
+    rule = "as drawn" if np.isfinite(part["variation_from_sampled"]) else "model"
+    one = part.sel(rule=rule)
+    said = "by the rules that they were drawn with" if rule == "as drawn" else "by the model itself"
+    start = (
+        f"{_named(part)}: the probability of ending {said} implies {_median(one)}; the lists themselves have "
+        f"{_median(part.sel(rule='sampled'))} (Kaplan-Meier)"
+    )
+    if rule == "model":
+        return f"{start}."
+    variation, noise = float(part["variation_from_sampled"]), float(part["sampling_noise"])
+    verdict = "no more than" if variation <= noise else "more than"
+    return (
+        f"{start}. Total variation between the two distributions of lengths is {variation:.3f}, {verdict} what "
+        f"sampling alone gives (95 % of samples of this size stay below {noise:.3f})."
+    )
+
+
+def _median(one: xr.Dataset) -> str:
+    value, low, high = (float(one[f"median_items{end}"]) for end in ("", "_low", "_high"))
+    if not np.isfinite(value):
+        return "a median that no list tells (more than half go on)"
+    ends = f" [{low:.0f}, {'not reached' if np.isinf(high) else f'{high:.0f}'}]" if low < high else ""
+    return f"a median of {value:.0f} items{ends}"
+
+
+def _truth(part: xr.Dataset) -> str:
+    return (
+        f"{_named(part)}, against the known truth: total variation between the lengths that the model's own hazard and "
+        f"the true one imply is {float(part['variation_from_truth']):.3f}; at a line break the model's probability of "
+        f"the end is off by {_value(part, 'error_at_break', '.3f')} on average."
+    )
+
+
+def _without_break(results: xr.Dataset) -> str:
+    inside = results["end_inside"].values
+    told = inside[np.isfinite(inside)]
+    if not len(told):
+        return "No list has an item that was seen to its end."
+    return (
+        f"Without a line break the model ends a list with a probability of {told.mean():.2g} an item on average "
+        f"({told.max():.2g} at most): it {'ends lists at line breaks' if told.mean() < 0.01 else 'does that, too'}."
+    )
+
+
+def _read(results: xr.Dataset, adjective: str) -> str:
+    part = results.sel(by_adjective=adjective)
+    controls = [name for name in part["set"].values.tolist() if name not in (CLEAN, CHOSEN)]
+    change = _value(part.sel(set=CHOSEN), "changed_mean_items", "+.2f")
+    against = f" (controls {', '.join(_value(part.sel(set=c), 'changed_mean_items', '+.2f') for c in controls)})"
+    return (
+        f"{lists_words(adjective).capitalize()}, read again with {set_words(results, CHOSEN)} changed "
+        f"({results.attrs['intervention']}): the expected number of items changes by {change}"
+        f"{against if controls else ''}."
+    )
+
+
+def _written(results: xr.Dataset) -> list[str]:
+    clean, chosen = (results.sel(set=name) for name in (CLEAN, CHOSEN))
+    cut = [int((~part["written_ended"]).sum()) for part in (clean, chosen)]
+    out = []
+    for of in results["of_lists"].values.tolist():
+        part = results.sel(of_lists=of)
+        rows = np.full(results.sizes["written"], True) if of == ALL else results["written_adjective"].values == of
+        before, after = (float(p["written_items"].values[rows].mean()) for p in (clean, chosen))
+        beyond = part["items_change_beyond_controls"]
+        against = (
+            f"; beyond the controls {_value(part, 'items_change_beyond_controls', '+.2f')}" if beyond.notnull() else ""
+        )
+        out.append(
+            f"{lists_words(of).capitalize()}, written again with the same random numbers: {before:.2f} items as it is, "
+            f"{after:.2f} with {set_words(results, CHOSEN)} changed, "
+            f"{_value(part.sel(set=CHOSEN), 'items_change', '+.2f')} a list{against}."
+        )
+    total = results.sizes["written"]
+    out.append(
+        f"Of these {total} lists {cut[0]} were cut off at {results.attrs['max_new_tokens']} tokens as it is and "
+        f"{cut[1]} with the heads changed; they count with the items that they have, so that a change towards longer "
+        "lists is understated where lists were cut off."
+    )
+    return out
+
+
+def _value(part: xr.Dataset, name: str, form: str) -> str:
+    """A value with its interval in brackets, where there is one."""
+    value, low, high = (float(part[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return f"{value:{form}}" + (f" [{low:{form}}, {high:{form}}]" if low < high else "")
+
+
+def _conditions(results: xr.Dataset) -> pd.DataFrame:
+    frame = pd.DataFrame(
+        {
+            "adjective": results["condition_adjective"].values,
+            "temperature": results["condition_temperature"].values,
+            "lists": results["n_lists"].values,
+            "ended": results["n_lists_ended"].values,
+        }
+    )
+    for rule in results["rule"].values.tolist():
+        for name in ("median_items", "mean_items"):
+            frame[f"{name} ({rule})"] = results[name].sel(rule=rule).values
+    names = ("variation_from_sampled", "sampling_noise", "variation_from_truth", "error_at_break")
+    return frame.assign(**{name: results[name].values for name in names})
+
+
+def _lists(results: xr.Dataset) -> pd.DataFrame:
+    names = ["topic", "adjective", "temperature", "n_items", "ended", "time"]
+    return pd.DataFrame({name: results[name].values for name in names})
+
+
+def _heads(results: xr.Dataset) -> pd.DataFrame:
+    rows = []
+    for name in results["set"].values.tolist():
+        for of in results["of_lists"].values.tolist():
+            part = results.sel(set=name, of_lists=of)
+            row = {"set": name, "heads": ", ".join(results.attrs["sets"].get(name, [])), "lists": of}
+            rows.append(
+                row | {end: float(part[end]) for end in ("items_change", "items_change_low", "items_change_high")}
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,141 @@
+"""Patching of lists between "short" and "long", by role and item, over all lists."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+import xarray as xr
+
+from mechlist.datasets.lists.role_positions import CountFrom
+from mechlist.errors import InputError
+from mechlist.experiments.list_pairs import At, ListPairs, Side, list_pairs
+from mechlist.experiments.list_patch import figures as drawing
+from mechlist.experiments.list_patch import findings as words
+from mechlist.experiments.list_patch.handover import null_rejections
+from mechlist.experiments.list_runs import ListExperiment
+from mechlist.patching.grid import patch_grid, prepare
+from mechlist.patching.sweep.cells import HEAD_SITES, KEY_VALUE_SITES, Site
+from mechlist.patching.sweep.plan import plan_patching
+from mechlist.registry import register
+from mechlist.runner import Runner
+from mechlist.types import Plan
+
+SITES: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out", "q", "k", "v", "pattern")
+"""With all heads at once z does what attn_out does, and attn_scores what pattern does."""
+SIDES: tuple[Side, ...] = get_args(Side)
+
+
+@register("list-patch")
+@dataclass(frozen=True, kw_only=True)
+class ListPatch(ListExperiment):
+    """Exchange parts of the runs of the same list after "short" and after "long", role by role, both ways."""
+
+    lists: int = 1
+    """At most so many lists of each topic, the first ones that ended."""
+    sites: tuple[Site, ...] = SITES
+    """Activations that are replaced, one after the other; z and attn_scores are worth it head by head only."""
+    at: At = "break"
+    """What is measured: at the last item's line break, end of turn minus hyphen; or at the last item's last token, a
+    blank minus a line break."""
+    adjective: Literal["short", "long"] = "short"
+    """Whose lists: those written after this adjective."""
+    per_head: bool = False
+    """Replace one head at a time, at the sites that have heads."""
+    count_from: CountFrom = "end"
+    """Items with roles of their own are those nearest to the last item, or to the first."""
+    role_items: int = 2
+    """How many they are; all other items share one role."""
+    permutations: int = 100
+    """Of the null control: signs of effects flipped at random by topic, and tested; 0 leaves it out."""
+    top: int = 20
+    """Rows of the table of each site."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("role_items", "top"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.permutations < 0:
+            raise InputError(f"permutations must be 0 or more, not {self.permutations}.")
+        if not self.sites or len(set(self.sites)) < len(self.sites):
+            raise InputError(f"sites must be one site at least, each once, not {', '.join(self.sites) or 'none'}.")
+
+    def run(self, runner: Runner) -> xr.Dataset:
+        """The logit difference of every list, site, layer and role, patched both ways; and of the runs themselves."""
+        pairs = self._pairs(runner)
+        results = xr.Dataset(coords={"side": list(SIDES), "role": list(pairs.roles), **pairs.coords})
+        for site, per in self._grids():
+            made = [patch_grid(runner, **pairs.asked(side), site=site, per=per) for side in SIDES]
+            if "base" not in results:
+                results["base"] = (("side", "list"), np.stack([one["base"].values for one in made]))
+            # Keys and values have heads of their own number.
+            heads = "kv_head" if site in KEY_VALUE_SITES else "head"
+            dims = ["side", "list", *[heads if d == "head" else d for d in made[0]["patched"].dims[1:]]]
+            patched = np.stack([one["patched"].values for one in made]).astype(np.float32)
+            results[f"patched_{site}"] = (dims, patched, {"units": "logits"})
+            labels = {"layer": made[0]["layer"].values}
+            if "head" in made[0].coords:
+                labels[heads] = made[0]["head"].values
+            results = results.assign_coords(labels)
+        results = results.assign(self._null(runner, results))
+        return results.assign_attrs(
+            sites=list(self.sites),
+            direction=pairs.direction.name,
+            own=pairs.own,
+            adjective=self.adjective,
+            left_out=pairs.left_out,
+            permutations=self.permutations,
+            model=runner.language_model.info["name"],
+        )
+
+    def plan(self, runner: Runner) -> Plan:
+        """What all sweeps take together."""
+        pairs = self._pairs(runner)
+        plans = [
+            plan_patching(prepare(runner, **pairs.asked(side), site=site, per=per)[0])
+            for site, per in self._grids()
+            for side in SIDES
+        ]
+        total: dict[str, Any] = {
+            name: sum(getattr(plan, name) for plan in plans)
+            for name in ("cells", "runs", "forward_tokens", "flops", "loop_flops", "seconds")
+        }
+        peak = max(plan.peak_bytes for plan in plans)
+        return Plan(**total, path=plans[0].path, peak_bytes=peak, model_bytes=plans[0].model_bytes)
+
+    def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
+        """Of each site the effects by layer and role, both ways; and by head."""
+        return drawing.figures(results)
+
+    def tables(self, results: xr.Dataset) -> dict[str, pd.DataFrame]:
+        """The strongest cells of each site, with intervals and corrected p values."""
+        return words.tables(results, self.top)
+
+    def findings(self, results: xr.Dataset) -> list[str]:
+        """What the runs differ by, the strongest cells, the layers at which roles take over, and the control."""
+        return words.findings(results)
+
+    def _pairs(self, runner: Runner) -> ListPairs:
+        data = self.data(runner)
+        return list_pairs(data, self.adjective, self.at, count_from=self.count_from, role_items=self.role_items)
+
+    def _grids(self) -> Iterator[tuple[Site, Literal["position", "head_position"]]]:
+        for site in self.sites:
+            yield site, "head_position" if self.per_head and site in HEAD_SITES else "position"
+
+    def _null(self, runner: Runner, results: xr.Dataset) -> dict[str, Any]:
+        """How often each site's test rejects when there is nothing to find; nothing where there is no test."""
+        topics = results["topic"].values
+        if not self.permutations or len(set(topics)) < 2:
+            return {}
+        counts = []
+        for number, site in enumerate(self.sites):
+            seed = int(torch.randint(2**31, (1,), generator=runner.generator(f"null control {number}")))
+            effects = (results[f"patched_{site}"] - results["base"]).sel(side=SIDES[0]).transpose("list", ...)
+            generator = np.random.default_rng(seed)
+            counts.append(null_rejections(effects.values, topics, permutations=self.permutations, generator=generator))
+        return {"null_rejections": ("site", counts), "site": ("site", list(self.sites))}

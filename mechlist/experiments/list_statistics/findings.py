@@ -1,0 +1,209 @@
+"""Findings and tables of the list statistics, from their saved results alone."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from mechlist.experiments.list_drawing import FEWEST
+from mechlist.experiments.list_statistics.statistics import OUTCOMES
+
+
+def condition_names(results: xr.Dataset) -> list[str]:
+    """Labels of adjectives with temperatures; the adjective alone where there is one temperature."""
+    adjectives, temperatures = (results[f"condition_{name}"].values for name in ("adjective", "temperature"))
+    if len(pd.unique(temperatures)) < 2:
+        return adjectives.tolist()
+    return [f"{a}, {temperature_name(t)}" for a, t in zip(adjectives, temperatures, strict=True)]
+
+
+def temperature_name(temperature: float) -> str:
+    """T = 0.7."""
+    return "T unknown" if np.isnan(temperature) else f"T = {temperature:g}"
+
+
+def findings(results: xr.Dataset) -> list[str]:
+    """What the results say, with intervals over topics."""
+    out = [_data(results)]
+    if results.sizes["item_tokens"]:
+        out.append(_tokens(results))
+    for adjective in results["by_adjective"].values.tolist():
+        part = results.sel(by_adjective=adjective)
+        out.append(_length(part, adjective))
+        if part["filler_lists_among"].sel(place="on any item") > 0:
+            out.append(_fillers(part, adjective))
+    out += [trend_sentence(results, outcome) for outcome in OUTCOMES] if _has_trend(results) else [_no_trend(results)]
+    return out
+
+
+def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
+    """Adjectives with temperatures, topics, survival and hazard by item, and every list."""
+    return {
+        "conditions": _conditions(results),
+        "topics": _topics(results),
+        "survival": _survival(results),
+        "lists": _lists(results),
+    }
+
+
+def trend_sentence(results: xr.Dataset, outcome: str) -> str:
+    """The trend of an outcome over the temperature, with its test; says so where there is none to test."""
+    if not _has_trend(results):
+        return _no_trend(results)
+    trend = {name: float(results[f"trend_{name}"].sel(outcome=outcome)) for name in ("slope", "low", "high", "p_value")}
+    units, strata = (int(results[f"trend_{name}"].sel(outcome=outcome)) for name in ("n_units", "n_strata"))
+    low, high = trend["low"], trend["high"]
+    interval = f" [{low:+.3f}, {high:+.3f}]" if low < high else ""
+    p = f"{trend['p_value']:.2g}"
+    if trend["p_value"] <= 1 / (1 + results.attrs["resamples"]):
+        p += f", the least that {results.attrs['resamples']} permutations can give"
+    return (
+        f"The {outcome} changes by {trend['slope']:+.3f}{interval} for one unit of temperature within topic and "
+        f"adjective ({_count(units, 'list')} in {_count(strata, 'group')}). A permutation test of the hypothesis that "
+        f"temperature does not matter within them gives p = {p}."
+    )
+
+
+def _has_trend(results: xr.Dataset) -> bool:
+    return bool(np.isfinite(results["trend_slope"]).all())
+
+
+def _no_trend(results: xr.Dataset) -> str:
+    temperature = results["temperature"].values
+    known, unknown = np.unique(temperature[np.isfinite(temperature)]), int(np.isnan(temperature).sum())
+    if len(known) > 1:
+        return "There is no trend over the temperature to test: no topic was sampled at several temperatures."
+    here = f"are all at {temperature_name(known[0])}" if len(known) else "have no recorded temperature"
+    if len(known) and unknown:
+        here = f"are at {temperature_name(known[0])} or, {unknown} of them, at one that is not known"
+    return f"There is no trend over the temperature to test: the lists {here}."
+
+
+def _data(results: xr.Dataset) -> str:
+    models = sorted(set(results["model"].values.tolist()))
+    lists, items = results.sizes["list"], int(results["n_items"].sum())
+    named = ", ".join(models[:4]) + (f" and {len(models) - 4} more" if len(models) > 4 else "")
+    pooled = f"; all numbers pool the {len(models)} models" if len(models) > 1 else ""
+    empty = int((results["n_items"] == 0).sum())
+    without = f"; {_count(empty, 'list')} {'has' if empty == 1 else 'have'} no item" if empty else ""
+    topics = len(set(results["topic"].values.tolist()))
+    held = f"hold{'s' if lists == 1 else ''} {_count(items, 'item')}"
+    return f"{_count(lists, 'list')} of {named} on {_count(topics, 'topic')} {held}{without}{pooled}."
+
+
+def _tokens(results: xr.Dataset) -> str:
+    counts = results["item_tokens_count"].sum("by_adjective")
+    single, whole = int(counts.isel(item_tokens=0)), int(counts.sum())
+    share = results["single_token_share"].dropna("by_topic")
+    ends = [share.isel(by_topic=int(i)) for i in (share.values.argmin(), share.values.argmax())]
+    named = [f"{float(end):.0%} ({end['by_topic'].item()})" for end in ends]
+    spread = f"; from {named[0]} to {named[1]} by topic" if float(ends[0]) < float(ends[1]) else ""
+    what = "complete item is a single token" if whole == 1 else "complete items are a single token"
+    return f"{single} of {whole} {what} ({single / whole:.1%}){spread}."
+
+
+def _length(part: xr.Dataset, adjective: str) -> str:
+    lists, ended = int(part["n_lists"]), int(part["n_lists_ended"])
+    median = float(part["median_items"])
+    start = f"{_named(adjective)}: {ended} of {_count(lists, 'list')} ended"
+    mean = f", with {float(_of(part, adjective)['n_items'].mean()):.2f} items on average"
+    if ended < lists:
+        left = lists - ended
+        mean = f"; {_count(left, 'list')} {'was' if left == 1 else 'were'} cut off, so that a mean would be too small"
+    if not np.isfinite(median):
+        return f"{start}{mean}, and too few ended for a median."
+    interval = _interval(part, "median_items", lambda v: "not reached" if np.isinf(v) else f"{v:.0f}")
+    return f"{start}{mean}; the median length is {_count(round(median), 'item')}{interval} (Kaplan-Meier).{_peak(part)}"
+
+
+def _peak(part: xr.Dataset) -> str:
+    """Where the hazard is highest, among items that enough lists got to."""
+    hazard = part["hazard"].where(part["at_risk"] >= max(FEWEST, 0.1 * float(part["at_risk"].max())))
+    if not hazard.notnull().any():
+        return ""
+    peak = hazard.isel(item=int(hazard.fillna(-1).values.argmax()))
+    return (
+        f" An ending is most likely after {_count(int(peak['item']), 'item')}: {float(peak):.0%} of the lists that get "
+        "there end there."
+    )
+
+
+def _fillers(part: xr.Dataset, adjective: str) -> str:
+    among = part["filler_lists_among"]
+    words: list[str] = []
+    for place in among["place"].values.tolist():
+        if int(among.sel(place=place)):
+            here = part.sel(place=place)
+            words.append(
+                f"{int(here['filler_lists'])} of {int(here['filler_lists_among'])} {place}"
+                + _interval(here, "filler_lists_share", lambda v: f"{v:.0%}")
+            )
+    share = f"{float(part['mean_filler_share']):.1%}{_interval(part, 'mean_filler_share', lambda v: f'{v:.1%}')}"
+    return (
+        f"{_named(adjective)}: lists with a filler: {', '.join(words)}; on average {share} of a list's items have one."
+    )
+
+
+def _interval(part: xr.Dataset, name: str, text: Callable[[float], str]) -> str:
+    """An interval in brackets; nothing where there is none or where it is a point."""
+    low, high = float(part[f"{name}_low"]), float(part[f"{name}_high"])
+    return f" [{text(low)}, {text(high)}]" if low < high else ""
+
+
+def _of(results: xr.Dataset, adjective: str) -> xr.Dataset:
+    return results.isel(list=np.flatnonzero(results["adjective"].values == adjective))
+
+
+def _named(adjective: str) -> str:
+    return "No adjective" if adjective == "none" else adjective.capitalize()
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}" + ("" if number == 1 else "s")
+
+
+def _conditions(results: xr.Dataset) -> pd.DataFrame:
+    names = {
+        "adjective": "condition_adjective",
+        "temperature": "condition_temperature",
+        "lists": "condition_n_lists",
+        "ended": "condition_n_lists_ended",
+    }
+    frame = pd.DataFrame({column: results[name].values for column, name in names.items()})
+    for stem in ("median_items", "mean_items"):
+        for end in ("", "_low", "_high"):
+            frame[f"{stem}{end}"] = results[f"condition_{stem}{end}"].values
+    for outcome, column in zip(OUTCOMES, ("filler_share", "lists_with_filler"), strict=True):
+        for end in ("", "_low", "_high"):
+            frame[f"{column}{end}"] = results[f"condition_filler{end}"].sel(outcome=outcome).values
+    return frame
+
+
+def _topics(results: xr.Dataset) -> pd.DataFrame:
+    """A row a topic and adjective."""
+    lists = results[["n_items", "n_whole_items", "n_single_token_items", "n_filler", "ended"]].to_dataframe()
+    lists["topic"], lists["adjective"] = results["topic"].values, results["adjective"].values
+    grouped = lists.groupby(["topic", "adjective"], sort=False)
+    frame = grouped.agg(
+        lists=("n_items", "size"), ended=("ended", "sum"), items=("n_items", "sum"), mean_items=("n_items", "mean"),
+        single_token_items=("n_single_token_items", "sum"), fillers=("n_filler", "sum"),
+    ).reset_index()  # fmt: skip
+    medians = results[["topic_median_items", "topic_median_items_low", "topic_median_items_high"]].to_dataframe()
+    medians.columns = medians.columns.str.removeprefix("topic_")
+    return frame.merge(medians, left_on=["topic", "adjective"], right_on=["by_topic", "by_adjective"], how="left")
+
+
+def _survival(results: xr.Dataset) -> pd.DataFrame:
+    names = ["at_risk", "ended_after", "hazard", "hazard_low", "hazard_high"]
+    names += ["survival", "survival_low", "survival_high"]
+    frame = results[names].to_dataframe(dim_order=["by_adjective", "item"]).reset_index()
+    frame = frame.rename(columns={"by_adjective": "adjective"})
+    return frame.loc[frame["at_risk"] > 0].reset_index(drop=True)
+
+
+def _lists(results: xr.Dataset) -> pd.DataFrame:
+    names = [str(name) for name, variable in results.variables.items() if variable.dims == ("list",)]
+    frame = pd.DataFrame({name: results[name].values for name in names})
+    first = ["topic", "adjective", "temperature", "number", "n_items", "ended"]
+    return frame.reindex(columns=first + [name for name in names if name not in first])

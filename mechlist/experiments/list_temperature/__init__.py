@@ -1,0 +1,1 @@
+"""Endings that sampling made."""

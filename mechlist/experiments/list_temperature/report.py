@@ -1,0 +1,194 @@
+"""Figures, tables and findings of `list-temperature`, from its saved results alone."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import xarray as xr
+
+from mechlist import figures as draw
+from mechlist.experiments.list_drawing import FEWEST, NOT_FEW, OVER_TOPICS, counted
+from mechlist.experiments.list_hazard.figures import lists_words
+from mechlist.text import number_of
+
+ENDS = ("", "_low", "_high")
+
+
+def figures(results: xr.Dataset) -> dict[str, go.Figure]:
+    """Logit difference by item; for each adjective what temperatures make of it; endings that are noise."""
+    out = {"end-logit": _logit(results)}
+    for adjective in results["by_adjective"].values.tolist():
+        out[f"scaled-logit-{adjective}"] = _scaled(results, adjective)
+        out[f"end-by-temperature-{adjective}"] = _probability(results, adjective)
+    out["noise-endings"] = _expected(results)
+    if np.isfinite(results["noise_endings"]).any():
+        out["noise-endings-of-lists"] = _observed(results)
+    return out
+
+
+def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
+    """The end at line breaks by adjective, item and temperature, and endings by adjective and temperature."""
+    ends = [f"mean_end_at_break{end}" for end in ENDS]
+    frame = results[ends].to_dataframe(dim_order=["by_adjective", "grid", "item"]).reset_index()
+    frame = frame.loc[frame["mean_end_at_break"].notna()].rename(columns={"by_adjective": "adjective"})
+    names = ["noise_endings", "noise_endings_low", "noise_endings_high", "n_noise", "n_ended", "noise_goings_on"]
+    conditions: dict[str, Any] = {
+        "adjective": results["condition_adjective"].values,
+        "temperature": results["condition_temperature"].values,
+    }
+    return {
+        "items": frame.reset_index(drop=True),
+        "endings": pd.DataFrame(conditions | {name: results[name].values for name in names}),
+    }
+
+
+def findings(results: xr.Dataset) -> list[str]:
+    """What the results say, with intervals over topics."""
+    lists, ended = results.sizes["list"], int(results["ended"].sum())
+    out = [f"{results.attrs['model']}: {lists} lists, of which {ended} ended within their tokens."]
+    for adjective in results["by_adjective"].values.tolist():
+        out.append(_turn(results, adjective))
+    for i in range(results.sizes["condition"]):
+        part = results.isel(condition=i)
+        if int(part["n_ended"]):
+            out.append(_observed_words(part))
+    return out
+
+
+def _turn(results: xr.Dataset, adjective: str) -> str:
+    """Where the end becomes the model's preference, and what noise does at the outer temperatures."""
+    part = results.sel(by_adjective=adjective)
+    above = np.flatnonzero((part["mean_end_logit"] > 0).values & _many(part["lists_at"]))
+    turn = (
+        f"on average the end overtakes the hyphen after {number_of(int(part['item'].values[above[0]]), 'items')}"
+        if len(above)
+        else "on average the end overtakes the hyphen after no item"
+    )
+    coldest, hottest = (part.sel(grid=t) for t in (part["grid"].values.min(), part["grid"].values.max()))
+    shares = [
+        f"{_share(one, 'expected_noise_endings')} of the endings at T = {float(one['grid']):g}"
+        for one in ([coldest] if part.sizes["grid"] == 1 else [coldest, hottest])
+    ]
+    return (
+        f"{lists_words(adjective).capitalize()}: {turn}; with top-p {results.attrs['nucleus']:g}, sampling noise would "
+        f"make {' and '.join(shares)}."
+    )
+
+
+def _observed_words(part: xr.Dataset) -> str:
+    temperature = float(part["condition_temperature"])
+    at = "" if np.isnan(temperature) else f" at T = {temperature:g}"
+    went_on = part["noise_goings_on"]
+    rest = (
+        f"; after {_share(part, 'noise_goings_on')} of the line breaks where it was, a list went on"
+        if went_on.notnull()
+        else ""
+    )
+    return (
+        f"{lists_words(str(part['condition_adjective'].values)).capitalize()} as they were written{at}: "
+        f"{int(part['n_noise'])} of {int(part['n_ended'])} endings ({_share(part, 'noise_endings')}) came where the "
+        f"end of the turn was not the most probable token{rest}."
+    )
+
+
+def _share(part: xr.Dataset, name: str) -> str:
+    value, low, high = (float(part[f"{name}{end}"]) for end in ENDS)
+    if np.isnan(value):
+        return "none"
+    return f"{value:.0%}" + (f" [{low:.0%}, {high:.0%}]" if low < high else "")
+
+
+def _many(held: xr.DataArray) -> np.ndarray:
+    return (held >= np.minimum(held.max("item"), FEWEST)).values & (held > 0).values
+
+
+def _logit(results: xr.Dataset) -> go.Figure:
+    renamed = {"by_adjective": "series", "item": "x"}
+    many = xr.DataArray(_many(results["lists_at"]), dims=("by_adjective", "item"))
+    shown = {end: results[f"mean_end_logit{end}"].where(many).rename(renamed) for end in ENDS}
+    return draw.interval_lines(
+        shown[""],
+        low=shown["_low"],
+        high=shown["_high"],
+        title="Direction A at line breaks: logit of end of turn minus hyphen",
+        caption="Where a curve crosses zero, the model's preference turns from another item to the end; "
+        f"{OVER_TOPICS}; {NOT_FEW}.",
+        x_title="items written",
+        y_title="logit difference",
+        note=counted(results["lists_at"].rename(renamed), "lists"),
+    )
+
+
+def _scaled(results: xr.Dataset, adjective: str) -> go.Figure:
+    part = results.sel(by_adjective=adjective)
+    many = xr.DataArray(_many(part["lists_at"]), dims=("item",))
+    ends = {
+        end: (part[f"mean_end_logit{end}"].where(many) / part["grid"]).rename(item="x", grid="series") for end in ENDS
+    }
+    words = _temperatures(results)
+    return draw.interval_lines(
+        ends[""].transpose("series", "x").assign_coords(series=words),
+        low=ends["_low"].transpose("series", "x"),
+        high=ends["_high"].transpose("series", "x"),
+        title=f"Direction A divided by the temperature, {lists_words(adjective)}",
+        caption="All curves cross zero after the same item: a temperature changes how firmly the model decides, and "
+        f"not what it prefers; {OVER_TOPICS}.",
+        x_title="items written",
+        y_title="logit difference / T",
+    )
+
+
+def _probability(results: xr.Dataset, adjective: str) -> go.Figure:
+    part = results.sel(by_adjective=adjective)
+    many = xr.DataArray(_many(part["lists_at"]), dims=("item",))
+    renamed = {"item": "x", "grid": "series"}
+    ends = {end: part[f"mean_end_at_break{end}"].where(many).rename(renamed).transpose("series", "x") for end in ENDS}
+    return draw.interval_lines(
+        ends[""].assign_coords(series=_temperatures(results)),
+        low=ends["_low"],
+        high=ends["_high"],
+        title=f"Probability of the end at line breaks by temperature, {lists_words(adjective)}",
+        caption=f"Under top-p {results.attrs['nucleus']:g}, along the same lists: a cold curve jumps where direction A "
+        f"crosses zero, a warm one rises before, which is noise that ends lists; {OVER_TOPICS}.",
+        x_title="items written",
+        y_title="probability of the end",
+    )
+
+
+def _expected(results: xr.Dataset) -> go.Figure:
+    renamed = {"by_adjective": "series", "grid": "x"}
+    ends = {end: results[f"expected_noise_endings{end}"].rename(renamed) for end in ENDS}
+    return draw.interval_lines(
+        ends[""],
+        low=ends["_low"],
+        high=ends["_high"],
+        title="Share of endings that sampling noise makes, along the given lists",
+        caption="An ending is noise where the end of turn is not the most probable token; top-p "
+        f"{results.attrs['nucleus']:g}; {OVER_TOPICS}.",
+        x_title="temperature",
+        y_title="share of endings",
+    )
+
+
+def _observed(results: xr.Dataset) -> go.Figure:
+    temperatures = results["condition_temperature"].values
+    labels = [
+        lists_words(a) + ("" if np.isnan(t) else f", T = {t:g}")
+        for a, t in zip(results["condition_adjective"].values.tolist(), temperatures, strict=True)
+    ]
+    ends = {end: results[f"noise_endings{end}"].rename(condition="category") for end in ENDS}
+    ended = [number_of(int(n), "endings") for n in results["n_ended"].values]
+    return draw.interval_rows(
+        xr.DataArray(ends[""].values, dims=("category",), coords={"category": labels}),
+        low=xr.DataArray(ends["_low"].values, dims=("category",)),
+        high=xr.DataArray(ends["_high"].values, dims=("category",)),
+        title="Share of the lists' own endings at which the end was not the model's first choice",
+        caption=f"Lists as they were written, each at its own temperature; {OVER_TOPICS}.",
+        x_title="share of endings",
+        note=xr.DataArray(ended, dims=("category",)),
+    )
+
+
+def _temperatures(results: xr.Dataset) -> list[str]:
+    return [f"T = {temperature:g}" for temperature in results["grid"].values]

@@ -1,0 +1,120 @@
+"""The logit lens on lists or on pairs of prompts: where along layers and items a logit difference is made."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import xarray as xr
+
+from mechlist.decode.rehearsal import rehearse
+from mechlist.errors import InputError
+from mechlist.experiments.list_directions import text_direction
+from mechlist.experiments.list_means import numpy_generator
+from mechlist.experiments.list_runs import ListExperiment
+from mechlist.experiments.logit_lens import figures as logit_lens_figures
+from mechlist.experiments.logit_lens import findings as logit_lens_words
+from mechlist.experiments.logit_lens.curves import changes, curves
+from mechlist.experiments.logit_lens.predictions import Readings, list_readings, pair_readings, read
+from mechlist.experiments.logit_lens.tuned import load_translators, train, tuned_results
+from mechlist.experiments.patch_pairs import own_pairs, read_pairs
+from mechlist.lens.logit_lens import Translate, as_it_is
+from mechlist.registry import register
+from mechlist.runner import Runner
+from mechlist.runner.rehearsal import Rehearsed
+from mechlist.types import Plan
+
+PLANNED_STEPS = 3
+"""Of a tuned lens's training, from which the time of the others follows."""
+
+
+@register("logit-lens")
+@dataclass(frozen=True, kw_only=True)
+class LogitLens(ListExperiment):
+    """Logit differences from the residual stream of every layer, by item of lists, and where they are made."""
+
+    answer: tuple[str, ...] = ()
+    """Tokens of a direction of one's own, with their leading blanks, in place of the study's two; needs --wrong."""
+    wrong: tuple[str, ...] = ()
+    """Tokens against which --answer is read."""
+    role: str = "line_break"
+    """Role of the positions at which --answer is read: hyphen, item_first, item_last, filler or line_break."""
+    pairs: Path | None = None
+    """File of pairs of prompts, in place of lists: lines of JSON with clean, corrupt, answer and wrong."""
+    softcap: bool = False
+    """Apply the softcap of the model's logits, if it has one."""
+    tuned: bool = False
+    """Also read through a tuned lens, trained on the lists of three quarters of the topics (Belrose et al. 2023)."""
+    tuned_steps: int = 250
+    """Steps of its training, for each layer."""
+    tuned_batch: int = 128
+    """Tokens of a step."""
+    translators: Path | None = None
+    """Tuned lens of an earlier run, by its results.nc or a safetensors file, in place of training."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.answer) != bool(self.wrong):
+            raise InputError("answer and wrong must be given together, or neither.")
+        if self.pairs is not None and (self.answer or self.recorded or self.topics):
+            raise InputError("pairs come with their own prompts and answers: give them without recorded or answer.")
+        for name in ("tuned_steps", "tuned_batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
+
+    def run(self, runner: Runner) -> xr.Dataset:
+        """The differences of every list, item and layer, their means, and their change points."""
+        readings = self._readings(runner)
+        lenses: dict[str, Translate] = {"plain": as_it_is}
+        found = load_translators(self.translators, runner) if self.translators is not None else None
+        if found is None and self.tuned:
+            found = train(runner, readings, steps=self.tuned_steps, batch=self.tuned_batch)
+        if found is not None:
+            lenses["tuned"] = found
+        results = read(runner, readings, lenses, softcap=self.softcap)
+        generator = numpy_generator(runner, "logit lens bootstrap")
+        results = results.merge(curves(results, generator)).merge(changes(results, generator))
+        if found is not None:
+            extra = tuned_results(runner, readings, found, generator, keep=self.translators is None)
+            results = results.merge(extra).assign_attrs(extra.attrs)
+        name = runner.language_model.info["name"]
+        return results.assign_attrs(source=readings.source, softcap=self.softcap, model=name)
+
+    def plan(self, runner: Runner) -> Plan:
+        """As of any experiment; a tuned lens is trained for few steps."""
+        if not self.tuned or self.translators is not None or self.tuned_steps <= 1 + PLANNED_STEPS:
+            return super().plan(runner)
+        plan, readings = dataclasses.replace(self, tuned_steps=1).plan(runner), self._readings(runner)
+
+        def training(steps: int) -> Rehearsed[Any]:
+            return rehearse(runner, lambda other: train(other, readings, steps=steps, batch=self.tuned_batch))
+
+        # The first is for what happens once.
+        _, one, more = (training(steps) for steps in (1, 1, 1 + PLANNED_STEPS))
+        further = (self.tuned_steps - 1) / PLANNED_STEPS
+        return dataclasses.replace(
+            plan,
+            flops=plan.flops + round(further * (more.plan.flops - one.plan.flops)),
+            seconds=plan.seconds + further * max(0.0, more.beside - one.beside),
+        )
+
+    def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
+        """Curves over layers, layers and items, change points; how far the lens is from the model, with a tuned one."""
+        return logit_lens_figures.figures(results)
+
+    def tables(self, results: xr.Dataset) -> dict[str, pd.DataFrame]:
+        """Curves and change points with their intervals."""
+        return logit_lens_words.tables(results)
+
+    def findings(self, results: xr.Dataset) -> list[str]:
+        """Where along layers and items the difference is made, with intervals over topics."""
+        return logit_lens_words.findings(results)
+
+    def _readings(self, runner: Runner) -> Readings:
+        if self.pairs is not None:
+            return pair_readings(own_pairs(runner, read_pairs(self.pairs)))
+        data = self.data(runner)
+        own = (text_direction(runner, self.answer, self.wrong, self.role),) if self.answer else data.directions
+        return list_readings(data, own)

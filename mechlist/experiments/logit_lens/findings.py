@@ -1,0 +1,124 @@
+"""Tables and sentences of the logit-lens experiment, from its saved results alone."""
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from mechlist.experiments.list_means import with_interval
+from mechlist.experiments.logit_lens.curves import CONTRASTS, PAIR_CONTRASTS, SERIES
+from mechlist.experiments.logit_lens.figures import PARTS, group
+from mechlist.text import number_of
+
+_OF_LAYERS = "layer_change_"
+_OF_ITEMS = "item_change_"
+
+
+def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
+    """Curves, and change points along layers and items."""
+    curves = results[[f"curve_{part}" for part in PARTS]].to_dataframe().reset_index()
+    out = {"curves": curves.query("curve_lists > 0").reset_index(drop=True)}
+    for name, prefix in (("change-points-layers", _OF_LAYERS), ("change-points-items", _OF_ITEMS)):
+        found = results[[n for n in results.data_vars if str(n).startswith(prefix)]]
+        if found.data_vars:
+            out[name] = found.to_dataframe().reset_index().dropna(subset=[f"{prefix}place"]).reset_index(drop=True)
+    if "kl_mean" in results:
+        fit = results[["kl_mean", "kl_low", "kl_high", "bias"]]
+        out["lens-fit"] = fit.to_dataframe().reset_index()
+    return out
+
+
+def findings(results: xr.Dataset) -> list[str]:
+    """For each direction and adjective where the difference is made; how far the lens can be trusted."""
+    out = []
+    pairs = results.attrs["source"] == "pairs"
+    for direction in results["direction"].values.tolist():
+        for adjective in results["by_adjective"].values.tolist():
+            at = results.sel(direction=direction, by_adjective=adjective)
+            out.append(_of_pairs(at, direction) if pairs else _of_lists(at, direction, adjective))
+            if "item_change_place" in results:
+                # The last stage is the model's own, whatever the lens.
+                out += _along_items(at.sel(lens="plain"), direction, adjective)
+    return out + (_of_fit(results) if "kl_mean" in results else [])
+
+
+def _of_lists(at: xr.Dataset, direction: str, adjective: str) -> str:
+    last, earlier, swapped = (_curve(at, name) for name in SERIES)
+    said = f"{direction}, {group(adjective)}: the model itself gives {with_interval(last)} at the last item"
+    if int(earlier["lists"]):
+        said += f", {with_interval(earlier)} at those before"
+    if int(swapped["lists"]):
+        said += f", and {with_interval(swapped)} at the last item after the other adjective"
+    parting = {CONTRASTS[1]: "The last item parts from the earlier ones", CONTRASTS[2]: "The adjective's effect grows"}
+    steps = [f"{words} most {_step(at, name)}." for name, words in parting.items() if _known(at, name)]
+    return f"{said}. {' '.join(steps)}".rstrip()
+
+
+def _of_pairs(at: xr.Dataset, direction: str) -> str:
+    clean, corrupt = (_curve(at, name) for name in ("clean", "corrupt"))
+    return (
+        f"{direction}, {number_of(int(clean['lists']), 'pairs')}: the model itself gives {with_interval(clean)} after "
+        f"the clean prompts and {with_interval(corrupt)} after the corrupt ones. They part most "
+        f"{_step(at, PAIR_CONTRASTS[1])}."
+    )
+
+
+def _step(at: xr.Dataset, contrast: str) -> str:
+    """`in layer 4 (interval 4 to 5), by +3.61 logits [+3.34, +3.97]`, through each lens."""
+    said = []
+    for lens in at["lens"].values.tolist():
+        own = {"contrast": contrast, "lens": lens}
+        place, low, high = (float(at[f"{_OF_LAYERS}{n}"].sel(own)) for n in ("place", "place_low", "place_high"))
+        spread = "" if np.isnan(low) else f" (interval {low:.0f} to {high:.0f})"
+        through = "" if lens == "plain" else f"through the {lens} lens "
+        said.append(f"{through}in layer {place:.0f}{spread}, by {_jump(at, _OF_LAYERS, **own)}")
+    return "; ".join(said)
+
+
+def _along_items(at: xr.Dataset, direction: str, adjective: str) -> list[str]:
+    place, low, high = (float(at[f"{_OF_ITEMS}{n}"].sel(end="end")) for n in ("place", "place_low", "place_high"))
+    if np.isnan(place):
+        return []
+    spread = "" if np.isnan(low) else f" (interval {low:.0f} to {high:.0f} before the last)"
+    places = "the last but one to the last" if place == 1 else f"{place:.0f} to {place - 1:.0f} before the last"
+    jump = _jump(at, _OF_ITEMS, end="end")
+    return [f"{direction}, {group(adjective)}: along items the largest step is from {places}{spread}, by {jump}."]
+
+
+def _jump(at: xr.Dataset, prefix: str, **where: str) -> str:
+    jump, low, high = (float(at[f"{prefix}{n}"].sel(where)) for n in ("jump", "jump_low", "jump_high"))
+    return f"{jump:+.2f} logits" + ("" if np.isnan(low) else f" [{low:+.2f}, {high:+.2f}]")
+
+
+def _known(at: xr.Dataset, contrast: str) -> bool:
+    return bool(at[f"{_OF_LAYERS}place"].sel(contrast=contrast).notnull().all())
+
+
+def _curve(at: xr.Dataset, name: str) -> xr.Dataset:
+    """The model's own value, which is the lens's at the last stage."""
+    last = at[[f"curve_{part}" for part in PARTS]].sel(series=name, lens="plain").isel(stage=-1)
+    return last.rename({f"curve_{part}": part for part in PARTS})
+
+
+def _of_fit(results: xr.Dataset) -> list[str]:
+    """Both lenses, halfway through the model and before its last layer."""
+    layers = results.sizes["stage"] - 1
+    held_out = results.attrs["held_out"]
+    on = f"On {number_of(len(held_out), 'topics')} held out" if held_out else "On topics that it was trained on"
+    said = []
+    for stage in sorted({layers // 2, layers - 1}):
+        plain, tuned = (
+            results[["kl_mean", "kl_low", "kl_high"]]
+            .sel(lens=lens, stage=stage)
+            .rename(kl_mean="mean", kl_low="low", kl_high="high")
+            for lens in ("plain", "tuned")
+        )
+        said.append(
+            f"after {number_of(stage, 'layers')} the plain lens is {with_interval(plain, 'nats')} from the model's "
+            f"own distribution and the tuned one {with_interval(tuned, 'nats')}"
+        )
+    bias = results["bias"].isel(stage=layers // 2)
+    return [
+        f"{on}, {'; '.join(said)}.",
+        f"The plain lens's bias halfway through the model, the same whatever the list, is "
+        f"{float(bias.sel(lens='plain')):.2f} nats; the tuned one's {float(bias.sel(lens='tuned')):.2f}.",
+    ]

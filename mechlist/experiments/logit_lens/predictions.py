@@ -1,0 +1,149 @@
+"""What the logit lens reads: lists, as written and with the adjective swapped, or pairs of prompts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Int
+from torch import Tensor
+
+from mechlist.errors import InputError
+from mechlist.experiments.list_directions import Direction
+from mechlist.experiments.list_runs import ListData
+from mechlist.experiments.list_sources import SWAP
+from mechlist.experiments.patch_pairs import Pairs
+from mechlist.lens.logit_lens import Translate, checked_sets, lens_logits, set_difference
+from mechlist.metrics.measure import Each
+from mechlist.runner import Runner
+from mechlist.text import visible
+
+LISTS, PAIRS = ("as written", "adjective swapped"), ("clean", "corrupt")
+"""Runs of each list, and of each pair."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Prompts of one run."""
+
+    rows: list[Tensor]
+    lists: list[int]
+    """The list, or pair, of each."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Readings:
+    """Prompts, and for each direction where it is read and which tokens it compares."""
+
+    runs: Mapping[str, Run]
+    run_names: tuple[str, ...]
+    directions: list[str]
+    where: Int[Tensor, "list direction item"]
+    """-1 where a list has no such position."""
+    answer: list[Each]
+    """Of each direction, for every list."""
+    wrong: list[Each]
+    trained: Int[Tensor, "list n"]
+    """Positions that a tuned lens is trained on; -1 for none."""
+    topics: list[str]
+    coords: Mapping[str, Any]
+    source: str
+
+
+def list_readings(data: ListData, directions: Sequence[Direction]) -> Readings:
+    """Every list, and every list with an adjective again with the other one, which leaves all positions in place.
+
+    Raises:
+        InputError: a direction whose role no list has.
+    """
+    where = []
+    for direction in directions:
+        where.append(torch.from_numpy(data.positions(direction.role)))
+        if not (where[-1] >= 0).any():
+            raise InputError(f"role must be one that some list has in an item; none has {direction.role!r}.")
+    runs = {LISTS[0]: Run(data.rows, list(range(len(data.rows))))}
+    with_adjective = [i for i, adjective in enumerate(data.adjective) if adjective in SWAP]
+    if with_adjective:
+        runs[LISTS[1]] = Run(data.swapped().rows, with_adjective)
+    starts = [prompt.hyphen for prompt in data.prompts]
+    return Readings(
+        runs=runs,
+        run_names=LISTS,
+        directions=[direction.name for direction in directions],
+        where=torch.stack(where, dim=1),
+        # A single set of tokens stands for every list.
+        answer=[[direction.answer] for direction in directions],
+        wrong=[[direction.wrong] for direction in directions],
+        # From the prefilled hyphen to the last token that another one follows.
+        trained=_spans(starts, [int(n) - 1 for n in data.lengths]),
+        topics=data.topic,
+        coords=data.coords,
+        source=data.source,
+    )
+
+
+def pair_readings(pairs: Pairs) -> Readings:
+    """Both prompts of each pair, at their last token."""
+    runs = {}
+    for name in PAIRS:
+        rows = [torch.tensor(getattr(pair, name)) for pair in pairs.pairs]
+        runs[name] = Run(rows, list(range(len(rows))))
+    lengths = [len(pair.clean) for pair in pairs.pairs]
+    topics = pairs.clusters or [f"pair {n}" for n in range(1, len(lengths) + 1)]
+    coords = {"topic": ("list", [visible(topic) for topic in topics]), "adjective": ("list", ["pairs"] * len(lengths))}
+    return Readings(
+        runs=runs,
+        run_names=PAIRS,
+        directions=["answer - wrong"],
+        where=torch.tensor(lengths)[:, None, None] - 1,
+        answer=[[pair.answer for pair in pairs.pairs]],
+        wrong=[[pair.wrong for pair in pairs.pairs]],
+        # The first token, often BOS, is no more than the start.
+        trained=_spans([min(1, n - 1) for n in lengths], lengths),
+        topics=topics,
+        coords={**coords, "n_items": ("list", [1] * len(lengths))},
+        source="pairs",
+    )
+
+
+def read(runner: Runner, readings: Readings, lenses: Mapping[str, Translate], *, softcap: bool) -> xr.Dataset:
+    """Differences by lens, direction, run, list, item and stage; NaN where a list has no such item, or no such run."""
+    shape = (len(lenses), len(readings.run_names), *readings.where.shape, runner.shape.n_layers + 1)
+    found = np.full(shape, np.nan, dtype=np.float32)
+    for number, translate in enumerate(lenses.values()):
+        for name, run in readings.runs.items():
+            values = _differences(runner, readings, run, translate, softcap)
+            found[number, readings.run_names.index(name), run.lists] = values.numpy()
+    dims = ("lens", "run", "list", "direction", "item", "stage")
+    capped = getattr(runner.language_model, "softcap", None)
+    units = {"units": "logits" + (f" {'after' if softcap else 'before'} the softcap" if capped else "")}
+    labels = {"lens": list(lenses), "run": list(readings.run_names), "direction": readings.directions}
+    numbers = {"item": np.arange(1, shape[4] + 1), "stage": np.arange(shape[5])}
+    return xr.Dataset({"difference": (dims, found, units)}, {**readings.coords, **labels, **numbers})
+
+
+def _differences(runner: Runner, readings: Readings, run: Run, translate: Translate, softcap: bool) -> Tensor:
+    """All directions in one pass: float32 [row, direction, item, stage]."""
+    where = readings.where[run.lists]
+    total, d_vocab = len(readings.topics), runner.shape.d_vocab
+    sides = [
+        checked_sets(answer, wrong, total, d_vocab)
+        for answer, wrong in zip(readings.answer, readings.wrong, strict=True)
+    ]
+    columns = torch.cat([ids[there] for pair in sides for ids, there in pair]).unique()
+    logits = lens_logits(runner, run.rows, where.flatten(1), columns, softcap=softcap, translate=translate)
+    logits = logits.unflatten(1, where.shape[1:])
+    parts = []
+    for number, (answer, wrong) in enumerate(sides):
+        own = [(ids[run.lists], there[run.lists]) for ids, there in (answer, wrong)]
+        parts.append(set_difference(logits[:, number], columns, *own))
+    return torch.stack(parts, dim=1)
+
+
+def _spans(starts: Sequence[int], stops: Sequence[int]) -> Int[Tensor, "list n"]:
+    """The positions from each start up to its stop, padded with -1."""
+    width = max(stop - start for start, stop in zip(starts, stops, strict=True))
+    positions = torch.tensor(starts)[:, None] + torch.arange(width)
+    return torch.where(positions < torch.tensor(stops)[:, None], positions, -1)

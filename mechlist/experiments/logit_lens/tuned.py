@@ -1,0 +1,99 @@
+"""The tuned lens of the logit-lens experiment: trained on some topics, judged on the others, kept in the results."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from mechlist.errors import InputError
+from mechlist.experiments.list_means import clustered_means
+from mechlist.experiments.logit_lens.predictions import Readings
+from mechlist.lens.logit_lens import as_it_is
+from mechlist.lens.translators import Translators
+from mechlist.lens.tuned_lens import lens_fit, train_translators
+from mechlist.results import load_dataset
+from mechlist.runner import Runner
+from mechlist.text import visible
+
+HELD_OUT = 0.25
+"""Share of the topics that training does not see."""
+
+
+def train(runner: Runner, readings: Readings, *, steps: int, batch: int) -> Translators:
+    """Translators from the lists of three quarters of the topics, in all runs.
+
+    Raises:
+        InputError: a single topic: none would be left to judge them on.
+    """
+    topics = list(dict.fromkeys(readings.topics))
+    if len(topics) < 2:
+        raise InputError("tuned needs lists of two topics at least, or two pairs: one of them is held out.")
+    generator = runner.generator("tuned lens")
+    order = torch.randperm(len(topics), generator=generator).tolist()
+    kept = {topics[i] for i in order[max(1, round(HELD_OUT * len(topics))) :]}
+    rows, where = [], []
+    for run in readings.runs.values():
+        chosen = [(row, i) for row, i in zip(run.rows, run.lists, strict=True) if readings.topics[i] in kept]
+        rows += [row for row, _ in chosen]
+        where += [readings.trained[i] for _, i in chosen]
+    names = [topic for topic in topics if topic in kept]
+    return train_translators(
+        runner, rows, torch.stack(where), steps=steps, batch=batch, generator=generator, trained_on=names
+    )
+
+
+def tuned_results(
+    runner: Runner, readings: Readings, found: Translators, generator: np.random.Generator, *, keep: bool
+) -> xr.Dataset:
+    """How far the plain and the tuned lens are from the model on the topics that training did not see.
+
+    Where it saw all of them, on all; the attribute `held_out` says which. With `keep`, the translators themselves.
+    """
+    unseen = [i for i, topic in enumerate(readings.topics) if topic not in found.trained_on]
+    chosen = unseen or list(range(len(readings.topics)))
+    first = next(iter(readings.runs.values()))
+    rows, where = [first.rows[i] for i in chosen], readings.trained[chosen]
+    kl = np.full((2, runner.shape.n_layers + 1, len(readings.topics)), np.nan, dtype=np.float32)
+    bias = np.zeros(kl.shape[:2], dtype=np.float32)
+    for number, translate in enumerate((as_it_is, found)):
+        fit = lens_fit(runner, rows, where, translate=translate)
+        kl[number][:, chosen] = _by_prompt(fit.kl, fit.prompt, len(rows))
+        bias[number] = fit.bias.numpy()
+    topics = ("list", [visible(topic) for topic in readings.topics])
+    labels = {"lens": ["plain", "tuned"], "topic": topics}
+    by_list = xr.DataArray(kl, dims=("lens", "stage", "list"), coords=labels)
+    means = clustered_means(by_list, generator)
+    out = means.rename({str(name): f"kl_{name}" for name in means.data_vars})
+    out["bias"] = (("lens", "stage"), bias, {"units": "nats"})
+    if keep:
+        out["translator_weight"] = (("layer", "d_in", "d_out"), found.weight.numpy())
+        out["translator_bias"] = (("layer", "d_out"), found.bias.numpy())
+    held_out = list(dict.fromkeys(readings.topics[i] for i in unseen))
+    return out.assign_attrs(fingerprint=found.fingerprint, trained_on=list(found.trained_on), held_out=held_out)
+
+
+def load_translators(file: Path, runner: Runner) -> Translators:
+    """Translators of an earlier run's results.nc, or of a safetensors file.
+
+    Raises:
+        InputError: a file that holds none, or those of another model.
+    """
+    found = Translators.load(file) if file.suffix == ".safetensors" else _from_results(file)
+    found.check(runner)
+    return found
+
+
+def _from_results(file: Path) -> Translators:
+    results = load_dataset(file)
+    if "translator_weight" not in results:
+        raise InputError(f"{file} must be of a logit-lens run with --tuned, and holds no translators.")
+    weight, bias = (torch.from_numpy(results[f"translator_{name}"].values) for name in ("weight", "bias"))
+    return Translators(weight, bias, results.attrs["fingerprint"], tuple(results.attrs["trained_on"]))
+
+
+def _by_prompt(kl: Tensor, prompt: Tensor, prompts: int) -> np.ndarray:
+    """The mean over the tokens of each prompt, by stage."""
+    total = torch.zeros(len(kl), prompts).index_add_(1, prompt, kl)
+    return (total / torch.bincount(prompt, minlength=prompts)).numpy()

@@ -1,0 +1,137 @@
+"""Numerical noise of a sweep: the same effects once more, with the prompts in another order and in other batches."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from torch import Tensor
+
+from mechlist.metrics.measure import Metric
+from mechlist.metrics.significance import numerical_noise
+from mechlist.patching.grid import prepare
+from mechlist.patching.sweep.task import Task
+from mechlist.runner import Runner
+from mechlist.runner.memory import CPU_TOKENS, GPU_TOKENS, captured_bytes
+from mechlist.types import Plan
+
+RUNS = 4096
+"""Cells of all prompts together that are computed again; of a larger grid it is all cells of fewer prompts."""
+LEAST = 2
+"""Prompts that are swept again however large the grid is, so that there is another order."""
+SHARE = 0.6
+"""Of the tokens of a batch: batches of another size round otherwise even where they have the same members."""
+
+Asked = dict[str, Any]
+"""Arguments of `patch_grid`."""
+Sweep = Callable[[Asked, float], xr.DataArray]
+"""Effects (patched - base) by prompt and cell, in batches of this share of their usual size."""
+
+
+def exact_effects(runner: Runner, asked: Asked, batch_share: float = 1.0) -> xr.DataArray:
+    """Patched - base of every prompt and cell, in float64; what `patch_grid` warns of is not said again."""
+    task, axes, coords = prepare(runner, **asked)
+    with _smaller_passes(task, batch_share):
+        values = dataclasses.replace(task, batch_share=batch_share).values()
+    effects = (values.patched.double() - values.base.double()[:, None]).numpy()
+    return xr.DataArray(effects.reshape(len(task.base), *axes.values()), dims=("prompt", *axes), coords=coords)
+
+
+def in_order(asked: Asked, order: Sequence[int], metric: Metric) -> Asked:
+    """The same question for the prompts that `order` numbers, with their metric."""
+    source, roles, chosen = asked["source"], asked["roles"], list(order)
+    return asked | {
+        "base": asked["base"][chosen],
+        "source": source[chosen] if isinstance(source, Tensor) else source,
+        "lengths": asked["lengths"][chosen],
+        "metric": metric,
+        "roles": None if roles is None else {name: [of[i] for i in chosen] for name, of in roles.items()},
+    }
+
+
+def sampled(prompts: int, cells: int) -> int:
+    """Prompts that are swept again: all where the grid is small."""
+    return min(prompts, max(LEAST, RUNS // max(1, cells)))
+
+
+def noise(
+    runner: Runner,
+    sweep: Sweep,
+    ask: Callable[[Sequence[int]], Asked],
+    effects: xr.DataArray,
+    repeats: int,
+) -> xr.DataArray:
+    """The largest difference, over prompts, between the effect of a cell and the same effect computed again.
+
+    Prompts are drawn in another order each time and go in two groups, whose batches are smaller than the first time;
+    nothing that was stored is used again. Attribute `prompts`: how many of them were swept again.
+
+    Args:
+        runner: with the model.
+        sweep: computes effects.
+        ask: what to sweep for the prompts of these numbers.
+        effects: of the first time, by prompt and cell.
+        repeats: how often.
+    """
+    cells = effects.isel(prompt=0)
+    count = sampled(len(effects), cells.size)
+    generator = np.random.default_rng(int.from_bytes(runner.generator("batch order").get_state()[:8].numpy().tobytes()))
+    chosen = np.sort(generator.permutation(len(effects))[:count])
+    computed = [effects.values[chosen]]
+    with _without_store(runner):
+        for _ in range(repeats):
+            again = np.empty_like(computed[0])
+            order = generator.permutation(count)
+            for group in _groups(order):
+                again[group] = sweep(ask(chosen[group].tolist()), SHARE).values
+            computed.append(again)
+    found = numerical_noise(np.stack(computed)).per_cell
+    return cells.copy(data=found).assign_attrs(prompts=count)
+
+
+def times(plan: Plan, factor: float | int) -> Plan:
+    """What so many sweeps of this kind take, one after another; cells and runs are those of one."""
+    flops, loop_flops = int(factor * plan.flops), int(factor * plan.loop_flops)
+    seconds, tokens = factor * plan.seconds, factor * plan.forward_tokens
+    return dataclasses.replace(plan, flops=flops, loop_flops=loop_flops, seconds=seconds, forward_tokens=tokens)
+
+
+def noise_of(results: Mapping[Any, xr.DataArray]) -> float | None:
+    """The noise anywhere in the grid; None where it was not measured, or no cell has a value."""
+    largest = float(results["noise"].max()) if "noise" in results else np.nan
+    return None if np.isnan(largest) else largest
+
+
+def _groups(order: np.ndarray) -> list[np.ndarray]:
+    """Two groups of unequal size, where there are prompts enough."""
+    first = len(order) * 2 // 3
+    return [group for group in (order[:first], order[first:]) if len(group)]
+
+
+@contextmanager
+def _smaller_passes(task: Task, share: float) -> Iterator[None]:
+    """Inside, whole forward passes have a share of their rows: for them the memory bound is all that decides."""
+    runner, shape, length = task.runner, task.runner.shape, task.base.shape[1]
+    before = runner.memory
+    if share < 1 and task.reason is not None:
+        most = CPU_TOKENS if runner.language_model.device.type == "cpu" else GPU_TOKENS
+        row = runner.forward_bytes(length)
+        kept = captured_bytes(shape, task.hooks, length, length, task.sizes.element)
+        # One prompt's activations must fit still, with a copy; 5/8 of the bound are for a batch.
+        needed = max(int(share * (most // length)) * row, row + 2 * kept + 4 * length * shape.d_model)
+        runner.memory = min(before, needed * 8 // 5 + 8)
+    try:
+        yield
+    finally:
+        runner.memory = before
+
+
+@contextmanager
+def _without_store(runner: Runner) -> Iterator[None]:
+    store, runner.store = runner.store, None
+    try:
+        yield
+    finally:
+        runner.store = store

@@ -1,0 +1,1 @@
+"""One list, token by token."""

@@ -1,0 +1,171 @@
+"""One list, token by token: what the model expected after each of them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+import xarray as xr
+from torch import Tensor
+
+from mechlist.datasets.topics import STUDY, choose_topics
+from mechlist.decode import Sampling
+from mechlist.errors import InputError
+from mechlist.experiment import Experiment
+from mechlist.experiments import whole_lists as list_hazard_lists
+from mechlist.experiments.list_predictions import read
+from mechlist.experiments.list_stand_in import list_stand_in
+from mechlist.experiments.token_view import report as token_view_output
+from mechlist.experiments.whole_lists import NO_ADJECTIVE, WholeList
+from mechlist.registry import register
+from mechlist.runner import Runner
+from mechlist.runner.batch import Batch
+from mechlist.text import visible
+
+READ = ("end", "filler", "entropy", "end_logit", "filler_logit")
+
+
+@register("token-view")
+@dataclass(frozen=True, kw_only=True)
+class TokenView(Experiment):
+    """Show one list with P(end), P(filler), entropy and both logit differences under every token.
+
+    Numbers are about the token that comes next; the alternatives to it stand in the hover box.
+    """
+
+    needs_tokenizer: ClassVar[bool] = True
+    default_model: ClassVar[str] = "list-tiny"
+
+    recorded: tuple[Path, ...] = ()
+    """Files of recorded lists, or folders of them; without, the model writes the list here."""
+    topic: str = ""
+    """Topic of the list; by default the first that is recorded, or the first of the study."""
+    adjective: str = "short"
+    """Adjective of the list; `none` for a prompt without."""
+    number: int = 1
+    """Which list of this topic and adjective, counted from 1."""
+    temperature: float | int | None = None
+    """Only lists recorded at this temperature; and the temperature of a list written here, 1 by default."""
+    top_p: float | int = 1.0
+    """Nucleus of a list written here."""
+    max_new_tokens: int = 200
+    """Tokens after which a list written here is cut off."""
+    alternatives: int = 5
+    """Most probable next tokens that are kept for every token."""
+
+    def __post_init__(self) -> None:
+        for name in ("number", "max_new_tokens", "alternatives"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        _ = self._sampling
+
+    def run(self, runner: Runner) -> xr.Dataset:
+        """Readings and the most probable next tokens at every token from the prefilled hyphen on."""
+        if self.alternatives > runner.shape.d_vocab:
+            raise InputError(
+                f"alternatives must be at most {runner.shape.d_vocab}, the tokens of the vocabulary, not "
+                f"{self.alternatives}."
+            )
+        one = self._chosen(runner)
+        start, tokens = one.prompt.hyphen, one.tokens[one.prompt.hyphen :]
+        readings = read(runner, [one], drawn=[None], label="Reading the list")
+        shown = {name: np.full(len(tokens), np.nan) for name in READ}
+        for name, values in shown.items():
+            told = getattr(readings, name)[0]
+            values[: len(told)] = told
+        ids, log_probs, own = self._next_tokens(runner, one)
+        results = xr.Dataset(
+            {
+                "token": ("position", list(tokens)),
+                "text": ("position", _json(runner, list(tokens))),
+                **{name: ("position", values) for name, values in shown.items()},
+                "log_prob": ("position", own, {"units": "nats"}),
+                "top_token": (("position", "rank"), ids),
+                "top_text": (("position", "rank"), np.array([_json(runner, row) for row in ids.tolist()])),
+                "top_log_prob": (("position", "rank"), log_probs, {"units": "nats"}),
+            },
+            coords={"position": start + np.arange(len(tokens)), "rank": 1 + np.arange(self.alternatives)},
+        )
+        results.attrs = {
+            "model": runner.language_model.info["name"],
+            "topic": visible(one.prompt.topic),
+            "adjective": one.adjective,
+            "temperature": None if np.isnan(one.temperature) else one.temperature,
+            "ended": one.parsed.ended is not None,
+            "n_items": len(one.parsed.items),
+            "line_break": one.marks.line_break,
+            "prompt": list(one.prompt.tokens),
+        }
+        return results
+
+    def stand_in(self, runner: Runner) -> tuple[int, ...]:
+        """See Experiment."""
+        return list_stand_in(runner.tokenizer, self.max_new_tokens)
+
+    def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
+        """The list with its numbers."""
+        return token_view_output.figures(results)
+
+    def tables(self, results: xr.Dataset) -> dict[str, pd.DataFrame]:
+        """One row a token."""
+        return token_view_output.tables(results)
+
+    def findings(self, results: xr.Dataset) -> list[str]:
+        """Which list it is, and where the model came nearest to ending it before."""
+        return token_view_output.findings(results)
+
+    @property
+    def _sampling(self) -> Sampling:
+        return Sampling(temperature=1.0 if self.temperature is None else self.temperature, top_p=self.top_p)
+
+    def _chosen(self, runner: Runner) -> WholeList:
+        if not self.recorded:
+            names = list(choose_topics((), (self.topic,)) if self.topic else choose_topics((STUDY,)))
+            prompts = list_hazard_lists.prompts_of(runner, names[:1], [self.adjective])
+            return list_hazard_lists.write(
+                runner, prompts, sampling=self._sampling, samples=self.number, max_new_tokens=self.max_new_tokens
+            )[-1]
+        topics = (self.topic,) if self.topic else ()
+        lists = list_hazard_lists.recorded(runner, self.recorded, topics, self.temperature)
+        found = [one for one in lists if one.adjective == self.adjective]
+        found = [one for one in found if one.prompt.topic == found[0].prompt.topic]
+        if self.number > len(found):
+            what = "without adjective" if self.adjective == NO_ADJECTIVE else f"with the adjective {self.adjective!r}"
+            raise InputError(
+                f"number must be at most {len(found)}, not {self.number}: so many recorded lists {what} there are."
+            )
+        return found[self.number - 1]
+
+    def _next_tokens(self, runner: Runner, one: WholeList) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Most probable next tokens with their log-probabilities, and that of each token itself (NaN for the first)."""
+        start, size = one.prompt.hyphen, len(one.tokens)
+        target = torch.tensor([*one.tokens[start + 1 :], 0])
+
+        def function(batch: Batch) -> dict[str, Tensor]:
+            log_prob = batch.logits().float().log_softmax(-1)
+            best = log_prob.topk(self.alternatives, dim=-1)
+            own = log_prob[0].gather(1, target.to(log_prob.device)[:, None])[None, :, 0]
+            return {"ids": best.indices, "log_prob": best.values, "own": own}
+
+        found = runner.map(
+            [one.tokens],
+            function,
+            positions=list(range(start, size)),
+            row_bytes=lambda _, kept: 12 * kept * runner.shape.d_vocab,
+            label="Alternatives",
+        )
+        own = found["own"][0].double().numpy()
+        return (
+            found["ids"][0].numpy(),
+            found["log_prob"][0].double().numpy(),
+            np.concatenate([[np.nan], own[:-1]]),
+        )
+
+
+def _json(runner: Runner, tokens: list[int]) -> list[str]:
+    """Texts of tokens as plain ASCII: text may hold anything, and NetCDF strings may not."""
+    return [json.dumps(text) for text in runner.token_texts(tokens)]

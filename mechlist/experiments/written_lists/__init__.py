@@ -1,0 +1,1 @@
+"""Lists that the model did not write."""

@@ -1,0 +1,1 @@
+"""The engine of attribution patching: every cell from one backward pass."""

@@ -1,0 +1,1 @@
+"""The engine of exact patching: every cell in one batch."""

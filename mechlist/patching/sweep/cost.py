@@ -1,0 +1,151 @@
+"""What a patching sweep takes: bytes and floating-point operations, counted from the model's sizes.
+
+Operations are those of matrix products, two for each multiplication and addition; bytes are those of tensors that are
+alive at the same time, beyond the model's weights. Both follow the code of `mechlist.patching.sweep.sweep` line by
+line.
+"""
+
+from dataclasses import dataclass
+
+from mechlist.patching.sweep.packing import ATTENTION_SITES, Batch, Packing, single_tokens
+from mechlist.patching.sweep.sweep import AFTER_ATTENTION
+from mechlist.types import ModelShape
+
+WIDE = 4
+"""Bytes of a number in a norm, whatever the model's own type."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a batch, or of many."""
+
+    flops: int
+    peak_bytes: int
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """One after the other."""
+        return Cost(self.flops + other.flops, max(self.peak_bytes, other.peak_bytes))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a model from which costs follow."""
+
+    shape: ModelShape
+    element: int
+    """Bytes of a number."""
+    mlp_piece: int | None = None
+    """Tokens that go through an MLP at a time; None for all."""
+
+    @property
+    def heads(self) -> int:
+        """Width of all queries."""
+        return self.shape.n_heads * self.shape.d_head
+
+    @property
+    def key_values(self) -> int:
+        """Width of all keys."""
+        return self.shape.n_key_value_heads * self.shape.d_head
+
+    @property
+    def mlp_matrices(self) -> int:
+        """Matrices of an MLP."""
+        return 0 if self.shape.attn_only else 3 if self.shape.gated_mlp else 2
+
+    def project_flops(self, queries: int, tokens: int) -> int:
+        """Of queries, and of keys and values."""
+        return 2 * self.shape.d_model * (queries * self.heads + 2 * tokens * self.key_values)
+
+    def attend_flops(self, pairs: int) -> int:
+        """Of scores and of what is read, for so many pairs of a query and a key."""
+        return 4 * pairs * self.heads
+
+    def finish_flops(self, tokens: int) -> int:
+        """From z to the residual stream after the layer."""
+        shape = self.shape
+        return 2 * tokens * shape.d_model * (self.heads + self.mlp_matrices * shape.d_mlp)
+
+    def unembed_flops(self, tokens: int, columns: int | None) -> int:
+        """Of logits."""
+        return 2 * tokens * self.shape.d_model * (self.shape.d_vocab if columns is None else columns)
+
+    def forward_flops(self, prompts: int, length: int) -> int:
+        """A plain forward pass through the layers."""
+        tokens = prompts * length
+        each = self.project_flops(tokens, tokens) + self.finish_flops(tokens)
+        return self.shape.n_layers * (each + self.attend_flops(prompts * length * length))
+
+    def trace_bytes(self, site: str, length: int, *, source: bool) -> int:
+        """What stays of the trace of one prompt: streams, keys and values of the base run, and what is put in."""
+        shape = self.shape
+        after = self.heads if site in AFTER_ATTENTION else 0
+        layer = shape.d_model + 2 * self.key_values + after + self.site_width(site, length)
+        return self.element * length * (shape.n_layers * layer + shape.d_model * (2 + source))
+
+    def trace_peak(self, site: str, prompts: int, length: int, *, source: bool) -> int:
+        """The most that is alive while prompts are traced."""
+        runs = prompts * (1 + source)
+        passing = self._attention_bytes(runs * length, runs * length, runs * length * length, 0)
+        return prompts * self.trace_bytes(site, length, source=source) + max(
+            passing, self._finish_bytes(runs * length, runs * length, 0)
+        )
+
+    def site_width(self, site: str, length: int) -> int:
+        """Numbers that a site holds for one token."""
+        if site in ATTENTION_SITES:
+            return self.shape.n_heads * length
+        if site in ("q", "z"):
+            return self.heads
+        return self.key_values if site in ("k", "v") else self.shape.d_model
+
+    def token_bytes(self, length: int) -> int:
+        """Peak bytes of one packed token of a large batch, at most."""
+        one = self._attention_bytes(1, 1, length, length)
+        return max(one, self._finish_bytes(1, 1, 0))
+
+    def batch(self, batch: Batch, site: str) -> Cost:
+        """One batch of rows through the layers."""
+        late = site in AFTER_ATTENTION
+        flops = peak = held = 0
+        for layer in range(int(batch.join.min()), self.shape.n_layers):
+            last = layer == self.shape.n_layers - 1
+            packing = Packing(batch, batch.joined(layer - 1 if late else layer), last)
+            tokens, queries = (sum(s.stop - s.start for s in which) for which in (packing.tokens, packing.queries))
+            groups = [(rows, batch.groups[number]) for number, rows in packing.live]
+            pairs = [rows * len(packing.query_positions(g)) * g.stop for rows, g in groups]
+            prefixed = max((rows * g.stop for rows, g in groups if g.start), default=0)
+            fresh = self._fresh(layer, batch, last) if late else 0
+            flops += self.project_flops(queries, tokens) + self.attend_flops(sum(pairs))
+            flops += self.finish_flops(queries + fresh)
+            joined = int(batch.joined(layer).sum()) and int((batch.joined(layer) * (batch.stop - batch.start)).sum())
+            attention = self._attention_bytes(tokens, queries, max(pairs, default=0), prefixed)
+            finish = self._finish_bytes(tokens, queries + fresh, fresh)
+            after = self.element * self.shape.d_model * (queries + joined) if late else 0
+            peak = max(peak, attention, finish, held + after)
+            held = self.element * self.shape.d_model * joined
+        return Cost(flops, peak)
+
+    @staticmethod
+    def _fresh(layer: int, batch: Batch, last: bool) -> int:
+        entries = batch.entries(layer)
+        entries = entries[batch.join[entries.row] == layer]
+        if last:
+            entries = entries[batch.slots(entries, last)[0].unique()]
+        return len(single_tokens(entries)[0].row)
+
+    def _attention_bytes(self, tokens: int, queries: int, pairs: int, prefixed: int) -> int:
+        """Streams, their packed copy and norm; projections, z twice, and the scores of one group with their copies."""
+        normed = self.element * 3 * tokens * self.shape.d_model
+        copies = 2 * WIDE * tokens * self.shape.d_model if self.element < WIDE else 0
+        made = self.element * (2 * tokens * self.key_values + queries * self.heads)
+        scores = self.element * (3 * pairs * self.shape.n_heads + 2 * prefixed * self.key_values)
+        z = self.element * queries * self.heads
+        return normed + max(copies, made + z + max(scores, z))
+
+    def _finish_bytes(self, tokens: int, queries: int, fresh: int) -> int:
+        """Streams, the residual stream before and after attention, z, and the MLP with what it makes on the way."""
+        width = self.shape.d_model
+        piece = queries if self.mlp_piece is None else min(self.mlp_piece, queries)
+        held = self.element * (tokens * width + queries * (4 * width + self.heads))
+        inner = self.element * piece * (2 * self.shape.d_mlp + width)
+        return held + max(inner, self.element * queries * width) + self.element * fresh * (width + self.heads)

@@ -1,0 +1,290 @@
+"""Runs what `patch_grid` asks: layer by layer where the model allows it, else by whole forward passes."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from mechlist.errors import MechlistError
+from mechlist.metrics.measure import Measure
+from mechlist.models.language_model import LanguageModel
+from mechlist.models.layers import PIECE, Layers, unsupported
+from mechlist.patching.sweep.cells import hook_name
+from mechlist.patching.sweep.cost import Sizes
+from mechlist.patching.sweep.hooked import hooked_rows
+from mechlist.patching.sweep.parts import Parts
+from mechlist.patching.sweep.readout import Readout
+from mechlist.patching.sweep.sweep import Replacing, Sweep, Trace, Watch, differs, trace
+from mechlist.runner import Runner
+
+CPU_TOKENS = 4096
+"""Packed tokens of a batch beyond which a larger one is no faster on a CPU."""
+CPU_GRAIN, GPU_GRAIN = 1, 16
+"""Rows begin at multiples of it: on a GPU a group of rows costs launches, and a few more tokens cost nothing."""
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 2e-2}
+"""How far the final residual stream may be from TransformerLens's own, as a share of its largest entry."""
+
+_compared: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""Tokens of the longest prompt on which a model's layers were compared with its own forward pass."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """The metric of every prompt and cell, and of the runs themselves."""
+
+    patched: Float[Tensor, "prompt cell"]
+    base: Float[Tensor, " prompt"]
+    source: Float[Tensor, " prompt"] | None
+    """None where there is no source run."""
+    path: str
+    """How it was computed."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked, checked."""
+
+    runner: Runner
+    base: Int[Tensor, "prompt position"]
+    source: Int[Tensor, "prompt position"] | None
+    """Tokens of the source runs, if replacements come from such."""
+    lengths: Int[Tensor, " prompt"]
+    site: str
+    parts: Parts
+    measure: Measure
+    replacing: Callable[[slice], Replacing]
+    """What is put in, for a block of prompts."""
+    batch_share: float = 1.0
+    """Share of the usual packed tokens of a batch; less than 1 makes smaller batches, to see what rounding does."""
+
+    @cached_property
+    def last_read(self) -> Int[Tensor, " prompt"]:
+        """The last position that the metric reads."""
+        return self.measure.read.max(dim=1).values
+
+    @cached_property
+    def outside(self) -> Bool[Tensor, "prompt cell"]:
+        """Whether the prompt lacks the cell: it names a position beyond its end, or none."""
+        there = self.parts.first_layer.view(len(self.base), -1) < self.runner.shape.n_layers
+        beyond = self.parts.last_position.view(len(self.base), -1) >= self.lengths[:, None]
+        return beyond | ~there
+
+    @cached_property
+    def blind(self) -> Bool[Tensor, "prompt cell"]:
+        """Whether all that the cell changes comes after what the metric reads."""
+        return self.parts.first_position.view(len(self.base), -1) > self.last_read[:, None]
+
+    @cached_property
+    def reason(self) -> str | None:
+        """Why whole forward passes are needed; None where they are not."""
+        return whole_passes(self.runner)
+
+    @property
+    def sizes(self) -> Sizes:
+        """What costs follow from."""
+        model = self.runner.language_model
+        piece = PIECE if model.device.type == "cpu" else None
+        return Sizes(self.runner.shape, model.dtype.itemsize, piece)
+
+    @property
+    def hooks(self) -> list[str]:
+        """The site's hook point of each layer."""
+        return [hook_name(self.site, layer) for layer in range(self.runner.shape.n_layers)]
+
+    def values(self) -> Values:
+        """Run it."""
+        runs = [self.block(prompts) for prompts in self.blocks()] if self.reason is None else [self._hooked()]
+        patched, base = (torch.cat(column) for column in zip(*[run[:2] for run in runs], strict=True))
+        sources = [run[2] for run in runs if run[2] is not None]
+        path = "layer by layer" if self.reason is None else f"whole forward passes, because {self.reason}"
+        patched = patched.masked_fill(self.outside, torch.nan)
+        return Values(patched, base, torch.cat(sources) if sources else None, path)
+
+    def blocks(self) -> list[slice]:
+        """Prompts whose traces fit a third of the memory together; one at least."""
+        each = self.sizes.trace_peak(self.site, 1, self.base.shape[1], source=self.source is not None)
+        size = max(1, self.runner.memory // 3 // each)
+        return [slice(i, min(i + size, len(self.base))) for i in range(0, len(self.base), size)]
+
+    def block(self, prompts: slice) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Patched, base and source metric of a block of prompts."""
+        work = self.work(prompts)
+        base, source = work.readout.base, work.readout.source
+        patched = base[:, None].repeat(1, self.parts.n_cells)
+        if len(work.rows):
+            plan, asked = work.plan()
+            patched.view(-1)[work.rows] = self.runner.execute(work, plan, asked, "Patching")["value"]
+        return patched, base, source
+
+    def work(self, prompts: slice) -> "Work":
+        """The rows of a block of prompts, ready to run."""
+        layers = Layers(self.runner.model)
+        with torch.no_grad():
+            made = self.trace(layers, prompts)
+        parts = self.parts.block(prompts.start, prompts.stop)
+        wanted = ~(self.blind | self.outside)[prompts].flatten() & _replaces(parts, made.differs)
+        return Work(self, layers, prompts, made, parts, wanted.nonzero()[:, 0])
+
+    def trace(self, layers: Layers, prompts: slice, watch: Watch | None = None) -> Trace:
+        """The runs of a block of prompts; `watch` as in `mechlist.patching.sweep.sweep.trace`."""
+        model = self.runner.language_model
+        tokens = self.base[prompts]
+        runs = tokens if self.source is None else torch.cat([tokens, self.source[prompts]])
+        residual = layers.embed(runs.to(model.device))
+        made = trace(layers, residual, len(tokens), self.site, self.replacing(prompts), watch)
+        self.compare(model, tokens[:1, : self.lengths[prompts.start]], made.final[:1])
+        return made
+
+    @staticmethod
+    def compare(model: LanguageModel, tokens: Int[Tensor, "prompt position"], final: Tensor) -> None:
+        """Our layers must give what TransformerLens's own forward pass gives: looked at once for each length of prompt.
+
+        Raises:
+            MechlistError: they do not.
+        """
+        length = tokens.shape[1]
+        if length <= _compared.get(model.module, 0):
+            return
+        theirs = model.residual(tokens.to(model.device), [])
+        largest = float((final[:, :length] - theirs).abs().max() / theirs.abs().max())
+        if not largest <= ROUNDING[model.dtype]:
+            raise MechlistError(
+                f"The model's layers, run one by one, miss its own final residual stream by {largest:.2g} of its "
+                "largest entry: patching cannot be trusted. Please report the architecture."
+            )
+        _compared[model.module] = length
+
+    def _hooked(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        runner = self.runner
+        hooks = self.hooks
+        base = self._unpadded(self.base)
+        sources = None if self.source is None else self._unpadded(self.source)
+        there = runner.capture(base, *hooks)
+        source = None if sources is None else runner.capture(sources, *hooks)
+        replacing = self.replacing(slice(0, len(self.base)))
+        put = [
+            replacing(layer, there[hook], None if source is None else source[hook]) for layer, hook in enumerate(hooks)
+        ]
+        # Padding is NaN, and the longest prompt may be shorter than the padding.
+        missing = self.base.shape[1] - int(self.lengths.max())
+        changes = [
+            differs(self.site, value.nan_to_num(nan=0.0), there[hook].nan_to_num(nan=0.0))
+            for value, hook in zip(put, hooks, strict=True)
+        ]
+        padded = [pad(change, (0, missing) if change.ndim == 2 else (0, 0, 0, missing)) for change in changes]
+        wanted = ~(self.blind | self.outside).flatten() & _replaces(self.parts, padded)
+        rows = wanted.nonzero()[:, 0]
+        return hooked_rows(runner, base, sources, hooks, put, self.parts, self.measure, rows)
+
+    def _unpadded(self, tokens: Int[Tensor, "prompt position"]) -> list[Int[Tensor, " length"]]:
+        return [row[:length] for row, length in zip(tokens, self.lengths.tolist(), strict=True)]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Rows of one block of prompts; row r is cell r % n_cells on the block's prompt r // n_cells."""
+
+    task: Task
+    layers: Layers
+    block: slice
+    made: Trace
+    parts: Parts
+    rows: Int[Tensor, " row"]
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model."""
+        return self.task.runner.language_model
+
+    @property
+    def prompts(self) -> Sequence[Tensor]:
+        """Tokens of each row."""
+        return self._prompts
+
+    @cached_property
+    def _prompts(self) -> list[Tensor]:
+        tokens = self.task.base[self.block].unbind()
+        return [tokens[row // self.parts.n_cells] for row in self.rows.tolist()]
+
+    @cached_property
+    def _read(self) -> Int[Tensor, "prompt n"]:
+        return self.task.measure.read[self.block]
+
+    @cached_property
+    def readout(self) -> Readout:
+        """What is measured."""
+        return Readout(self.task.runner, self.task.measure.block(self.block), self.made)
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        """The engine."""
+        grain = CPU_GRAIN if self.model.device.type == "cpu" else GPU_GRAIN
+        return Sweep(self.layers, self.task.site, self.made, self.parts, self._read, grain)
+
+    def compute(self, members: list[int]) -> dict[str, Tensor]:
+        """The metric of the rows that `members` number."""
+        rows = self.rows[members]
+        with torch.no_grad():
+            finals, where = self.sweep.finals(rows)
+        return {"value": self.readout.changed(finals, where, rows // self.parts.n_cells)}
+
+    @cached_property
+    def widths(self) -> Int[Tensor, " row"]:
+        """Tokens that each row carries."""
+        return self._read.max(dim=1).values[self.rows // self.parts.n_cells] + 1 - self.parts.first_position[self.rows]
+
+    def plan(self) -> tuple[list[list[int]], str]:
+        """Batches of rows by packed tokens, rows that begin at the same position together; and what is asked."""
+        task = self.task
+        most = max(1, task.runner.memory // 3 // task.sizes.token_bytes(task.base.shape[1]))
+        most = min(most, CPU_TOKENS) if self.model.device.type == "cpu" else most
+        most = max(1, int(task.batch_share * min(most, int(self.widths.sum()))))
+        start = self.parts.first_position[self.rows]
+        order = torch.argsort(start, stable=True)
+        plan: list[list[int]] = []
+        used = most
+        for i, width in zip(order.tolist(), self.widths[order].tolist(), strict=True):
+            if used + width > most:
+                plan.append([])
+                used = 0
+            plan[-1].append(i)
+            used += width
+        if task.runner.journal is None:
+            return plan, ""
+        return plan, f"{task.site} {self._digest()} {task.measure.columns} {task.measure.of.__qualname__} {plan}"
+
+    def _digest(self) -> str:
+        """Of what is replaced, by what, and of what is read."""
+        digest = hashlib.sha256()
+        parts = (self.parts.row, self.parts.layer, self.parts.position, self.parts.head)
+        for tensor in (*parts, self._read, *self.made.source):
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def whole_passes(runner: Runner) -> str | None:
+    """Why the runner's model must be run by whole forward passes; None where its layers can be run one by one."""
+    if runner.interventions:
+        return "interventions are in place"
+    own = unsupported(runner.model)
+    if own is None and any(point.fwd_hooks for point in runner.model.hook_dict.values()):
+        return "the model has hooks of its own"
+    return own
+
+
+def _replaces(parts: Parts, differs: Sequence[Bool[Tensor, "prompt ..."]]) -> Bool[Tensor, " row"]:
+    """Whether a row puts in anything but what is there already, bit for bit; where not, it needs no run."""
+    stacked = torch.stack(list(differs))
+    stacked = stacked[..., None] if stacked.ndim == 3 else stacked
+    # Layer, prompt, position, head, each of the last two with one entry more for "all".
+    stacked = torch.cat([stacked, stacked.any(2, keepdim=True)], dim=2)
+    stacked = torch.cat([stacked, stacked.any(3, keepdim=True)], dim=3)
+    by_part = stacked[parts.layer, parts.row // parts.n_cells, parts.position, parts.head]
+    return torch.zeros(parts.n_rows, dtype=torch.long).scatter_reduce(0, parts.row, by_part.long(), "amax") > 0
