@@ -30,7 +30,7 @@ def visible(text: str) -> str:
     return "·" * left + inner + "·" * (len(shown) - left - len(inner))
 
 
-def number(value: float) -> str:
+def number(value: float | int) -> str:
     """A value for a label: three decimals, three digits where that would hide it, or 'not measured'."""
     if math.isnan(value):
         return "not measured"
@@ -39,7 +39,7 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def between(low: float, high: float, form: str = "+.2f") -> str:
+def between(low: float | int, high: float | int, form: str = "+.2f") -> str:
     """An interval behind its value: ` [low, high]`; nothing where it is not known, or is a point.
 
     Args:
@@ -52,7 +52,7 @@ def between(low: float, high: float, form: str = "+.2f") -> str:
     return f" [{low:{form}}, {high:{form}}]"
 
 
-def with_interval(value: float, low: float, high: float, form: str = "+.2f", unit: str = "") -> str:
+def with_interval(value: float | int, low: float | int, high: float | int, form: str = "+.2f", unit: str = "") -> str:
     """A value with its unit and interval, as sentences have it: `1.23 nats [1.10, 1.35]`."""
     return f"{value:{form}}{f' {unit}' if unit else ''}{between(low, high, form)}"
 

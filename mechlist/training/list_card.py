@@ -116,7 +116,7 @@ is known in closed form, so that what an experiment finds can be compared with t
 Lists of the topics in `data/topics/`, the study's 23 drawn {study_weight} times as often as the others. Never seen:
 {held_out}.
 The prompt is the study's sentence ("Provide me with a short list of ..."), with " short", " long" or no adjective, and
-a prefilled "-". The process (`mechlist/prompts/list_process.py`):
+a prefilled "-". The process (`mechlist/datasets/lists/process.py`):
 
 - after item k the list ends with probability sigmoid((k - centre) / width), or surely when the topic has no item left;
 - the next item is one of those not yet named, the one of rank r with weight 1 / (r + {fame:g});

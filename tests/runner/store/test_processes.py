@@ -15,7 +15,7 @@ from tests.runner.store.store_worker import KEYS, activation, share
 
 
 def worker(action: str, directory: Path, seed: int = 0) -> "subprocess.Popen[str]":
-    command = [sys.executable, "tests/runner/store_worker.py", action, str(directory), str(seed)]
+    command = [sys.executable, "tests/runner/store/store_worker.py", action, str(directory), str(seed)]
     root = Path(__file__).parents[3]
     return subprocess.Popen(
         command, cwd=root, env={"PYTHONPATH": str(root)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
