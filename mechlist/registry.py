@@ -1,4 +1,4 @@
-"""Experiments by name: the package's own, those of installed packages, and single files in the current directory.
+"""Experiments by name: the package's own (a folder or a file each), those of installed packages, files where we are.
 
 The index is read from source text, without importing anything, so that `mechlist list` is instant.
 """
@@ -36,6 +36,8 @@ class Entry:
     name: str
     summary: str
     origin: str
+    file: str
+    """What a person opens to rename it."""
     load: Callable[[], object]
 
 
@@ -89,7 +91,7 @@ def find(name: str) -> "type[mechlist.experiment.Experiment]":
         hint = f" Did you mean {' or '.join(close)}?" if close else " `mechlist list` shows them all."
         raise InputError(f"There is no experiment {name!r}.{hint}")
     if len(found) > 1:
-        raise InputError(f"Two experiments are called {name!r}: {found[0].origin} and {found[1].origin}; rename one.")
+        raise InputError(f"Two experiments are called {name!r}: {found[0].file} and {found[1].file}; rename one.")
     found[0].load()
     if found[0].name not in _registered:
         raise InputError(f"{found[0].origin} does not register {name!r}: decorate the class with @register({name!r}).")
@@ -100,19 +102,20 @@ def _package() -> Iterator[Entry]:
     for file in sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("*/experiment.py")]):
         module = ".".join(("mechlist", *file.relative_to(PACKAGE.parent).with_suffix("").parts))
         for name, summary in _scan(file):
-            yield Entry(name, summary, module, lambda m=module: importlib.import_module(m))
+            yield Entry(name, summary, module, str(file), lambda m=module: importlib.import_module(m))
 
 
 def _installed() -> Iterator[Entry]:
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         package = point.dist.name if point.dist else "an installed package"
-        yield Entry(point.name, _summary(point), f"{package} ({point.value})", point.load)
+        origin = f"{package} ({point.value})"
+        yield Entry(point.name, _summary(point), origin, origin, point.load)
 
 
 def _local() -> Iterator[Entry]:
     for file in sorted(Path.cwd().glob("*.py")):
         for name, summary in _scan(file):
-            yield Entry(name, summary, f"./{file.name}", lambda f=file: _import_file(f))
+            yield Entry(name, summary, f"./{file.name}", f"./{file.name}", lambda f=file: _import_file(f))
 
 
 def _scan(file: Path) -> Iterator[tuple[str, str]]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from mechlist.errors import InputError
+from mechlist.errors import InputError, MechlistError
 from mechlist.options import Output, Settings
 from mechlist.results import write_json, write_text
 
@@ -133,8 +133,39 @@ class RunDirectory:
             with contextlib.suppress(OSError):
                 self._give_up(error, time.monotonic() - began)
             raise
-        self.update(status="done", seconds=round(time.monotonic() - began, 3), **facts)
-        self.log("run done")
+        self._done(seconds=round(time.monotonic() - began, 3), **facts)
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """The time in which what is told of saved numbers is made, without the model: run.json keeps the rest.
+
+        A run that had failed is done behind it; one that cannot be told about has failed.
+        """
+        try:
+            yield
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                self._failed(error)
+            raise
+        if not self.is_done:
+            self._done()
+
+    @contextmanager
+    def making(self, what: str) -> Iterator[None]:
+        """The time in which `what` (tables, findings, ...) is made of the numbers in results.nc.
+
+        Raises:
+            MechlistError: it fails, in a sentence that says that the numbers are whole and how to go on.
+        """
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:
+            raise MechlistError(
+                f"The numbers are whole in {self.results}, but the {what} failed ({type(error).__name__}: {error}): "
+                f"once this is mended, `mechlist report {self.path}` finishes the run."
+            ) from error
 
     def _give_up(self, error: BaseException, seconds: float) -> None:
         if isinstance(error, InputError) and self._fresh and not self._steps():
@@ -142,9 +173,17 @@ class RunDirectory:
             if not self._held():
                 self.path.rmdir()
             return
+        self._failed(error, seconds=round(seconds, 3))
+
+    def _failed(self, error: BaseException, **facts: Any) -> None:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        self.update(status=status, seconds=round(seconds, 3), error=str(error) or type(error).__name__)
+        self.update(status=status, error=str(error) or type(error).__name__, **facts)
         self.log(f"run {status}")
+
+    def _done(self, **facts: Any) -> None:
+        record = {name: value for name, value in self.record().items() if name != "error"}
+        write_json(self.path / "run.json", record | _plain({"status": "done", **facts}))
+        self.log("run done")
 
     def _start(self, device: str) -> None:
         self.log("run started")

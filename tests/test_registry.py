@@ -63,6 +63,25 @@ def test_two_files_with_one_name_are_refused(tmp_path, monkeypatch):
         find("twice")
 
 
+def test_folders_and_files_of_the_package_are_found_and_one_name_in_two_of_them_is_refused(tmp_path, monkeypatch):
+    package = tmp_path / "mechlist" / "experiments"
+    for file in ("first/experiment.py", "second/experiment.py", "alone.py", "first/figures.py"):
+        (package / file).parent.mkdir(parents=True, exist_ok=True)
+        (package / file).write_text("")
+    folders = [package / name / "experiment.py" for name in ("first", "second")]
+    folders[0].write_text(LOCAL.format(name="a-method", summary="In a folder."))
+    (package / "alone.py").write_text(LOCAL.format(name="a-file", summary="In a file."))
+    monkeypatch.setattr(registry, "PACKAGE", package)
+    monkeypatch.chdir(tmp_path)
+    found = {e.name: (e.summary, e.origin) for e in index()}
+    assert found["a-method"] == ("In a folder.", "mechlist.experiments.first.experiment")
+    assert found["a-file"] == ("In a file.", "mechlist.experiments.alone")
+    folders[1].write_text(LOCAL.format(name="a-method", summary=""))
+    with pytest.raises(InputError) as caught:
+        find("a-method")
+    assert str(caught.value) == (f"Two experiments are called 'a-method': {folders[0]} and {folders[1]}; rename one.")
+
+
 def test_an_installed_package_adds_experiments_through_its_entry_points(tmp_path, monkeypatch):
     info = tmp_path / "plugin-1.0.dist-info"
     info.mkdir()

@@ -32,14 +32,15 @@ def main(argv: list[str]) -> int:
 
     config = read_yaml(flags.directory / "config.yaml")
     if "steps" not in config:
-        _show(read_finished(flags.directory), str(config.get("experiment")), flags.rows)
+        _show(flags.directory, read_finished(flags.directory), str(config.get("experiment")), flags.rows)
         return 0
     for step in read_study(flags.directory / "config.yaml", config).steps:
-        _show(read_finished(flags.directory / step.name), step.name, flags.rows)
+        folder = flags.directory / step.name
+        _show(folder, read_finished(folder), step.name, flags.rows)
     return 0
 
 
-def _show(done: "mechlist.report.assemble.Finished", title: str, rows: int) -> None:
+def _show(folder: Path, done: "mechlist.report.assemble.Finished", title: str, rows: int) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -58,7 +59,8 @@ def _show(done: "mechlist.report.assemble.Finished", title: str, rows: int) -> N
                 table.add_row(*(escape(x) for x in row))
             console.print(table)
         if len(frame) > rows:
-            console.print(f"{len(frame) - rows} more rows in tables/{escape(name)}.parquet")
+            rest = f"{len(frame) - rows} more rows in {folder / 'tables' / name}.parquet"
+            console.print(escape(rest), soft_wrap=True)
 
 
 def _parts(printed: "pandas.DataFrame", width: int) -> list[list[str]]:

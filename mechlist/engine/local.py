@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import xarray as xr
+
 from mechlist.errors import InputError
+from mechlist.experiment import Experiment
 from mechlist.models.load import resolve_device
 from mechlist.options import Output, Settings
-from mechlist.results import save_dataset, save_table, write_text
+from mechlist.results import load_dataset, save_dataset, save_table, write_text
 from mechlist.runner import Runner
 from mechlist.runner.journal import Journal
 from mechlist.runner.store import ActivationStore, default_directory
@@ -68,7 +71,8 @@ def with_paths(experiment: Any, change: Callable[[Path], Path]) -> Any:
 def run_job(job: Job, path: Path, output: Output, load: Load = load_runner) -> RunDirectory:
     """Run one experiment into `path`; a finished run that is resumed is left as it is.
 
-    The model is loaded before anything is written: a mistyped name leaves nothing behind and replaces nothing.
+    The model is loaded before anything is written: a mistyped name leaves nothing behind and replaces nothing. Numbers
+    are saved before anything is made of them: a run that failed behind that, and is resumed, is finished from them.
 
     Raises:
         MechlistError: whatever stopped it, in one sentence; run.json says how it ended.
@@ -77,6 +81,9 @@ def run_job(job: Job, path: Path, output: Output, load: Load = load_runner) -> R
     directory = RunDirectory(path)
     directory.check(job.config(), output)
     if output.resume and directory.is_done:
+        return directory
+    if output.resume and directory.results.is_file():
+        finish(job, directory)
         return directory
     runner = runner_for(job, load) if type(job.experiment).needs_model else None
     directory.claim(job.config(), output)
@@ -111,9 +118,28 @@ def _work(job: Job, runner: Runner | None, directory: RunDirectory) -> None:
         directory.log(f"model {job.settings.model} loaded, {len(runner.guards)} guards passed")
     results = experiment.run(runner)
     results.attrs = {"experiment": job.name, **results.attrs}
-    for name, table in experiment.tables(results).items():
-        save_table(table, directory.path / "tables" / f"{name}.parquet")
-    for name, text in experiment.files(results).items():
-        write_text(directory.path / EXPORTS / name, text)
     save_dataset(results, directory.results)
-    directory.update(findings=experiment.findings(results))
+    _hand_on(experiment, results, directory)
+
+
+def finish(job: Job, directory: RunDirectory) -> None:
+    """Tables, exports and findings of a run that failed behind its numbers, from results.nc.
+
+    Raises:
+        MechlistError: they fail again.
+    """
+    with directory.finishing():
+        _hand_on(job.experiment, load_dataset(directory.results), directory)
+    Journal(directory.journal).discard()
+
+
+def _hand_on(experiment: Experiment, results: xr.Dataset, directory: RunDirectory) -> None:
+    """All that is made of the numbers without the model, but for what the report draws."""
+    with directory.making("tables"):
+        for name, table in experiment.tables(results).items():
+            save_table(table, directory.path / "tables" / f"{name}.parquet")
+    with directory.making("exports"):
+        for name, text in experiment.files(results).items():
+            write_text(directory.path / EXPORTS / name, text)
+    with directory.making("findings"):
+        directory.update(findings=experiment.findings(results))

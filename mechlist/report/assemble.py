@@ -1,6 +1,7 @@
 """From the directory of a finished run to its figures and its one report, without the model."""
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,41 +9,51 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from mechlist.engine.local import finish
 from mechlist.errors import InputError
-from mechlist.experiment import Experiment
 from mechlist.report.html import figure_page, render
 from mechlist.report.model import Guard, Report, Section
 from mechlist.results import load_dataset, write_text
-from mechlist.runs import RunDirectory
+from mechlist.runs import Job, RunDirectory
 from mechlist.study import Study, read_job, read_study, read_yaml
 
-SHOWN_ROWS = 20
 PLOTLY = "plotly.min.js"
+Record = dict[str, Any]
+"""What run.json says."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
     """What is needed of one finished experiment to tell about it."""
 
-    experiment: Experiment
     summary: str
     findings: tuple[str, ...]
     figures: dict[str, go.Figure]
     tables: dict[str, pd.DataFrame]
-    record: dict[str, Any]
+    record: Record
 
 
 def write_report(path: Path) -> Path:
     """Draw the figures of a run or study again and write its report.html; returns the report's path.
 
+    A run that failed behind its numbers, while tables, findings or figures were made, is finished from them.
+
     Raises:
-        InputError: the directory holds no finished run.
+        InputError: the directory holds no run, or one without its numbers.
+        MechlistError: tables, findings or figures fail.
     """
     if not (path / "config.yaml").is_file():
         raise InputError(f"{path} holds no run: a run's directory has a config.yaml.")
     config = read_yaml(path / "config.yaml")
-    is_study = "steps" in config
-    report = _study(path, read_study(path / "config.yaml", config)) if is_study else _single(path)
+    study = read_study(path / "config.yaml", config) if "steps" in config else None
+    folders = [path / step.name for step in study.steps] if study else [path]
+    for folder in folders:
+        _check(folder, with_numbers=True)
+    if study is None:
+        report = _single(path, config, _drawn(path))
+    else:
+        with RunDirectory(path).finishing():
+            report = _study(path, study, [_drawn(folder) for folder in folders])
     write_text(path / "report.html", render(report))
     return path / "report.html"
 
@@ -54,64 +65,78 @@ def read_finished(path: Path) -> Finished:
         InputError: it is not finished.
     """
     directory = RunDirectory(path)
-    record = directory.record()
-    if not directory.is_done:
+    _check(path)
+    job = _job(path)
+    results, experiment = load_dataset(directory.results), job.experiment
+    with directory.making("findings"):
+        findings = tuple(experiment.findings(results))
+    with directory.making("figures"):
+        figures = experiment.figures(results)
+    with directory.making("tables"):
+        tables = experiment.tables(results)
+    summary = (type(experiment).__doc__ or job.name).strip().split("\n")[0]
+    return Finished(summary, findings, figures, tables, directory.record())
+
+
+def _check(path: Path, *, with_numbers: bool = False) -> None:
+    """Whether a run is finished, or at least its numbers are there."""
+    directory = RunDirectory(path)
+    if not directory.is_done and not (with_numbers and directory.results.is_file()):
         raise InputError(
-            f"{path} has no finished run (its status is {record.get('status', 'unknown')!r}); "
+            f"{path} has no finished run (its status is {directory.record().get('status', 'unknown')!r}); "
             "run it again with --resume first."
         )
-    job = read_job(path / "config.yaml", read_yaml(path / "config.yaml"))
-    results = load_dataset(directory.results)
-    experiment = job.experiment
-    return Finished(
-        experiment=experiment,
-        summary=(type(experiment).__doc__ or job.name).strip().split("\n")[0],
-        findings=tuple(experiment.findings(results)),
-        figures=experiment.figures(results),
-        tables=experiment.tables(results),
-        record=record,
-    )
 
 
-def _single(path: Path) -> Report:
-    done = read_finished(path)
-    _write_figures(path, done)
-    config = read_yaml(path / "config.yaml")
+def _job(path: Path) -> Job:
+    return read_job(path / "config.yaml", read_yaml(path / "config.yaml"))
+
+
+def _drawn(path: Path) -> Finished:
+    """A run that is finished if it was not, with its figures on disk."""
+    directory = RunDirectory(path)
+    if not directory.is_done:
+        finish(_job(path), directory)
+    with directory.finishing():
+        done = read_finished(path)
+        _write_figures(path, done)
+    return done
+
+
+def _single(path: Path, config: dict[str, Any], done: Finished) -> Report:
     return Report(
         title=str(config["experiment"]).replace("-", " ").capitalize(),
-        subtitle=_subtitle(done.record, config),
+        subtitle=_subtitle([done.record], config),
         question=done.summary,
         findings=done.findings,
-        sections=(_section("Results", "", (), done),),
-        guards=_guards(done.record),
+        sections=(Section(title="Results", figures=done.figures, tables=done.tables),),
+        guards=_guards([done.record]),
         config_yaml=(path / "config.yaml").read_text(encoding="utf-8"),
-        facts=_facts(done.record),
+        facts=_facts([done.record]),
     )
 
 
-def _study(path: Path, study: Study) -> Report:
-    record = RunDirectory(path).record()
-    sections: list[Section] = []
-    last: Finished | None = None
-    for step in study.steps:
-        last = read_finished(path / step.name)
-        _write_figures(path / step.name, last)
-        sections.append(_section(step.name.replace("-", " ").capitalize(), step.text, last.findings, last))
-    config = study.config()
+def _study(path: Path, study: Study, finished: Sequence[Finished]) -> Report:
+    records = [done.record for done in finished]
+    sections = [
+        Section(
+            title=step.name.replace("-", " ").capitalize(),
+            text=step.text or done.summary,
+            findings=done.findings,
+            figures=done.figures,
+            tables=done.tables,
+        )
+        for step, done in zip(study.steps, finished, strict=True)
+    ]
     return Report(
         title=study.title,
-        subtitle=_subtitle(last.record if last else record, config),
+        subtitle=_subtitle(records, study.config()),
         question=study.question,
         sections=tuple(sections),
-        guards=_guards(last.record) if last else (),
+        guards=_guards(records),
         config_yaml=(path / "config.yaml").read_text(encoding="utf-8"),
-        facts=_facts(record | {"model": last.record.get("model") if last else None}),
+        facts=_facts(records),
     )
-
-
-def _section(title: str, text: str, findings: tuple[str, ...], done: Finished) -> Section:
-    tables = {name: table.head(SHOWN_ROWS) for name, table in done.tables.items()}
-    return Section(title=title, text=text, findings=findings, figures=done.figures, tables=tables)
 
 
 def _write_figures(path: Path, done: Finished) -> None:
@@ -122,28 +147,53 @@ def _write_figures(path: Path, done: Finished) -> None:
         write_text(path / "figures" / PLOTLY, get_plotlyjs())
 
 
-def _subtitle(record: dict[str, Any], config: dict[str, Any]) -> str:
+def _subtitle(records: Sequence[Record], config: dict[str, Any]) -> str:
+    """What the runs were done with; `config` holds what is the same for all."""
     if config["model"] is None:
         return "From saved data; no model was run."
-    return f"{config['model']}, {config['dtype']} on {record.get('device')}, seed {config['seed']}."
+    device = " and ".join(_distinct(record.get("device") for record in records))
+    return f"{config['model']}, {config['dtype']} on {device}, seed {config['seed']}."
 
 
-def _guards(record: dict[str, Any]) -> tuple[Guard, ...]:
-    return tuple(Guard(**guard) for guard in record.get("guards", []))
+def _models(records: Sequence[Record]) -> list[Record]:
+    """The first record of each model that was run; steps without a model say nothing of it."""
+    first: dict[str, Record] = {}
+    for record in records:
+        if record.get("model"):
+            first.setdefault(str(record["model"].get("fingerprint")), record)
+    return list(first.values())
 
 
-def _facts(record: dict[str, Any]) -> dict[str, str]:
-    model = record.get("model") or {}
+def _guards(records: Sequence[Record]) -> tuple[Guard, ...]:
+    """The guards of each model, with its name and fingerprint where there are several."""
+    models = _models(records)
+    guards: list[Guard] = []
+    for record in models:
+        model = record["model"]
+        which = f"{model.get('name')} {str(model.get('fingerprint'))[:8]}: " if len(models) > 1 else ""
+        guards += [Guard(**guard | {"name": which + guard["name"]}) for guard in record.get("guards", [])]
+    return tuple(guards)
+
+
+def _facts(records: Sequence[Record]) -> dict[str, str]:
+    """What is known of the runs; where they differ, as runs do that were resumed elsewhere, each value once."""
+    models = [record["model"] for record in _models(records)]
+    seconds = [record["seconds"] for record in records if "seconds" in record]
     facts = {
-        "model": model.get("name"),
-        "architecture": model.get("architecture") or model.get("kind"),
-        "fingerprint of the weights (SHA-256)": model.get("fingerprint"),
-        "weight processing": _inline(model.get("processing")),
-        "started": record.get("started"),
-        "took": f"{record.get('seconds')} s",
-        "versions": _inline(record.get("versions")),
+        "model": _distinct(model.get("name") for model in models),
+        "architecture": _distinct(model.get("architecture") or model.get("kind") for model in models),
+        "fingerprint of the weights (SHA-256)": _distinct(model.get("fingerprint") for model in models),
+        "weight processing": _distinct(_inline(model.get("processing")) for model in models),
+        "started": sorted(_distinct(record.get("started") for record in records))[:1],
+        "took": [f"{sum(seconds):.1f} s"] if seconds else [],
+        "versions": _distinct(_inline(record.get("versions")) for record in records),
     }
-    return {name: str(value) for name, value in facts.items() if value}
+    return {name: "; ".join(values) for name, values in facts.items() if values}
+
+
+def _distinct(values: Iterable[Any]) -> list[str]:
+    """Each value once, in order, without those that are empty."""
+    return list(dict.fromkeys(str(value) for value in values if value))
 
 
 def _inline(value: Any) -> str:

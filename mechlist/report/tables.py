@@ -8,8 +8,8 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from mechlist.report.text import escape
 
-MOST_ROWS = 200
-"""Rows printed of a longer table."""
+MOST_ROWS = 20
+"""Rows printed of a longer table; a run's directory holds all of them."""
 ABSENT = "\N{EN DASH}"
 
 
