@@ -12,6 +12,7 @@ _UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"}
 NO_ADJECTIVE = "none"
 """How a label says that a prompt has no adjective."""
 ALL_LISTS = "all"
+_ORDER = {"short": 0, "long": 1, NO_ADJECTIVE: 3, ALL_LISTS: 4}
 _LISTS = {NO_ADJECTIVE: "lists without adjective", ALL_LISTS: "all lists"}
 
 
@@ -37,6 +38,17 @@ def number(value: float | int) -> str:
     if value == 0 or 1e-3 <= abs(value) < 1e3:
         return f"{value:.3f}"
     return f"{value:.3g}"
+
+
+def with_ends(value: float | int, low: float | int, high: float | int) -> str:
+    """A value and its interval for a label: `0.940 [0.840, 1.140]`; the value alone where an end is NaN."""
+    ends = "" if math.isnan(low) or math.isnan(high) else f" [{number(low)}, {number(high)}]"
+    return number(value) + ends
+
+
+def shortened(text: str, longest: int) -> str:
+    """At most `longest` characters of a text, the last of them `…` where it was cut."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def between(low: float | int, high: float | int, form: str = "+.2f") -> str:
@@ -76,6 +88,11 @@ def joined(texts: Sequence[str]) -> str:
 def lists_named(adjective: str) -> str:
     """The lists of an adjective: `short lists`, `lists without adjective`, `all lists`."""
     return _LISTS.get(adjective, f"{adjective} lists")
+
+
+def adjective_rank(adjective: str) -> int:
+    """Place of an adjective's lists wherever several stand: short, long, any other, none, all lists together."""
+    return _ORDER.get(adjective, 2)
 
 
 def _visible_character(character: str) -> str:

@@ -3,7 +3,18 @@ import math
 import pytest
 
 from mechlist.errors import InputError
-from mechlist.text import between, joined, lists_named, number, number_of, visible, with_interval
+from mechlist.text import (
+    adjective_rank,
+    between,
+    joined,
+    lists_named,
+    number,
+    number_of,
+    shortened,
+    visible,
+    with_ends,
+    with_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +56,21 @@ def test_intervals_stand_behind_their_value():
     assert with_interval(-1.234, math.nan, math.nan) == "-1.23"
     assert between(0.2, 0.2) == ""
     assert between(-1, 2) == " [-1.00, +2.00]"
+
+
+def test_labels_have_three_digits_of_a_value_and_its_ends():
+    assert with_ends(0.94, 0.84, 1.14) == "0.940 [0.840, 1.140]"
+    assert with_ends(0.94, math.nan, 1.14) == with_ends(0.94, 0.84, math.nan) == "0.940"
+
+
+def test_long_texts_are_cut_with_a_mark():
+    assert [shortened(text, 4) for text in ("", "abcd", "abcde")] == ["", "abcd", "abc…"]
+
+
+def test_adjectives_have_an_order():
+    assert sorted(["all", "none", "good", "long", "short"], key=adjective_rank) == [
+        "short", "long", "good", "none", "all",
+    ]  # fmt: skip
 
 
 def test_numbers_keep_three_digits():

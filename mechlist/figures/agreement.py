@@ -30,7 +30,7 @@ def agreement(
         y: the other.
         names: of the points.
         title: names the quantity.
-        caption: one sentence that says what to look for.
+        caption: one sentence that says how to read it.
         x_title: of the horizontal axis, with the unit.
         y_title: of the vertical axis, with the unit.
     """

@@ -35,7 +35,7 @@ def attention_pattern(
     Args:
         pattern: dimensions (query, key) in either order, one position a step on both.
         title: names the head and the prompt.
-        caption: one sentence that says what to look for.
+        caption: one sentence that says how to read it.
         labels: token texts, one a key; queries take the last of them where there are fewer queries.
         limit: far end of the colour scale; by default 1, so that figures compare.
     """
@@ -59,7 +59,7 @@ def attention_panel(
     Args:
         patterns: dimensions (name, query, key); the coordinate `name` titles the panels.
         title: names the quantity.
-        caption: one sentence that says what to look for.
+        caption: one sentence that says how to read it.
         labels: token texts, one a key; queries take the last of them where there are fewer queries.
         limit: far end of the colour scale; by default 1, so that figures compare.
         columns: panels in a row.

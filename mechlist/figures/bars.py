@@ -11,8 +11,9 @@ from plotly.basedatatypes import BasePlotlyType
 
 from mechlist.errors import InputError
 from mechlist.figures.checks import coordinate, matrix
-from mechlist.figures.style import INK, MUTED, SERIES, finish, plot_text
-from mechlist.text import number
+from mechlist.figures.conditions import Look, in_order, looks
+from mechlist.figures.style import INK, MUTED, finish, plot_text
+from mechlist.text import number, with_ends
 
 _DIMS = ("category", "series")
 _NO_LINES: Mapping[str, float | int] = {}
@@ -39,7 +40,7 @@ def grouped_bars(
     Args:
         values: dimensions (category, series) in either order, or (category); coordinates label both.
         title: names the quantity.
-        caption: one sentence that says what to look for, and what the intervals are.
+        caption: one sentence that says how to read it, and what the intervals are.
         y_title: what the values are, with their unit.
         reference: label to height of a dotted line, for example a ceiling.
         low: lower ends of intervals, shaped like `values`; with `high`, or not at all.
@@ -51,15 +52,18 @@ def grouped_bars(
     values = _with_series(values)
     heights = matrix(values, _DIMS, "values")
     bottom, top = _ends(heights, low, high)
+    labels = {dim: [str(name) for name in coordinate(values, dim)] for dim in _DIMS}
+    categories, series = (in_order(labels[dim]) for dim in _DIMS)
+    heights, bottom, top = (ends[np.ix_(categories, series)] for ends in (heights, bottom, top))
+    drawn = looks(labels["series"])
     span = _range([bottom, top, heights, np.array([0.0, *reference.values()])])
     unit = _PLOT_HEIGHT / (span[1] - span[0])
     figure = go.Figure()
-    for index, name in enumerate(coordinate(values, "series")):
+    for index, of in enumerate(series):
         bars = _Bars(*(array[:, index] for array in (heights, bottom, top)), gap=_GAP / unit)
-        place = (index + 0.5) / heights.shape[1] - 0.5
-        colour = SERIES[index % len(SERIES)]
-        figure.add_traces(bars.traces(plot_text(str(name)), colour, place, 0.9 / heights.shape[1]))
-    _lay_out(figure, values, y_title)
+        place = (index + 0.5) / len(series) - 0.5
+        figure.add_traces(bars.traces(plot_text(labels["series"][of]), drawn[of], place, 0.9 / len(series)))
+    _lay_out(figure, [labels["category"][of] for of in categories], len(series), y_title)
     figure.update_yaxes(range=span)
     _add_reference(figure, reference, unit)
     return finish(figure, title=title, caption=caption)
@@ -92,11 +96,12 @@ class _Bars:
     top: np.ndarray
     gap: float
 
-    def traces(self, name: str, colour: str, place: float, width: float) -> list[BasePlotlyType]:
+    def traces(self, name: str, look: Look, place: float, width: float) -> list[BasePlotlyType]:
         """Bars and their printed values; place and width are shares of a group's width."""
         x = np.arange(len(self.heights)) + _GROUP * place
         hover = [self._hover(index) for index in range(len(x))]
-        bars = go.Bar(x=x, y=self.heights, width=_GROUP * width, name=name, marker_color=colour, customdata=hover)
+        marker = {"color": look.colour, "pattern": {"shape": look.pattern}}
+        bars = go.Bar(x=x, y=self.heights, width=_GROUP * width, name=name, marker=marker, customdata=hover)
         bars.hovertemplate = "%{customdata}"
         if not np.array_equal(self.bottom, self.top, equal_nan=True):
             ends = {"array": self.top - self.heights, "arrayminus": self.heights - self.bottom}
@@ -126,24 +131,21 @@ class _Bars:
 
     def _hover(self, index: int) -> str:
         height, low, high = (float(ends[index]) for ends in (self.heights, self.bottom, self.top))
-        return number(height) + (f" [{number(low)}, {number(high)}]" if low < high else "")
+        return with_ends(height, low, high) if low < high else number(height)
 
 
-def _lay_out(figure: go.Figure, values: xr.DataArray, y_title: str) -> None:
-    categories = coordinate(values, "category")
-    ticks = {
-        "tickvals": list(range(len(categories))),
-        "ticktext": [plot_text(str(name)) for name in categories],
-    }
+def _lay_out(figure: go.Figure, categories: list[str], series: int, y_title: str) -> None:
+    ticks = {"tickvals": list(range(len(categories))), "ticktext": [plot_text(name) for name in categories]}
     figure.update_xaxes(**ticks, ticks="", showline=False, range=[-0.5, len(categories) - 0.5])
     figure.update_yaxes(title=plot_text(y_title), zeroline=True, zerolinecolor=INK, zerolinewidth=1)
     # A printed value takes about 40 pixels; narrower, a page scrolls the figure instead.
-    least = max(320, 110 + 42 * values.size)
+    bars = len(categories) * series
+    least = max(320, 110 + 42 * bars)
     figure.update_layout(
         height=_PLOT_HEIGHT + 128,
         barmode="overlay",
-        showlegend=values.sizes["series"] > 1,
-        width=max(least, min(900, max(480, 160 + 70 * values.size))),
+        showlegend=series > 1,
+        width=max(least, min(900, max(480, 160 + 70 * bars))),
         meta={"min_width": least},
     )
 

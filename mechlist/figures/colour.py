@@ -55,7 +55,8 @@ class Scale:
         low, high = self.bounds(grids)
         along = self._fits_along(height)
         title = {"text": plot_text(self.unit), "side": "right" if along else "top"}
-        bar = {"title": title, "len": 1, "x": 1, "xanchor": "left", "xpad": 16, "y": 0.5, "ypad": 0}
+        # The blanks keep the numbers off a title that runs along them.
+        bar = {"title": title, "ticksuffix": "  ", "len": 1, "x": 1, "xanchor": "left", "xpad": 16, "y": 0.5, "ypad": 0}
         return {
             "cmin": low,
             "cmax": high,

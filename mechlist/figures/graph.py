@@ -45,7 +45,7 @@ def circuit_graph(
         edges: between nodes that are there.
         beside: nodes that stand in a column of their own at the right.
         title: names the circuit.
-        caption: one sentence that says what to look for.
+        caption: one sentence that says how to read it.
         unit: of the scores.
 
     Raises:

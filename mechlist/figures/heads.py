@@ -11,6 +11,7 @@ import xarray as xr
 from mechlist.errors import InputError
 from mechlist.figures.checks import coordinate, matrix
 from mechlist.figures.colour import Scale
+from mechlist.figures.conditions import in_order
 from mechlist.figures.marks import dots, frame, marked_cells, notes
 from mechlist.figures.panels import Grid, grid_figure, thinned, tick_step
 from mechlist.figures.style import MISSING, finish
@@ -37,7 +38,7 @@ def head_heatmap(
     Args:
         scores: dimensions (layer, head) in either order; coordinates, where given, label layers and heads.
         title: names the quantity.
-        caption: one sentence that says what to look for.
+        caption: one sentence that says how to read it.
         unit: title of the colour bar.
         diverging: red below zero, blue above; else white at zero to blue.
         limit: far end of the colour scale; by default 1, or the largest value if more or diverging.
@@ -66,7 +67,7 @@ def heads_panel(
     Args:
         scores: name of the panel to values with dimensions (layer, head), all of one shape.
         title: names the quantity.
-        caption: one sentence that says what to look for.
+        caption: one sentence that says how to read it.
         unit: title of the colour bar.
         diverging: red below zero, blue above; else white at zero to blue.
         limit: far end of the colour scale; by default 1, or the largest value if more or diverging.
@@ -75,7 +76,9 @@ def heads_panel(
         note: of some or all panels, text that the hover box adds to each head.
     """
     scale = Scale(unit=unit, diverging=diverging, limit=limit)
-    drawn = _draw(scores, scale, columns=columns, marked=marked or {}, note=note or {})
+    names = list(scores)
+    panels = {names[place]: scores[names[place]] for place in in_order(names)}
+    drawn = _draw(panels, scale, columns=columns, marked=marked or {}, note=note or {})
     return finish(drawn, title=title, caption=caption)
 
 

@@ -8,8 +8,9 @@ import xarray as xr
 
 from mechlist.errors import InputError
 from mechlist.figures.checks import coordinate, matrix
-from mechlist.figures.style import INK, SERIES, finish, plot_text
-from mechlist.text import number
+from mechlist.figures.conditions import Look, in_order, looks
+from mechlist.figures.style import INK, finish, plot_text
+from mechlist.text import with_ends
 
 _DIMS = ("series", "x")
 _SPREAD = 0.16
@@ -38,7 +39,7 @@ def interval_lines(
         low: lower ends of the intervals, shaped like `values`.
         high: upper ends of the intervals, shaped like `values`.
         title: names the quantity.
-        caption: one sentence that says what to look for, and what the intervals are.
+        caption: one sentence that says how to read it, and what the intervals are.
         x_title: what runs along x, with its unit.
         y_title: what the values are, with their unit.
         shape: line or step.
@@ -47,18 +48,20 @@ def interval_lines(
     Raises:
         InputError: other dimensions, or intervals of another shape than the values.
     """
-    heights, bottom, top = _arrays(values, low, high)
-    x, names = np.asarray(coordinate(values, "x"), dtype=float), [str(s) for s in coordinate(values, "series")]
-    notes = _notes(note, heights.shape)
+    arrays = _arrays(values, low, high)
+    x = np.asarray(coordinate(values, "x"), dtype=float)
+    series = _series(values, arrays, note, x)
     figure = go.Figure()
-    for index, name in enumerate(names):
-        curve = _curve(heights[index], bottom[index], top[index], notes[index], x)
-        colour = SERIES[index % len(SERIES)]
+    for index, (name, look, curve) in enumerate(series):
         if shape == "step":
-            figure.add_traces([*_band(curve, colour), _line(curve, name, colour, step=True)])
+            # Bands of many series lie upon each other, and must let the lines show.
+            figure.add_traces(
+                [*_band(curve, look.colour, min(0.16, 0.36 / len(series))), _line(curve, name, look, step=True)]
+            )
         else:
-            figure.add_trace(_line(_beside(curve, index, len(names)), name, colour, step=False))
-    return finish(_laid_out(figure, x, x_title, y_title, len(names)), title=title, caption=caption)
+            figure.add_trace(_line(_beside(curve, index, len(series)), name, look, step=False))
+    told = np.concatenate([curve["x"] for _, _, curve in series])
+    return finish(_laid_out(figure, told, x_title, y_title, len(series)), title=title, caption=caption)
 
 
 def interval_bars(
@@ -76,19 +79,29 @@ def interval_bars(
 
     Args and errors are those of `interval_lines`; x may be labels here.
     """
-    heights, bottom, top = _arrays(values, low, high)
-    labels, names = coordinate(values, "x"), [str(s) for s in coordinate(values, "series")]
-    x, notes = np.arange(len(labels), dtype=float), _notes(note, heights.shape)
+    arrays, labels = _arrays(values, low, high), coordinate(values, "x")
+    x = np.arange(len(labels), dtype=float)
+    series = _series(values, arrays, note, x)
     figure = go.Figure()
-    for index, name in enumerate(names):
-        curve = _curve(heights[index], bottom[index], top[index], notes[index], x)
-        bars = go.Bar(x=curve["x"], y=curve["y"], name=plot_text(name), marker_color=SERIES[index % len(SERIES)])
+    for name, look, curve in series:
+        marker = {"color": look.colour, "pattern": {"shape": look.pattern}}
+        bars = go.Bar(x=curve["x"], y=curve["y"], name=plot_text(name), marker=marker)
         bars.update(customdata=curve["hover"], hovertemplate="%{customdata}", error_y=_error(curve, INK))
         figure.add_trace(bars)
-    figure = _laid_out(figure, x, x_title, y_title, len(names))
+    figure = _laid_out(figure, x, x_title, y_title, len(series))
     figure.update_layout(barmode="group", bargap=0.2, hovermode="closest", width=None)
     figure.update_xaxes(tickvals=x, ticktext=[plot_text(str(label)) for label in labels], ticks="")
     return finish(figure, title=title, caption=caption)
+
+
+def _series(
+    values: xr.DataArray, arrays: list[np.ndarray], note: xr.DataArray | None, x: np.ndarray
+) -> list[tuple[str, Look, dict[str, Any]]]:
+    """Name, look and curve of each series, in the order of their conditions."""
+    names, notes = [str(name) for name in coordinate(values, "series")], _notes(note, arrays[0].shape)
+    drawn = looks(names)
+    heights, low, high = arrays
+    return [(names[i], drawn[i], _curve(heights[i], low[i], high[i], notes[i], x)) for i in in_order(names)]
 
 
 def _arrays(values: xr.DataArray, low: xr.DataArray, high: xr.DataArray) -> list[np.ndarray]:
@@ -109,9 +122,7 @@ def _curve(y: np.ndarray, low: np.ndarray, high: np.ndarray, notes: np.ndarray, 
     """What is known of a series, with the hover text of each point."""
     kept = np.isfinite(y)
     hover = [
-        number(float(value))
-        + (f" [{number(float(a))}, {number(float(b))}]" if np.isfinite([a, b]).all() else "")
-        + (f"<br>{plot_text(str(text))}" if str(text) else "")
+        with_ends(float(value), float(a), float(b)) + (f"<br>{plot_text(str(text))}" if str(text) else "")
         for value, a, b, text in zip(y[kept], low[kept], high[kept], notes[kept], strict=True)
     ]
     return {"x": x[kept], "y": y[kept], "low": low[kept], "high": high[kept], "hover": hover}
@@ -124,13 +135,14 @@ def _beside(curve: dict[str, Any], index: int, count: int) -> dict[str, Any]:
     return curve | {"x": curve["x"] + shift}
 
 
-def _line(curve: dict[str, Any], name: str, colour: str, *, step: bool) -> go.Scatter:
+def _line(curve: dict[str, Any], name: str, look: Look, *, step: bool) -> go.Scatter:
     points = len(curve["x"]) <= 40
     trace = go.Scatter(x=curve["x"], y=curve["y"], name=plot_text(name), mode="lines+markers" if points else "lines")
-    trace.update(line={"color": colour, "width": 1.8, "shape": "hv" if step else "linear"}, marker_size=6)
+    line = {"color": look.colour, "dash": look.dash, "width": 1.8, "shape": "hv" if step else "linear"}
+    trace.update(line=line, marker={"size": 6, "symbol": look.symbol})
     trace.update(customdata=curve["hover"], hovertemplate="%{customdata}", cliponaxis=False)
     if not step:
-        trace.update(error_y=_error(curve, colour))
+        trace.update(error_y=_error(curve, look.colour))
     return trace
 
 
@@ -139,7 +151,7 @@ def _error(curve: dict[str, Any], colour: str) -> dict[str, Any]:
     return {**ends, "thickness": 1.2, "width": 3, "color": colour}
 
 
-def _band(curve: dict[str, Any], colour: str) -> list[go.Scatter]:
+def _band(curve: dict[str, Any], colour: str, opacity: float) -> list[go.Scatter]:
     """The interval of a step curve, as the area between two invisible ones."""
     told = np.isfinite(curve["low"]) & np.isfinite(curve["high"])
     if told.sum() < 2:
@@ -148,7 +160,7 @@ def _band(curve: dict[str, Any], colour: str) -> list[go.Scatter]:
     edge = {"width": 0, "shape": "hv", "color": colour}
     below = go.Scatter(x=curve["x"][told], y=curve["low"][told], line=edge, **look)
     above = go.Scatter(x=curve["x"][told], y=curve["high"][told], line=edge, fill="tonexty", **look)
-    above.update(fillcolor=f"rgba({', '.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))}, 0.16)")
+    above.update(fillcolor=f"rgba({', '.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))}, {opacity:.2f})")
     return [below, above]
 
 
@@ -158,6 +170,6 @@ def _laid_out(figure: go.Figure, x: np.ndarray, x_title: str, y_title: str, seri
     whole = bool(np.all(x == np.round(x)))
     figure.update_xaxes(title=plot_text(x_title), tickformat="d" if whole else None)
     if whole and len(x) and np.ptp(x) <= 24:
-        figure.update_xaxes(dtick=1)
+        figure.update_xaxes(tickvals=np.unique(x))  # not beyond the data, where error bars beside each other reach
     figure.update_yaxes(title=plot_text(y_title), rangemode="tozero")
     return figure

@@ -8,6 +8,7 @@ import xarray as xr
 
 from mechlist.errors import InputError
 from mechlist.figures.checks import coordinate, matrix
+from mechlist.figures.conditions import in_order, looks
 from mechlist.figures.style import MUTED, finish, plot_text
 
 _NO_MARKS: Mapping[str, float | int] = {}
@@ -29,7 +30,7 @@ def position_lines(
     Args:
         values: name in the legend to values; x is the dimension's coordinate, or 0, 1, 2, ...
         title: names the quantity.
-        caption: one sentence that says what to look for.
+        caption: one sentence that says how to read it.
         x_title: what runs along x, with its unit.
         y_title: what the values are, with their unit.
         marks: label to position of a dotted vertical line.
@@ -39,12 +40,16 @@ def position_lines(
     """
     if not values:
         raise InputError("values must hold at least one line; received none.")
-    figure = go.Figure()
-    for name, array in values.items():
+    figure, names = go.Figure(), list(values)
+    drawn = looks(names)
+    for place in in_order(names):
+        name, look = names[place], drawn[place]
+        array = values[name]
         dims = tuple(str(dim) for dim in array.dims)
         y = matrix(array, dims if len(dims) == 1 else ("position",), f"values['{name}']")
         x = coordinate(array, dims[0])
-        figure.add_scatter(x=x, y=y, mode="lines" if len(x) > 24 else "lines+markers", name=plot_text(name))
+        trace = go.Scatter(x=x, y=y, mode="lines" if len(x) > 24 else "lines+markers", name=plot_text(name))
+        figure.add_trace(trace.update(line={"color": look.colour, "dash": look.dash}))
     figure.update_traces(line_width=1.8, marker_size=6, hovertemplate="%{y:.4g}")
     figure.update_layout(height=400, hovermode="x unified", showlegend=len(values) > 1, meta={"min_width": 320})
     figure.update_xaxes(title=plot_text(x_title))

@@ -37,7 +37,7 @@ def position_heatmap(
         values: dimensions (layer, position) in either order.
         labels: one a position, such as `token_labels` makes.
         title: names the quantity.
-        caption: one sentence that says what to look for.
+        caption: one sentence that says how to read it.
         unit: title of the colour bar.
         limit: far end of the colour scale; by default the largest value.
         marked: cells that get a dot, such as those that survive a test; the caption should say which.

@@ -11,9 +11,10 @@ import xarray as xr
 from mechlist.errors import InputError
 from mechlist.figures.checks import coordinate, matrix
 from mechlist.figures.colour import Scale
+from mechlist.figures.conditions import in_order
 from mechlist.figures.panels import Grid, grid_figure, thinned, tick_step
 from mechlist.figures.style import MISSING, finish, plot_text
-from mechlist.text import number
+from mechlist.text import number, shortened
 
 _DIMS = ("name", "row", "column")
 _ROW = 12
@@ -43,7 +44,7 @@ def row_maps(
         values: the coordinate `name` titles the panels, `column` labels the columns.
         labels: one a row.
         title: names the quantity.
-        caption: one sentence that says what to look for.
+        caption: one sentence that says how to read it.
         unit: title of the colour bar.
         row_title: what the rows are.
         column_title: what runs along the columns.
@@ -58,7 +59,9 @@ def row_maps(
     if len(labels) != cells.shape[1]:
         raise InputError(f"labels must be one for each of the {cells.shape[1]} rows, not {len(labels)}.")
     names, along = [str(name) for name in coordinate(values, "name")], coordinate(values, "column")
-    texts = [plot_text(text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…") for text in labels]
+    order = in_order(names)
+    names, cells = [names[i] for i in order], cells[order]
+    texts = [plot_text(shortened(text, _LONGEST)) for text in labels]
     scale = Scale(unit=unit, diverging=diverging, limit=limit)
     grid = _grid(names, cells.shape[1:], texts, scale, columns)
     figure = grid_figure(grid)

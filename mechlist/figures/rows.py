@@ -6,8 +6,9 @@ import xarray as xr
 
 from mechlist.errors import InputError
 from mechlist.figures.checks import coordinate, matrix
+from mechlist.figures.conditions import in_order, looks
 from mechlist.figures.style import GRID, INK, MUTED, SERIES, finish, plot_text
-from mechlist.text import number, number_of
+from mechlist.text import number, number_of, shortened, with_ends
 
 _ROW = 24
 """Pixels of a row."""
@@ -15,6 +16,8 @@ _LARGEST = 20
 """Pixels across the largest bubble."""
 _LETTER = 6.7
 """Pixels a letter of a row's label takes."""
+_LONGEST = 48
+"""Letters of a row's label that are shown."""
 
 
 def interval_rows(
@@ -35,7 +38,7 @@ def interval_rows(
         low: lower ends of the intervals, shaped like `values`; NaN where there is none.
         high: upper ends of the intervals, shaped like `values`.
         title: names the quantity.
-        caption: one sentence that says what to look for, and what the intervals are.
+        caption: one sentence that says how to read it, and what the intervals are.
         x_title: what the values are, with their unit.
         note: text that the hover box adds to each value.
         mean: where a dotted line goes, for the value over all categories.
@@ -50,12 +53,20 @@ def interval_rows(
         )
     names = [str(name) for name in coordinate(values, "category")]
     notes = [""] * len(names) if note is None else [str(text) for text in note.values]
-    points = go.Scatter(x=x, y=np.arange(len(names)), mode="markers", marker={"size": 8, "color": SERIES[0]})
-    ends = {"array": top - x, "arrayminus": x - bottom, "type": "data", "symmetric": False}
-    points.update(error_x={**ends, "thickness": 1.4, "width": 3, "color": SERIES[0]})
-    points.update(customdata=[_hover(*row) for row in zip(names, x, bottom, top, notes, strict=True)])
-    points.update(hovertemplate="%{customdata}<extra></extra>", cliponaxis=False)
-    figure = _rows(go.Figure(points), names, x_title)
+    order = in_order(names)
+    x, bottom, top = x[order], bottom[order], top[order]
+    names, notes = [names[i] for i in order], [notes[i] for i in order]
+    hover = [_hover(*row) for row in zip(names, x, bottom, top, notes, strict=True)]
+    figure, drawn = go.Figure(), looks(names, other=SERIES[0])
+    for look in dict.fromkeys(drawn):
+        chosen = np.flatnonzero([one == look for one in drawn])
+        marker = {"size": 8, "color": look.colour, "symbol": look.symbol}
+        points = go.Scatter(x=x[chosen], y=chosen, mode="markers", marker=marker)
+        ends = {"array": (top - x)[chosen], "arrayminus": (x - bottom)[chosen], "type": "data", "symmetric": False}
+        points.update(error_x={**ends, "thickness": 1.4, "width": 3, "color": look.colour})
+        points.update(customdata=[hover[i] for i in chosen], hovertemplate="%{customdata}<extra></extra>")
+        figure.add_trace(points.update(cliponaxis=False))
+    figure = _rows(figure, names, x_title)
     if mean is not None and np.isfinite(mean):
         line = {"color": MUTED, "width": 1.2, "dash": "dot"}
         figure.add_shape(type="line", x0=mean, x1=mean, y0=0, y1=1, yref="paper", line=line, layer="below")
@@ -83,7 +94,7 @@ def bubble_rows(
     Args:
         counts: dimensions (category, series, x); coordinates label them.
         title: names the quantity.
-        caption: one sentence that says what to look for, and what the intervals are.
+        caption: one sentence that says how to read it, and what the intervals are.
         x_title: what x is, with its unit.
         unit: what is counted, in the plural.
         median: of each category, by the dimension (category); NaN or infinite where there is none.
@@ -94,17 +105,20 @@ def bubble_rows(
         InputError: other dimensions.
     """
     cells = matrix(counts, ("category", "series", "x"), "counts")
-    names = [str(name) for name in coordinate(counts, "category")]
+    names, series = ([str(name) for name in coordinate(counts, dim)] for dim in ("category", "series"))
+    order = in_order(names)
+    cells, names = cells[order], [names[i] for i in order]
+    median, low, high = (ends.isel(category=order) for ends in (median, low, high))
     x = np.asarray(coordinate(counts, "x"), dtype=float)
-    figure = go.Figure()
+    figure, drawn = go.Figure(), looks(series)
     largest = max(float(cells.max()), 1.0)
-    for index, name in enumerate(coordinate(counts, "series")):
+    for index, name in enumerate(series):
         row, place = np.nonzero(cells[:, index])
         if not len(row):
             continue
         held = cells[row, index, place]
         sizes = np.maximum(_LARGEST * np.sqrt(held / largest), 4)
-        colour = SERIES[index % len(SERIES)]
+        colour = drawn[index].colour
         marker = {"size": sizes, "color": colour, "opacity": 1 if index else 0.55, "line": {"width": 0}}
         if index:
             marker |= {"symbol": "circle-open", "line": {"width": 1.6, "color": colour}}
@@ -112,7 +126,7 @@ def bubble_rows(
             f"{plot_text(names[r])}<br>{number_of(h, unit)} at {x[p]:g}"
             for r, p, h in zip(row, place, held, strict=True)
         ]
-        trace = go.Scatter(x=x[place], y=row, mode="markers", marker=marker, name=plot_text(str(name)))
+        trace = go.Scatter(x=x[place], y=row, mode="markers", marker=marker, name=plot_text(name))
         trace.update(customdata=hover, hovertemplate="%{customdata}<extra></extra>", cliponaxis=False)
         figure.add_trace(trace)
     figure.add_trace(_medians(median, low, high, float(x.max())))
@@ -141,14 +155,13 @@ def _medians(median: xr.DataArray, low: xr.DataArray, high: xr.DataArray, end: f
 
 
 def _hover(name: str, value: float, low: float, high: float, note: str) -> str:
-    interval = "" if np.isnan(low) or np.isnan(high) else f" [{number(low)}, {number(high)}]"
-    return f"{plot_text(name)}: {number(value)}{interval}" + (f"<br>{plot_text(note)}" if note else "")
+    return f"{plot_text(name)}: {with_ends(value, low, high)}" + (f"<br>{plot_text(note)}" if note else "")
 
 
 def _rows(figure: go.Figure, names: list[str], x_title: str) -> go.Figure:
     """Labels of the rows, and the figure's height from their number."""
-    left = 24 + round(_LETTER * min(max(len(name) for name in names), 40))
-    texts = [plot_text(name if len(name) <= 40 else name[:39] + "…") for name in names]
+    left = 24 + round(_LETTER * min(max(len(name) for name in names), _LONGEST))
+    texts = [plot_text(shortened(name, _LONGEST)) for name in names]
     figure.update_yaxes(
         tickvals=list(range(len(names))), ticktext=texts, range=[len(names) - 0.4, -0.6], gridcolor=GRID, ticks="",
         showline=False,

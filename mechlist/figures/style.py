@@ -62,7 +62,13 @@ _AXIS = {
     "zeroline": False,
 }
 
+_TABLE = go.Table(
+    header={"line": {"color": GRID}, "fill": {"color": "#f4f5f7"}, "font": {"weight": 600}},
+    cells={"line": {"color": GRID}, "fill": {"color": "white"}},
+)
+
 TEMPLATE = go.layout.Template(
+    data={"table": [_TABLE]},
     layout={
         "colorway": SERIES,
         "coloraxis": {"colorbar": {"outlinewidth": 0, "thickness": 12, "tickfont": {"size": 11}}},
@@ -85,7 +91,7 @@ TEMPLATE = go.layout.Template(
         },
         "xaxis": {**_AXIS, "showgrid": False},
         "yaxis": _AXIS,
-    }
+    },
 )
 
 
@@ -111,7 +117,7 @@ def finish(figure: go.Figure, *, title: str, caption: str) -> go.Figure:
     Args:
         figure: any plotly figure.
         title: names the quantity shown; plain text.
-        caption: one sentence that says what to look for; plain text.
+        caption: one sentence that says how to read it; plain text.
     """
     finished = go.Figure(figure)
     finished["layout"]["template"] = TEMPLATE  # update_layout would merge it into the global template

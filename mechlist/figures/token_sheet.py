@@ -11,7 +11,7 @@ import xarray as xr
 from mechlist.errors import InputError
 from mechlist.figures.checks import coordinate, matrix
 from mechlist.figures.style import DIVERGING, INK, MONO, MUTED, SEQUENTIAL, TITLE_SPACE, finish, plot_text
-from mechlist.text import number, visible
+from mechlist.text import number, shortened, visible
 
 _DIMS = ("measure", "token")
 _CELL, _LEFT, _RIGHT = 50, 62, 12
@@ -68,7 +68,7 @@ def token_sheet(
         values: dimensions (measure, token); the coordinate `measure` names the numbers at the left of each line.
         texts: token texts, which may hold anything.
         title: names the text.
-        caption: one sentence that says what to look for.
+        caption: one sentence that says how to read it.
         breaks: tokens behind which a new line begins.
         shares: measures from 0 to 1, whose cells are coloured from white to blue.
         signed: measures whose cells are coloured red below zero and blue above.
@@ -145,8 +145,7 @@ def _around(cells: np.ndarray, names: list[str], signed: Sequence[str]) -> tuple
 
 def _tokens(sheet: Sheet, texts: Sequence[str], boxes: list[str], measures: int) -> go.Scatter:
     tops = _tops(sheet, measures)
-    shown = [visible(text) for text in texts]
-    cut = [text if len(text) <= _LETTERS else text[: _LETTERS - 1] + "…" for text in shown]
+    cut = [shortened(visible(text), _LETTERS) for text in texts]
     return go.Scatter(
         x=[column * _CELL + _CELL / 2 for column in sheet.column],
         y=[tops[line] + _TOKEN / 2 for line in sheet.line],

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mechlist.figures.style import plot_text
-from mechlist.text import visible
+from mechlist.text import shortened, visible
 
 
 def token_labels(texts: Sequence[str], *, longest: int = 24) -> list[str]:
@@ -17,7 +17,5 @@ def token_labels(texts: Sequence[str], *, longest: int = 24) -> list[str]:
     """
     labels = []
     for position, text in enumerate(texts):
-        shown = visible(text)
-        cut = shown if len(shown) <= longest else shown[: longest - 1] + "…"
-        labels.append(plot_text(f"{position} {cut}"))
+        labels.append(plot_text(f"{position} {shortened(visible(text), longest)}"))
     return labels

@@ -70,7 +70,7 @@ def _page(title: str, body: list[str], *, figures: bool, plotly: str = "") -> st
 
 
 def _parts(report: Report, anchors: Anchors) -> list[tuple[str, str]]:
-    """Headings and contents in reading order; a content may be empty."""
+    """Headings with what stands below them, in reading order; there may be nothing."""
     sections = [(section.title, _section(section, anchors)) for section in report.sections]
     return [
         ("Findings", bullets(report.findings)),

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """One step of a report. Every string is plain text; blank lines part paragraphs."""
+    """One step of a report. Every string is plain text; blank lines separate paragraphs."""
 
     title: str
     text: str = ""
@@ -41,7 +41,7 @@ class Report:
     title: str
     subtitle: str = ""
     question: str = ""
-    """What the reader wants answered."""
+    """What was asked."""
     findings: tuple[str, ...] = ()
     """The answers, one sentence each, before anything else."""
     sections: tuple[Section, ...] = ()

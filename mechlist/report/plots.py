@@ -17,7 +17,7 @@ _FALLBACK_TITLE = "Figure"
 
 
 def plain_title(figure: go.Figure) -> str:
-    """The figure's title as plain text, without plotly's markup; a stand-in where there is none."""
+    """The figure's title as plain text, without plotly's markup; `Figure` where there is none."""
     title = layout_of(figure).get("title", {}).get("text") or ""
     return html.unescape(re.sub(r"<[^<>]*>", " ", title)).strip() or _FALLBACK_TITLE
 

@@ -18,7 +18,7 @@ def _code(match: re.Match[str]) -> str:
 
 
 def paragraphs(text: str, *, name: str = "") -> str:
-    """Plain text as paragraphs, parted at blank lines, of the CSS class `name` where one is given."""
+    """Plain text as paragraphs, separated by blank lines, of the CSS class `name` where one is given."""
     opening = f'<p class="{name}">' if name else "<p>"
     parts = (part.strip() for part in re.split(r"\n\s*\n", text))
     return "\n".join(f"{opening}{escape(part)}</p>" for part in parts if part)

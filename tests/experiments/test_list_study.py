@@ -10,7 +10,7 @@ import yaml
 
 from mechlist.experiments.generate_lists.experiment import GenerateLists
 from mechlist.options import Output
-from mechlist.report.assemble import write_report
+from mechlist.report.assemble import read_finished, write_report
 from mechlist.results import load_dataset
 from mechlist.runner import Runner
 from mechlist.study import read_study, read_yaml, run_study
@@ -18,6 +18,7 @@ from tests.experiments.lists_for_tests import random_gemma2
 
 FILE = Path("experiments/list_ending/study.yaml")
 TOPICS = ["Fruits", "Ocean", "Rivers", "Sports", "Colors"]
+LISTS = (("short", "short lists"), ("long", "long lists"), ("none", "lists without adjective"))
 QUICK: dict[str, dict[str, Any]] = {
     "generate": {"topics": TOPICS[:2], "temperatures": [0.7], "samples": 1, "max_new_tokens": 12},
     "whole-lists": {"topics": TOPICS[:2], "samples": 1, "max_new_tokens": 12},
@@ -61,6 +62,36 @@ def test_every_step_runs_on_any_gemma_2(out: Path):
     for step in steps:
         assert json.loads((out / step["name"] / "run.json").read_text())["status"] == "done"
         assert load_dataset(out / step["name"] / "results.nc").attrs["experiment"] == step["experiment"]
+
+
+@pytest.fixture(scope="module")
+def series(out: Path) -> list[list[tuple[str, str]]]:
+    """Label and colour of what a legend names, or would if there were more of it, of each figure of the study."""
+    found = []
+    for step in read_yaml(FILE)["steps"]:
+        figures: dict[str, Any] = read_finished(out / step["name"]).figures
+        for figure in figures.values():
+            named = [t for t in figure.data if t.type in ("scatter", "bar") and t.name and t.showlegend is not False]
+            lines = [t.line.color if t.type == "scatter" else None for t in named]
+            found.append([(t.name, line or t.marker.color or "") for t, line in zip(named, lines, strict=True)])
+    return found
+
+
+def test_a_label_has_one_colour_in_all_figures_of_the_study(series):
+    colours: dict[str, set[str]] = {}
+    for label, colour in (pair for figure in series for pair in figure):
+        colours.setdefault(label, set()).add(colour)
+    assert {"short", "long", "none", "short lists", "last item (plain lens)", "T = 0.7"} <= colours.keys()
+    assert {label: found for label, found in colours.items() if len(found) > 1} == {}
+    for names in LISTS:
+        assert len({colour for name in names for colour in colours[name]}) == 1
+
+
+def test_adjectives_stand_in_one_order_in_all_figures_of_the_study(series):
+    place = {name: number for number, names in enumerate(LISTS) for name in names}
+    shown = [[place[label] for label, _ in figure if label in place] for figure in series]
+    assert all(places == sorted(places) for places in shown)
+    assert sum(len(places) > 1 for places in shown) > 10
 
 
 def test_the_report_tells_the_steps_in_order_with_a_sentence_each(out: Path):

@@ -12,7 +12,7 @@ import xarray as xr
 from mechlist.datasets.lists.parse import ListTokens, parse_list, well_formed
 from mechlist.datasets.lists.recorded import RecordedLists, recorded_json
 from mechlist.figures import finish, grouped_bars, plot_text
-from mechlist.text import number_of, visible
+from mechlist.text import adjective_rank, number_of, visible
 
 NO_ADJECTIVE = "none"
 KINDS = ("first token of an item", "rest of an item", "filler or line break", "hyphen or end")
@@ -41,7 +41,7 @@ def sheet(results: xr.Dataset) -> go.Figure:
     """The first list of each adjective for the first topics, at the temperature in the middle."""
     texts = _texts(results)
     topics = list(dict.fromkeys(results["topic"].values))[:3]
-    adjectives = list(dict.fromkeys(results["adjective"].values))
+    adjectives = sorted(dict.fromkeys(results["adjective"].values.tolist()), key=adjective_rank)
     temperatures = np.unique(results["temperature"].values)
     first = temperatures[len(temperatures) // 2]
     same = (results["temperature"].values == first) | np.isnan(results["temperature"].values)
