@@ -60,7 +60,8 @@ def grouped_bars(
     unit = _PLOT_HEIGHT / (span[1] - span[0])
     figure = go.Figure()
     for index, of in enumerate(series):
-        bars = _Bars(*(array[:, index] for array in (heights, bottom, top)), gap=_GAP / unit)
+        columns = (array[:, index] for array in (heights, bottom, top))
+        bars = _Bars(*columns, gap=_GAP / unit, largest=float(np.nanmax(np.abs(heights), initial=0.0)))
         place = (index + 0.5) / len(series) - 0.5
         figure.add_traces(bars.traces(plot_text(labels["series"][of]), drawn[of], place, 0.9 / len(series)))
     _lay_out(figure, [labels["category"][of] for of in categories], len(series), y_title)
@@ -89,12 +90,15 @@ def _with_series(values: xr.DataArray) -> xr.DataArray:
 
 @dataclass(frozen=True)
 class _Bars:
-    """The bars of one series; `gap` is the distance of the printed values, in the unit of the values."""
+    """The bars of one series."""
 
     heights: np.ndarray
     bottom: np.ndarray
     top: np.ndarray
     gap: float
+    """From a bar to its printed value, in the unit of the values."""
+    largest: float
+    """Height in the figure."""
 
     def traces(self, name: str, look: Look, place: float, width: float) -> list[BasePlotlyType]:
         """Bars and their printed values; place and width are shares of a group's width."""
@@ -127,7 +131,7 @@ class _Bars:
         """Beside a tall bar, three decimals are enough for a short one; the hover text has all digits."""
         if np.isnan(height):
             return "n/a"
-        return f"{height:.3f}" if 0.1 <= np.nanmax(np.abs(self.heights)) < 1e3 else number(height)
+        return f"{height:z.3f}" if 0.01 <= self.largest < 1e3 else number(height)
 
     def _hover(self, index: int) -> str:
         height, low, high = (float(ends[index]) for ends in (self.heights, self.bottom, self.top))

@@ -141,7 +141,7 @@ def _trace(values: np.ndarray, array: xr.DataArray, lines: np.ndarray, *, gap: i
         ygap=gap,
     )
     if values.size <= _ANNOTATED:
-        trace.text = [["" if np.isnan(value) else f"{value:.2f}" for value in row] for row in values]
+        trace.text = [["" if np.isnan(value) else f"{value:z.2f}" for value in row] for row in values]
         trace.texttemplate = "%{text}"
     return trace
 

@@ -174,7 +174,7 @@ def _short(value: float) -> str:
     if np.isnan(value):
         return ""
     if abs(value) < 10:
-        return f"{value:.2f}"
+        return f"{value:z.2f}"
     return f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
 
 

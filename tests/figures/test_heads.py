@@ -46,9 +46,9 @@ def test_hover_names_the_head_by_its_coordinates():
 
 def test_small_grids_print_their_values_and_large_ones_do_not():
     array = scores(2, 4)
-    array[0, 0] = np.nan
-    trace = head_heatmap(array, **WORDS).data[0]
-    assert trace.text[0][0] == ""
+    array[0, 0], array[0, 1] = np.nan, -0.001
+    trace = head_heatmap(array, diverging=True, **WORDS).data[0]
+    assert list(trace.text[0][:2]) == ["", "0.00"]
     assert trace.text[1][3] == "0.01"
     assert head_heatmap(scores(9, 9), **WORDS).data[0].texttemplate is None
 

@@ -68,6 +68,12 @@ def test_bars_stand_at_their_category_with_their_value_printed():
     assert figure.layout.annotations[0].text == "ceiling 0.950"
 
 
+def test_small_values_beside_large_ones_are_printed_short_and_never_as_minus_zero():
+    values = xr.DataArray([[0.5, -3e-5], [0.2, 0.0004]], dims=("category", "series"))
+    assert grouped_bars(values, **BAR).data[3].text == ("0.000", "0.000")
+    assert grouped_bars(values[:, 1:], **BAR).data[1].text == ("-3e-05", "0.0004")
+
+
 def test_intervals_are_drawn_around_the_bars():
     figure = grouped_bars(bars(), **BAR, low=bars() - 0.1, high=bars() + 0.2)
     np.testing.assert_allclose(figure.data[0].error_y.array, 0.2)
