@@ -25,6 +25,10 @@ class Settings:
     """Every random choice follows from it."""
     engine: Literal["local", "ray"] = "local"
     """Where the work runs."""
+    bos: bool | None = None
+    """Begin prompts with the tokenizer's BOS token; None where it has one."""
+    context: int | None = None
+    """Tokens that a prompt may have; None for what the model's configuration says."""
     fold_ln: bool = Processing.fold_ln
     """Fold layer norms into the following weights (Hugging Face models)."""
     center_writing_weights: bool = Processing.center_writing_weights

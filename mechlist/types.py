@@ -37,6 +37,13 @@ class ModelShape:
     n_ctx: int
     attn_only: bool
     gated_mlp: bool = False
+    d_vocab_out: int = 0
+    """Tokens that have a logit; by default those that there are."""
+
+    def __post_init__(self) -> None:
+        """Logits are of the whole vocabulary where nothing else is said."""
+        if not self.d_vocab_out:
+            object.__setattr__(self, "d_vocab_out", self.d_vocab)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -188,7 +188,7 @@ def _most_rows(runner: Runner, prompts: Sequence[Tensor], max_new_tokens: int, p
     shape, element = runner.shape, runner.language_model.dtype.itemsize
     longest = max(len(p) for p in prompts)
     cache = 4 * element * shape.n_layers * shape.n_key_value_heads * shape.d_head * (longest + max_new_tokens)
-    needed = (cache + runner.forward_bytes(longest)) * (2 if paired else 1) + 48 * shape.d_vocab
+    needed = (cache + runner.forward_bytes(longest)) * (2 if paired else 1) + 48 * shape.d_vocab_out
     if needed > runner.memory:
         raise InputError(
             f"memory is too small: one completion needs about {format_bytes(needed)}, the bound is "

@@ -1,7 +1,7 @@
 """Generation with changed attention heads: what replaces a head's output z, at every token that is read."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -11,14 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechlist.errors import InputError
-from mechlist.models.decoding import CachedDecoder, Decoder, RecomputingDecoder
+from mechlist.models.decoding import Decoder, RecomputingDecoder
 from mechlist.models.language_model import LanguageModel
-from mechlist.models.layers import Layers, unsupported
 from mechlist.types import Head
 
 HeadMode = Literal["zero", "mean", "swap"]
-Change = Callable[[int, Tensor], Tensor]
-"""Called with a layer and its z [row token head d_head]; returns what goes on, never changed in place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,40 +126,35 @@ class HeadEdit:
 
 def edited_decoder(model: LanguageModel, rows: int, capacity: int, edit: HeadEdit) -> Decoder:
     """A decoder whose heads are changed; in the mode swap it takes the donors' prompts below the prompts first."""
-    if unsupported(model.module) is None:
-        inner: Decoder = _EditedCache(model.module, rows, capacity, edit)
+    inner: Decoder
+    if model.one_by_one.layers is not None:
+        inner = _EditedCache(model, rows, capacity, edit)
     else:
         inner = RecomputingDecoder(_Recomputed(model, edit).residual)
     return inner if edit.mode != "swap" else _Paired(inner)
 
 
-class _EditedLayers(Layers):
-    """Layers whose z is changed."""
+class _EditedCache:
+    """A cached decoder whose z is changed."""
 
-    def __init__(self, module: Any, change: Change) -> None:
-        super().__init__(module)
-        self._change = change
-
-    def attend(self, layer: int, *args: Any, **kwargs: Any) -> Float[Tensor, "row query head d_head"]:
-        """See Layers."""
-        return self._change(layer, super().attend(layer, *args, **kwargs))
-
-
-class _EditedCache(CachedDecoder):
-    """A cached decoder over changed layers."""
-
-    def __init__(self, module: Any, rows: int, capacity: int, edit: HeadEdit) -> None:
-        super().__init__(module, rows, capacity)
-        self._layers = _EditedLayers(module, self._changed)
+    def __init__(self, model: LanguageModel, rows: int, capacity: int, edit: HeadEdit) -> None:
+        self._inner = model.decoder(rows, capacity, self._changed)
         self._edit = edit
         self._tokens: Tensor | None = None
+        self._seen = 0
         self._last: int | None = None
 
     def feed(self, tokens: Int[Tensor, "row new"]) -> Float[Tensor, "row d_model"]:
         """See Decoder."""
         self._tokens = tokens
         self._last = tokens.shape[1] - 1 if self._last is None else self._last
-        return super().feed(tokens)
+        final = self._inner.feed(tokens)
+        self._seen += tokens.shape[1]
+        return final
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """See Decoder."""
+        self._inner.keep(rows)
 
     def _changed(self, layer: int, z: Tensor) -> Tensor:
         assert self._tokens is not None

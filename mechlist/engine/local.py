@@ -33,6 +33,8 @@ def load_runner(settings: Settings) -> Runner:
         seed=settings.seed,
         processing=settings.processing,
         store=default_store(settings.memory),
+        bos=settings.bos,
+        context=settings.context,
     )
 
 

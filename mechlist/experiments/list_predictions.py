@@ -71,7 +71,7 @@ def read(runner: Runner, lists: Lists, *, drawn: Sequence[Sampling | None] | Non
     positions = torch.tensor(
         [[start + min(place, n - 1) for place in range(width)] for start, n in zip(starts, counts, strict=True)]
     )
-    vocab = runner.shape.d_vocab
+    vocab = runner.shape.d_vocab_out
 
     def function(batch: Batch) -> dict[str, Tensor]:
         logits = batch.logits()

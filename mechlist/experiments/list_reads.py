@@ -35,7 +35,7 @@ def read_logits(
         row, column = (wanted >= 0).nonzero(as_tuple=True)
         at = wanted[row, column]
         streams = batch.normalized[row.to(batch.tokens.device), at.to(batch.tokens.device)]
-        size = max(1, batch.chunk_bytes // (4 * COPIES * runner.shape.d_vocab))
+        size = max(1, batch.chunk_bytes // (4 * COPIES * runner.shape.d_vocab_out))
         # An empty piece tells the names and shapes where no list of the batch has a position.
         pieces = streams.split(size) if len(streams) else (streams,)
         parts = [of(runner.language_model.unembed(piece).float()) for piece in pieces]

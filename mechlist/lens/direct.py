@@ -9,7 +9,9 @@ from torch import Tensor
 
 from mechlist.errors import InputError, MechlistError
 from mechlist.metrics.measure import Each, token_sets
-from mechlist.models.layers import Layers, unsupported
+from mechlist.models.language_model import LanguageModel
+from mechlist.models.layers import Layers
+from mechlist.models.norms import Norm
 from mechlist.runner import Runner
 from mechlist.runner.batch import Batch
 from mechlist.runner.batching import check_prompts
@@ -94,10 +96,12 @@ def direct_attribution(
             are in both sets.
         MechlistError: terms that do not add up, for instance because an intervention replaces what they add up to.
     """
-    layers, number = _layers(runner), len(prompts)
+    layers, number = runner.language_model.require_layers("Direct logit attribution"), len(prompts)
+    if layers.final_norm is None and runner.model.cfg.normalization_type is not None:
+        raise InputError("The model's last norm must be a LayerNorm or an RMSNorm to be frozen, and it is neither.")
     _check(runner, prompts, positions)
     sides = [
-        token_sets(ids, name, number, runner.shape.d_vocab) for name, ids in (("answer", answer), ("wrong", wrong))
+        token_sets(ids, name, number, runner.shape.d_vocab_out) for name, ids in (("answer", answer), ("wrong", wrong))
     ]
     _check_apart(*sides[0], *sides[1])
     there = positions >= 0
@@ -129,12 +133,12 @@ def _terms(
     runner: Runner, layers: Layers, batch: Batch, sides: list[tuple[Tensor, Tensor]]
 ) -> dict[str, Float[Tensor, "row n ..."]]:
     """All terms of a batch, in float64: dot products of long vectors that cancel would lose digits."""
-    model, shape = runner.model, runner.shape
+    model, shape = runner.language_model, runner.shape
     weight, offset = _direction(model, *sides[0]), _direction(model, *sides[1])
     along, constant = weight[0] - offset[0], weight[1] - offset[1]
     final = batch.activations[_last(runner)]
     read = batch.normalized[torch.arange(len(final), device=final.device)[:, None], batch.positions]
-    vector, from_norm = frozen_norm(model, final.double(), along[:, None])
+    vector, from_norm = frozen_norm(layers.final_norm, final.double(), along[:, None])
 
     def dot(part: Tensor, axis: str = "") -> Tensor:
         return torch.einsum(f"rn{axis}m,rnm->rn{axis}", part.double(), vector)
@@ -143,7 +147,7 @@ def _terms(
     for layer in range(shape.n_layers):
         z = batch[f"blocks.{layer}.attn.hook_z"]
         written = dot(layers.head_outputs(layer, z.flatten(0, 1)).unflatten(0, z.shape[:2]), "h")
-        shared = vector @ _output_bias(model, layer)
+        shared = vector @ layers.output_bias(layer).double()
         heads.append(written - shared[..., None] / shape.n_heads)
         biases.append(shared)
         if not shape.attn_only:
@@ -159,53 +163,34 @@ def _terms(
 
 
 def frozen_norm(
-    model: Any, final: Float[Tensor, "row n d_model"], along: Float[Tensor, "row #n d_model"]
+    norm: Norm | None, final: Float[Tensor, "row n d_model"], along: Float[Tensor, "row #n d_model"]
 ) -> tuple[Float[Tensor, "row n d_model"], Float[Tensor, "row #n"]]:
     """The last norm as a linear map: what to multiply parts of `final` with to get their share along `along`.
 
     Args:
-        model: a HookedTransformer.
+        norm: written out; None for a model without.
         final: the residual stream after the last layer, whose scale it is.
         along: a direction behind the norm.
 
     Returns:
         The same direction before the norm, and what the norm's bias adds to every result.
     """
-    kind, zero = model.cfg.normalization_type, torch.zeros_like(along[..., 0])
-    if kind is None:
+    zero = torch.zeros_like(along[..., 0])
+    if norm is None:
         return along.expand_as(final), zero
-    if kind not in ("LN", "LNPre", "RMS", "RMSPre"):
-        raise InputError(f"The model's last norm must be a LayerNorm or an RMSNorm to be frozen, not {kind}.")
-    gain = along if kind.endswith("Pre") else along * model.ln_final.w.double()
-    added = along @ model.ln_final.b.double() if kind == "LN" else zero
-    centred = kind.startswith("LN")
-    spread = final - final.mean(-1, keepdim=True) if centred else final
-    scale = (spread.pow(2).mean(-1, keepdim=True) + model.cfg.eps).sqrt()
+    gain = along if norm.gain is None else along * norm.gain.double()
+    added = zero if norm.bias is None else along @ norm.bias.double()
     # A part less its own mean, along a direction, is the part along the direction less the direction's mean.
-    return (gain - gain.mean(-1, keepdim=True) if centred else gain) / scale, added
+    return (gain - gain.mean(-1, keepdim=True) if norm.centred else gain) / norm.scale(final), added
 
 
 def _direction(
-    model: Any, ids: Int[Tensor, "row k"], real: Bool[Tensor, "row k"]
+    model: LanguageModel, ids: Int[Tensor, "row k"], real: Bool[Tensor, "row k"]
 ) -> tuple[Float[Tensor, "row d_model"], Float[Tensor, " row"]]:
     """Mean unembedding of each row's tokens, and mean bias."""
-    device = model.W_U.device
-    share = (real.double() / real.sum(1, keepdim=True)).to(device)
-    columns = model.W_U[:, ids.to(device)].double()
-    return torch.einsum("mrk,rk->rm", columns, share), (model.b_U[ids.to(device)].double() * share).sum(1)
-
-
-def _output_bias(model: Any, layer: int) -> Float[Tensor, " d_model"]:
-    """What attention adds whatever its heads do; nothing where a norm of the sum of both comes after it."""
-    bias = model.blocks[layer].attn.b_O.double()
-    return torch.zeros_like(bias) if model.cfg.use_normalization_before_and_after else bias
-
-
-def _layers(runner: Runner) -> Layers:
-    reason = unsupported(runner.model)
-    if reason is not None:
-        raise InputError(f"Direct logit attribution must take the model's layers apart, and cannot: {reason}.")
-    return Layers(runner.model)
+    share = (real.double() / real.sum(1, keepdim=True)).to(model.device)
+    weight, bias = model.unembedding(ids)
+    return torch.einsum("mrk,rk->rm", weight.double(), share), (bias.double() * share).sum(1)
 
 
 def _last(runner: Runner) -> str:

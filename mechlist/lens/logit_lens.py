@@ -74,8 +74,9 @@ def lens_logits(
         InputError: positions or tokens that the model does not have, or as `final_norm`.
         MechlistError: the last stage does not give the model's own final logits.
     """
-    if not ((columns >= 0) & (columns < runner.shape.d_vocab)).all():
-        raise InputError(f"columns must be token ids from 0 to {runner.shape.d_vocab - 1}, not {columns.tolist()}.")
+    if not ((columns >= 0) & (columns < runner.shape.d_vocab_out)).all():
+        last = runner.shape.d_vocab_out - 1
+        raise InputError(f"columns must be token ids from 0 to {last}, not {columns.tolist()}.")
     hooks, norm = stage_hooks(runner), final_norm(runner)
     unembed = partial(_unembed, runner, columns, softcap)
 
@@ -122,7 +123,7 @@ def lens_differences(
     Raises:
         InputError: a token that is answer and wrong answer of a prompt, or as `lens_logits`.
     """
-    sides = checked_sets(answer, wrong, len(rows), runner.shape.d_vocab)
+    sides = checked_sets(answer, wrong, len(rows), runner.shape.d_vocab_out)
     columns = torch.cat([ids[there] for ids, there in sides]).unique()
     logits = lens_logits(runner, rows, where, columns, softcap=softcap, translate=translate)
     return set_difference(logits, columns, *sides)
@@ -153,10 +154,11 @@ def set_difference(
 
 
 def _unembed(runner: Runner, columns: Tensor, softcap: bool, normalized: Tensor) -> Tensor:
-    there = columns.to(normalized.device)
+    model = runner.language_model
     if softcap:
-        return runner.language_model.unembed(normalized, there)
-    return normalized @ runner.model.W_U[:, there] + runner.model.b_U[there]
+        return model.unembed(normalized, columns.to(normalized.device))
+    weight, bias = model.unembedding(columns)
+    return normalized @ weight + bias
 
 
 def _check_last(found: Tensor, own: Tensor, runner: Runner) -> None:

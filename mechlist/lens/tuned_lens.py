@@ -86,7 +86,7 @@ def lens_fit(
     bias = torch.zeros(runner.shape.n_layers + 1)
     size = _tokens_at_once(runner)
     for stage, streams in _stages(runner, rows, where, range(runner.shape.n_layers)):
-        model, lens = (torch.zeros(runner.shape.d_vocab, dtype=torch.float64) for _ in range(2))
+        model, lens = (torch.zeros(runner.shape.d_vocab_out, dtype=torch.float64) for _ in range(2))
         for start in range(0, len(final), size):
             piece = slice(start, start + size)
             target = _log_probs(runner, _here(runner, final[piece]))
@@ -173,7 +173,7 @@ def _here(runner: Runner, streams: Tensor) -> Tensor:
 
 def _tokens_at_once(runner: Runner) -> int:
     """Tokens whose logits, with all that is made of them, take a quarter of the memory at most."""
-    return max(1, runner.memory // 4 // (4 * COPIES * runner.shape.d_vocab))
+    return max(1, runner.memory // 4 // (4 * COPIES * runner.shape.d_vocab_out))
 
 
 def _check_positions(where: Int[Tensor, "prompt n"]) -> None:

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from mechlist.models.layers import Layers
 
+ChangeZ = Callable[[int, Tensor], Tensor]
+"""Called with a layer and its z [row token head d_head]; returns what goes on, never changed in place."""
+
 
 @runtime_checkable
 class Decoder(Protocol):
@@ -26,12 +29,19 @@ class Decoder(Protocol):
 class CachedDecoder:
     """A model whose layers run one by one, with a key/value cache: each token goes through them once."""
 
-    def __init__(self, module: Any, rows: int, capacity: int) -> None:
-        self._module, self._layers = module, Layers(module)
-        cfg = module.cfg
-        size = (rows, capacity, self._layers.n_key_value_heads, cfg.d_head)
-        weight = module.W_U
-        self._keys, self._values = ([weight.new_empty(size) for _ in range(cfg.n_layers)] for _ in "kv")
+    def __init__(self, layers: Layers, rows: int, capacity: int, like: Tensor, change: ChangeZ | None = None) -> None:
+        """A decoder that has read nothing.
+
+        Args:
+            layers: of the model.
+            rows: sequences.
+            capacity: tokens that each may grow to.
+            like: a weight; the cache has its type and device.
+            change: what is done to each layer's z.
+        """
+        self._layers, self._change = layers, change
+        size = (rows, capacity, layers.n_key_value_heads, layers.d_head)
+        self._keys, self._values = ([like.new_empty(size) for _ in range(layers.n_layers)] for _ in "kv")
         self._seen = 0
 
     def feed(self, tokens: Int[Tensor, "row new"]) -> Float[Tensor, "row d_model"]:
@@ -46,6 +56,7 @@ class CachedDecoder:
             values[:, self._seen : end] = v
             q = self._layers.place(layer, q, positions, "q")
             z = self._layers.attend(layer, q, keys[:, :end], values[:, :end], positions, _untouched)
+            z = z if self._change is None else self._change(layer, z)
             x = self._layers.finish(layer, x, z.reshape(len(x), *z.shape[2:]), _untouched)
         self._seen = end
         return self._layers.final(x.view(rows, -1, x.shape[-1])[:, -1])

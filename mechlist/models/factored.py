@@ -10,8 +10,7 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import FactoredMatrix, HookedTransformer
-from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens import FactoredMatrix
 
 from mechlist.errors import InputError
 
@@ -26,7 +25,8 @@ __all__ = [
     "unembedding",
 ]
 
-Module = HookedTransformer | TransformerBridge
+Module = Any
+"""A HookedTransformer or a TransformerBridge."""
 
 
 @dataclass(frozen=True)

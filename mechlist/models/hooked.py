@@ -10,19 +10,22 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from mechlist.errors import ModelError
 from mechlist.models.files import first_line, read_json
 from mechlist.models.language_model import LanguageModel, wrap
+from mechlist.models.outline import check_context
 from mechlist.models.source import Source
-from mechlist.models.tokenizer import check_tokenizer, find_bos, load_tokenizer
+from mechlist.models.tokenizer import attach, check_tokenizer, find_bos, load_tokenizer
 
 
-def load_hooked(source: Source, device: str, dtype: torch.dtype) -> LanguageModel:
+def load_hooked(
+    source: Source, device: str, dtype: torch.dtype, *, bos: bool | None = None, context: int | None = None
+) -> LanguageModel:
     """The model as it was saved: no weight is processed.
 
     Raises:
         ModelError: a configuration, weights or tokenizer that do not fit together.
     """
     tokenizer = load_tokenizer(source.directory)
-    bos = find_bos(source.directory, tokenizer)
-    module = _build(source.directory, tokenizer, device, dtype)
+    first = find_bos(source.directory, tokenizer, bos)
+    module = _build(source.directory, device, dtype, context)
     check_tokenizer(tokenizer, module.cfg.d_vocab)
     weights = load_file(source.directory / "model.safetensors")
     _check_names_and_shapes(source.directory, module, weights)
@@ -30,15 +33,21 @@ def load_hooked(source: Source, device: str, dtype: torch.dtype) -> LanguageMode
     module.load_state_dict({name: weights[name] for name, _ in module.named_parameters()}, strict=False)
     module.move_model_modules_to_device()
     info = {"name": source.name, "kind": "HookedTransformer directory", "processing": "as saved"}
-    return wrap(module.eval(), info, bos)
+    attach(module, tokenizer, first)
+    return wrap(module.eval(), info, first, tokenizer, context)
 
 
-def _build(directory: Path, tokenizer: Any, device: str, dtype: torch.dtype) -> HookedTransformer:
+def _build(directory: Path, device: str, dtype: torch.dtype, context: int | None) -> HookedTransformer:
     settings = read_json(directory / "hooked_transformer_config.json")
+    if context is not None:
+        longest = None if settings.get("positional_embedding_type") in ("rotary", "none") else settings.get("n_ctx")
+        check_context(context, longest)
+        # Learned positions keep the table that is saved, however few of them are used.
+        settings |= {"n_ctx": context} if longest is None else {}
     here = {"device": device, "dtype": dtype, "n_devices": 1, "init_weights": False, "seed": None}
     try:
         cfg = HookedTransformerConfig.from_dict(settings | here | {"tokenizer_name": None})
-        return HookedTransformer(cfg, tokenizer, move_to_device=False)
+        return HookedTransformer(cfg, move_to_device=False)
     except Exception as error:
         raise ModelError(
             f"{directory}/hooked_transformer_config.json does not describe a HookedTransformer: "

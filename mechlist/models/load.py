@@ -4,11 +4,11 @@ import torch
 
 from mechlist.errors import ModelError
 from mechlist.models.files import check_weights
-from mechlist.models.hooked import load_hooked
 from mechlist.models.huggingface import load_hf, load_huggingface
 from mechlist.models.language_model import LanguageModel
 from mechlist.models.quiet import quiet
-from mechlist.models.source import locate
+from mechlist.models.source import Source, locate
+from mechlist.models.tl import HAS_HOOKED
 from mechlist.types import DType, Processing
 
 __all__ = ["load", "load_hf", "resolve_device"]
@@ -17,7 +17,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load(
-    model: str, *, device: str = "auto", dtype: DType = "float32", processing: Processing | None = None
+    model: str,
+    *,
+    device: str = "auto",
+    dtype: DType = "float32",
+    processing: Processing | None = None,
+    bos: bool | None = None,
+    context: int | None = None,
 ) -> LanguageModel:
     """Load `model`: a hub name, a Hugging Face or HookedTransformer directory, or a built-in model.
 
@@ -26,6 +32,8 @@ def load(
         device: "auto" takes CUDA, then MPS, then the CPU.
         dtype: of weights and activations; weights are processed in float32 and then rounded.
         processing: folding and centring of Hugging Face weights; a HookedTransformer directory is taken as saved.
+        bos: whether prompts begin with the BOS token; None for models whose tokenizer has one.
+        context: tokens that a prompt may have; None for what the configuration says.
 
     Raises:
         ModelError: the model cannot be found, read or trusted; one sentence says what to do.
@@ -37,8 +45,19 @@ def load(
     check_weights(source.directory)
     with quiet():
         if source.kind == "hooked_transformer":
-            return load_hooked(source, where, DTYPES[dtype])
-        return load_huggingface(source, where, DTYPES[dtype], processing or Processing())
+            return _hooked(source, where, DTYPES[dtype], bos, context)
+        return load_huggingface(source, where, DTYPES[dtype], processing or Processing(), bos=bos, context=context)
+
+
+def _hooked(source: Source, device: str, dtype: torch.dtype, bos: bool | None, context: int | None) -> LanguageModel:
+    if not HAS_HOOKED:
+        raise ModelError(
+            f"{source.name} is a HookedTransformer, which TransformerLens 4 no longer has; install transformer-lens<4, "
+            "or take a Hugging Face model."
+        )
+    from mechlist.models.hooked import load_hooked
+
+    return load_hooked(source, device, dtype, bos=bos, context=context)
 
 
 def resolve_device(device: str) -> str:

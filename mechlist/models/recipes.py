@@ -140,9 +140,9 @@ def checked(view: LanguageModel, head: Head) -> Head:
 
 
 def _tokenizer(view: LanguageModel) -> Any:
-    if view.module.tokenizer is None:
+    if view.tokenizer is None:
         raise InputError("the model has no tokenizer")
-    return view.module.tokenizer
+    return view.tokenizer
 
 
 def _row(view: LanguageModel, ids: Int[Tensor, " token"], bos: bool) -> Int[Tensor, "1 position"]:

@@ -16,12 +16,12 @@ from typing import Any, ClassVar, Literal
 import torch
 import yaml
 from pydantic import TypeAdapter, ValidationError
-from transformer_lens import HookedTransformer
 
 from mechlist.errors import InputError
 from mechlist.models.files import first_line
 from mechlist.models.language_model import LanguageModel
 from mechlist.models.quantities import QUANTITIES
+from mechlist.models.tl import is_hooked
 from mechlist.types import Guard, Processing
 
 REFERENCES = Path(__file__).parent / "references"
@@ -162,7 +162,7 @@ def _run(view: LanguageModel, reference: Reference) -> Guard:
 
 def _unfit(view: LanguageModel, reference: Reference) -> str | None:
     """Why the number cannot be expected of this model, if it cannot."""
-    if not isinstance(view.module, HookedTransformer):
+    if not is_hooked(view.module):
         return "reference numbers are for a HookedTransformer"
     if view.dtype != torch.float32:
         return f"reference numbers are for float32, not {str(view.dtype).removeprefix('torch.')}"

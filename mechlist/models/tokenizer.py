@@ -5,7 +5,7 @@ from typing import Any
 
 import transformers
 
-from mechlist.errors import ModelError
+from mechlist.errors import InputError, ModelError
 from mechlist.models.files import first_line, read_json
 from mechlist.models.quiet import quiet
 
@@ -35,12 +35,16 @@ def load_tokenizer(directory: Path) -> Any:
 def check_tokenizer(tokenizer: Any, d_vocab: int) -> None:
     """Every token id must have a row of the embedding; the embedding may have rows to spare.
 
+    Tokens that were added to the vocabulary may lie beyond it (Gemma 3's text models have one for images): prompts that
+    use them are refused.
+
     Raises:
         ModelError: the tokenizer belongs to another model.
     """
     if tokenizer is None:
         return
-    largest = max(tokenizer.get_vocab().values(), default=-1)
+    added = tokenizer.added_tokens_decoder
+    largest = max((token for token in tokenizer.get_vocab().values() if token not in added), default=-1)
     if largest >= d_vocab:
         raise ModelError(
             f"The tokenizer does not fit the model: it has token ids up to {largest}, "
@@ -48,18 +52,60 @@ def check_tokenizer(tokenizer: Any, d_vocab: int) -> None:
         )
 
 
-def find_bos(directory: Path, tokenizer: Any) -> int | None:
-    """BOS of the tokenizer, else of generation_config.json, else of config.json, else None.
+def find_bos(directory: Path, tokenizer: Any, bos: bool | None = None) -> int | None:
+    """The token that begins every prompt: the tokenizer's own BOS, and no other token in its place.
 
-    To be called before TransformerLens gets the tokenizer: it puts EOS in the place of a BOS that is not there.
+    A model without tokenizer takes that of generation_config.json, else of config.json, else none.
+
+    Args:
+        directory: of the model.
+        tokenizer: or None.
+        bos: whether prompts begin with it; None for those that have one.
+
+    Raises:
+        ModelError: `bos` is wanted and there is none.
     """
-    if tokenizer is not None and tokenizer.bos_token_id is not None:
-        return tokenizer.bos_token_id
+    found = _own_bos(directory) if tokenizer is None else tokenizer.bos_token_id
+    if bos and found is None:
+        whose = "The model's configuration" if tokenizer is None else "The model's tokenizer"
+        raise ModelError(f"{whose} has no BOS token, so prompts cannot begin with one: leave --bos out.")
+    return None if bos is False else found
+
+
+def _own_bos(directory: Path) -> int | None:
     for file in (directory / "generation_config.json", directory / "config.json"):
         bos = read_json(file).get("bos_token_id") if file.is_file() else None
         if isinstance(bos, int):
             return bos
     return None
+
+
+def encode(tokenizer: Any, text: str, bos: int | None) -> list[int]:
+    """Token ids of a text behind `bos`, once: a text that begins with it already gets no second.
+
+    Raises:
+        InputError: there is no tokenizer.
+    """
+    if tokenizer is None:
+        raise InputError("The model has no tokenizer: give token ids instead of text.")
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+
+def attach(module: Any, tokenizer: Any, bos: int | None) -> None:
+    """Let a model's own methods for text use the tokenizer as it is.
+
+    TransformerLens would read it a second time, and put EOS in the place of a BOS that is not there.
+    """
+    # A bridge that has a tokenizer takes its vocabulary for the model's when it gets another.
+    module.tokenizer = None
+    module.tokenizer = tokenizer
+    if tokenizer is None:
+        return
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    module.cfg.tokenizer_prepends_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+    module.cfg.default_prepend_bos = bos is not None
 
 
 def stand_in() -> Any:

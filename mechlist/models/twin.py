@@ -4,12 +4,11 @@ import copy
 from typing import Any
 
 import torch
-from transformer_lens import HookedTransformer
-from transformer_lens.model_bridge import TransformerBridge
 
 from mechlist.errors import ModelError
 from mechlist.models.language_model import LanguageModel, wrap
 from mechlist.models.quiet import quiet
+from mechlist.models.tl import is_bridge
 
 
 def untrained_twin(model: LanguageModel, seed: int) -> LanguageModel:
@@ -20,8 +19,10 @@ def untrained_twin(model: LanguageModel, seed: int) -> LanguageModel:
     Raises:
         ModelError: a model that is not a HookedTransformer.
     """
-    if isinstance(model.module, TransformerBridge):
+    if is_bridge(model.module):
         raise ModelError("An untrained twin needs a HookedTransformer; this model runs through TransformerBridge.")
+    from transformer_lens import HookedTransformer
+
     cfg: Any = copy.deepcopy(model.module.cfg)
     cfg.init_weights = True
     with quiet(), torch.random.fork_rng():
@@ -30,4 +31,5 @@ def untrained_twin(model: LanguageModel, seed: int) -> LanguageModel:
         cfg.seed = None
         module = HookedTransformer(cfg, move_to_device=False)
         module.move_model_modules_to_device()
-    return wrap(module.eval(), model.info | {"name": f"untrained twin of {model.info.get('name')}"}, model.bos_token_id)
+    info = model.info | {"name": f"untrained twin of {model.info.get('name')}"}
+    return wrap(module.eval(), info, model.bos_token_id, model.tokenizer, model.shape.n_ctx)

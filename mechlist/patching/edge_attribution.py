@@ -129,7 +129,7 @@ class _Scoring:
         measure = task.measure.block(slice(members[0], members[-1] + 1))
         final = task.runs.layers.final(run.final.flatten(0, 1)).view(run.final.shape)
         read = self._at_read(final, members)
-        budget, d_vocab = task.runner.memory // 8, task.runner.shape.d_vocab
+        budget, d_vocab = task.runner.memory // 8, task.runner.shape.d_vocab_out
         run.backward(read, metric_gradient(measure, read, plain, self.model.unembed, d_vocab, budget))
         nodes = task.nodes
         size = max(1, PIECE_BYTES // (4 * len(nodes.senders) * task.runner.shape.d_model))

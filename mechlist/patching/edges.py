@@ -12,7 +12,6 @@ from torch import Tensor
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Measure, Metric
 from mechlist.models.language_model import LanguageModel
-from mechlist.models.layers import Layers
 from mechlist.patching.circuits.nodes import Nodes
 from mechlist.patching.circuits.runs import EdgeRuns
 from mechlist.patching.grid import prepare
@@ -42,7 +41,7 @@ class EdgeTask:
     @cached_property
     def runs(self) -> EdgeRuns:
         """The engine."""
-        return EdgeRuns(Layers(self.runner.model), self.nodes)
+        return EdgeRuns(self.model.require_layers("Patching edges"), self.nodes)
 
     @property
     def model(self) -> LanguageModel:
@@ -115,7 +114,7 @@ class EdgeTask:
         block = slice(min(prompt), max(prompt) + 1)
         number = torch.tensor(prompt) - block.start
         return self.measure.block(block)(
-            finals, number, base, self.model.unembed, runner.shape.d_vocab, runner.memory // 8
+            finals, number, base, self.model.unembed, runner.shape.d_vocab_out, runner.memory // 8
         )
 
 
@@ -128,7 +127,7 @@ def nodes_of(runner: Runner) -> Nodes:
     reason = whole_passes(runner)
     if reason is not None:
         raise InputError(f"The edges of this model cannot be patched, because {reason}.")
-    return Nodes(runner.shape, parallel=bool(runner.model.cfg.parallel_attn_mlp))
+    return Nodes(runner.shape, parallel=runner.language_model.require_layers("Patching edges").parallel)
 
 
 def edge_task(
@@ -153,7 +152,7 @@ def edge_task(
     task = EdgeTask(runner, base, source, checked.lengths, checked.measure)
     first = base[:1, : checked.lengths[0]]
     with torch.no_grad():
-        checked.compare(task.model, first, task.runs.plain(first.to(task.model.device)))
+        task.model.compare(first, task.runs.plain(first.to(task.model.device)))
     return task
 
 

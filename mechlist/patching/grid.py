@@ -16,7 +16,7 @@ from mechlist.models.language_model import require_eval
 from mechlist.patching.replacements import Given, Mean, Replacement, Resample, Zero, donors, means
 from mechlist.patching.sweep.cells import by_role, check_site, grid, hook_name, named
 from mechlist.patching.sweep.sweep import Replacing
-from mechlist.patching.sweep.task import Task, Values
+from mechlist.patching.sweep.task import Task, Values, whole_passes
 from mechlist.runner import Runner
 from mechlist.runner.batching import check_prompts
 
@@ -87,7 +87,7 @@ def prepare(
     shape = runner.shape
     require_eval(runner.model)
     check_site(site, per, shape, runner.language_model.hook_names)
-    if site == "resid_mid" and runner.language_model.makes_logits:
+    if site == "resid_mid" and runner.language_model.makes_logits and whole_passes(runner, site) is not None:
         raise InputError(
             "Through TransformerBridge a change of resid_mid reaches the MLP alone, and not what follows it: take "
             "attn_out, or the next layer's resid_pre."
@@ -96,7 +96,7 @@ def prepare(
     for tokens in (base, source):
         if isinstance(tokens, Tensor):
             check_prompts(tokens, shape.n_ctx, shape.d_vocab)
-    measure = metric.prepare(base, sizes, shape.d_vocab)
+    measure = metric.prepare(base, sizes, shape.d_vocab_out)
     prompts, length = base.shape
     if cells is not None and roles is not None:
         raise InputError("cells and roles exclude each other: give one of them.")

@@ -43,7 +43,7 @@ class Batch:
     def logits(self, columns: Int[Tensor, " column"] | None = None) -> Float[Tensor, "row n vocab"]:
         """Logits at the positions asked for (all without), of every token or of `columns` only."""
         chosen = gather(self.normalized, self.positions)
-        width = self.model.shape.d_vocab if columns is None else len(columns)
+        width = self.model.shape.d_vocab_out if columns is None else len(columns)
         wanted = None if columns is None else columns.to(chosen.device)
         size = self._tokens_at_once(width)
         if chosen.shape[0] * chosen.shape[1] <= size:
@@ -61,7 +61,7 @@ class Batch:
         real = self.real[:, 1:]
         streams = self.normalized[:, :-1][real]
         targets = self.tokens[:, 1:][real]
-        size = self._tokens_at_once(self.model.shape.d_vocab)
+        size = self._tokens_at_once(self.model.shape.d_vocab_out)
         parts = [
             next_token(self.model.unembed(s), t) for s, t in zip(streams.split(size), targets.split(size), strict=True)
         ]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.models.language_model import LanguageModel, fingerprint, wrap
+from mechlist.models.tokenizer import encode
 from mechlist.runner.assembly import in_order
 from mechlist.runner.batch import Batch, masked_activations
 from mechlist.runner.batching import check_prompts, plan_batches
@@ -74,6 +75,8 @@ class Runner:
         progress: bool = True,
         guards: bool = True,
         store: ActivationStore | None = None,
+        bos: bool | None = None,
+        context: int | None = None,
     ) -> "Runner":
         """Load a model by name or directory (see `mechlist.models.load.load`) and check that it can be trusted.
 
@@ -85,7 +88,9 @@ class Runner:
         from mechlist.runner.guards import require_cheap_guards
 
         runner = cls.__new__(cls)
-        runner._language_model = load(model, device=device, dtype=dtype, processing=processing)
+        runner._language_model = load(
+            model, device=device, dtype=dtype, processing=processing, bos=bos, context=context
+        )
         runner._configure(memory, seed, progress, None)
         if guards:
             require_cheap_guards(runner)
@@ -144,7 +149,7 @@ class Runner:
     @property
     def tokenizer(self) -> Any:
         """The model's tokenizer, or None."""
-        return self.model.tokenizer
+        return self._language_model.tokenizer
 
     @property
     def bos_token_id(self) -> int | None:
@@ -305,9 +310,10 @@ class Runner:
         Raises:
             InputError: columns outside the vocabulary.
         """
-        width = self.shape.d_vocab if columns is None else len(columns)
-        if columns is not None and not ((columns >= 0) & (columns < self.shape.d_vocab)).all():
-            raise InputError(f"columns must be token ids from 0 to {self.shape.d_vocab - 1}, not {columns.tolist()}.")
+        vocabulary = self.shape.d_vocab_out
+        width = vocabulary if columns is None else len(columns)
+        if columns is not None and not ((columns >= 0) & (columns < vocabulary)).all():
+            raise InputError(f"columns must be token ids from 0 to {vocabulary - 1}, not {columns.tolist()}.")
 
         def function(batch: Batch) -> dict[str, Tensor]:
             logits = batch.logits(columns)
@@ -335,15 +341,14 @@ class Runner:
         return self.map(prompts, lambda batch: {"log_prob": batch.next_tokens().log_prob})["log_prob"]
 
     def to_tokens(self, text: str, *, prepend_bos: bool | None = None) -> list[int]:
-        """Token ids of a text, with BOS as is the model's habit unless `prepend_bos` says otherwise.
+        """Token ids of a text behind the token that begins prompts, if there is one and `prepend_bos` is not False.
 
         Raises:
-            InputError: the model has no tokenizer.
+            InputError: the model has no tokenizer; a BOS is wanted and there is none.
         """
-        if self.tokenizer is None:
-            raise InputError("The model has no tokenizer: give token ids instead of text.")
-        kwargs = {} if prepend_bos is None else {"prepend_bos": prepend_bos}
-        return self.model.to_tokens(text, truncate=False, **kwargs)[0].tolist()
+        if prepend_bos and self.bos_token_id is None:
+            raise InputError("The model's prompts begin with no BOS token: leave prepend_bos out.")
+        return encode(self.tokenizer, text, None if prepend_bos is False else self.bos_token_id)
 
     def token_texts(self, tokens: Sequence[int]) -> list[str]:
         """The text of each token with the blank it begins with; its number, for a model without tokenizer."""
@@ -377,7 +382,7 @@ class Runner:
     def forward_bytes(self, length: int) -> int:
         """Peak bytes of one row of a forward pass, without captures."""
         # A TransformerBridge makes the logits of every position on its way.
-        logits = length * self.shape.d_vocab if self._language_model.makes_logits else 0
+        logits = length * self.shape.d_vocab_out if self._language_model.makes_logits else 0
         return bytes_per_row(self.shape, length, self._element) + self._element * logits
 
 

@@ -149,7 +149,7 @@ def _by_rule(
         return out
     width = max(map(len, places))
     positions = torch.tensor([[*places[i], *[places[i][-1]] * (width - len(places[i]))] for i in rows])
-    ends, vocab = end_tokens(lists[0].marks), runner.shape.d_vocab
+    ends, vocab = end_tokens(lists[0].marks), runner.shape.d_vocab_out
 
     def function(batch: Batch) -> dict[str, Tensor]:
         logits = batch.logits()

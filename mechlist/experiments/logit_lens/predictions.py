@@ -127,7 +127,7 @@ def read(runner: Runner, readings: Readings, lenses: Mapping[str, Translate], *,
 def _differences(runner: Runner, readings: Readings, run: Run, translate: Translate, softcap: bool) -> Tensor:
     """All directions in one pass: float32 [row, direction, item, stage]."""
     where = readings.where[run.lists]
-    total, d_vocab = len(readings.topics), runner.shape.d_vocab
+    total, d_vocab = len(readings.topics), runner.shape.d_vocab_out
     sides = [
         checked_sets(answer, wrong, total, d_vocab)
         for answer, wrong in zip(readings.answer, readings.wrong, strict=True)

@@ -65,9 +65,9 @@ class TokenView(Experiment):
 
     def run(self, runner: Runner) -> xr.Dataset:
         """Readings and the most probable next tokens at every token from the prefilled hyphen on."""
-        if self.alternatives > runner.shape.d_vocab:
+        if self.alternatives > runner.shape.d_vocab_out:
             raise InputError(
-                f"alternatives must be at most {runner.shape.d_vocab}, the tokens of the vocabulary, not "
+                f"alternatives must be at most {runner.shape.d_vocab_out}, the tokens of the vocabulary, not "
                 f"{self.alternatives}."
             )
         one = self._chosen(runner)
@@ -155,7 +155,7 @@ class TokenView(Experiment):
             [one.tokens],
             function,
             positions=list(range(start, size)),
-            row_bytes=lambda _, kept: 12 * kept * runner.shape.d_vocab,
+            row_bytes=lambda _, kept: 12 * kept * runner.shape.d_vocab_out,
             label="Alternatives",
         )
         own = found["own"][0].double().numpy()

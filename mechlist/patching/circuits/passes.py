@@ -101,7 +101,7 @@ def run(
     length = embedded.shape[1]
     positions = torch.arange(length, device=embedded.device)
     x = embedded.flatten(0, 1)
-    for layer in range(layers.cfg.n_layers):
+    for layer in range(layers.n_layers):
         x = touch("resid_pre", x)
         q, k, v = (touch(name, t) for name, t in zip(QKV, layers.project(layer, x), strict=True))
         q, k, v = (t.view(-1, length, *t.shape[1:]) for t in (q, k, v))

@@ -63,7 +63,7 @@ class EdgeRuns:
             read: positions.
         """
         variants, (prompts, length) = len(patched), base.shape
-        width = self.layers.cfg.d_model
+        width = self.layers.d_model
         made = source.new_empty(variants, prompts, len(self.nodes.senders), length * width)
         """What each sender adds in the source run less what it adds in this one."""
         wrote = 0
@@ -83,7 +83,7 @@ class EdgeRuns:
             return x[:, None] + added
 
         x = self._run(base.repeat(variants, 1), note, change)
-        own = change(LOGITS, self.layers.cfg.n_layers, x)
+        own = change(LOGITS, self.layers.n_layers, x)
         final = (x if own is None else own[:, 0]).view(variants, prompts, length, width)
         final = final[:, torch.arange(prompts, device=x.device)[:, None], read.to(x.device)]
         return self.layers.final(final.flatten(0, 2)).view(final.shape)
@@ -103,16 +103,16 @@ class EdgeRuns:
         positions = torch.arange(length, device=tokens.device)
         x = layers.embed(tokens)
         note(self.nodes.writing[-1, False], x[:, None])
-        for layer in range(layers.cfg.n_layers):
+        for layer in range(layers.n_layers):
             q, k, v = self._project(layer, x, change)
             k, q = layers.place(layer, k, positions, "k"), layers.place(layer, q, positions, "q")
             z = layers.attend(layer, q, k, v, positions, _leave)
             heads = layers.head_outputs(layer, z.flatten(0, 1)).view(rows, length, -1, x.shape[-1])
             before, x = x, x + heads.sum(2)
             parallel = self.nodes.parallel
-            reading = None if layers.cfg.attn_only or not parallel else self._mlp_input(layer, before, change)
+            reading = None if layers.attn_only or not parallel else self._mlp_input(layer, before, change)
             note(self.nodes.writing[layer, True], heads.transpose(1, 2))
-            if layers.cfg.attn_only:
+            if layers.attn_only:
                 continue
             if reading is None:
                 reading = self._mlp_input(layer, x, change)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.models.language_model import Hook, LanguageModel
-from mechlist.models.layers import Layers
 from mechlist.patching.gradients.cost import gradient_bytes, weight_copies
 from mechlist.patching.gradients.gradient import differentiable, metric_gradient, site_gradients
 from mechlist.patching.gradients.softmax import keys_replaced, queries_replaced, scores
@@ -69,7 +68,7 @@ class Attribution:
     def _plan(self) -> list[list[int]]:
         runner, sizes, (prompts, length) = self.task.runner, self.task.sizes, self.task.base.shape
         each = gradient_bytes(sizes, self.task.site, length, fix_qk=self.fix_qk)
-        each += 4 * length * runner.shape.d_vocab * self.model.makes_logits
+        each += 4 * length * runner.shape.d_vocab_out * self.model.makes_logits
         # What is left is for pieces of logits.
         size = max(1, (runner.memory * 5 // 8 - weight_copies(sizes)) // each)
         if self.model.device.type == "cpu":
@@ -180,7 +179,8 @@ class _Block:
         self, layer: int, kept: dict[str, Tensor], put: Tensor, gradient: Float[Tensor, "prompt head query key"]
     ) -> Float[Tensor, "prompt place any_head"]:
         """Gradient of the pattern x its exact change."""
-        layers, (q, k) = Layers(self._task.runner.model), (kept[hook_name(name, layer)] for name in "qk")
+        layers = self._task.runner.language_model.require_layers("The exact change of patterns")
+        q, k = (kept[hook_name(name, layer)] for name in "qk")
         before = scores(layers, layer, q, k)
         if self._task.site == "q":
             return self._by_place(queries_replaced(before, scores(layers, layer, put, k), gradient))
@@ -206,14 +206,14 @@ class _Block:
 
     def _gradients(self, finals: Tensor, base: Float[Tensor, "prompt n d_model"], kept: list[Tensor]) -> list[Tensor]:
         model, runner = self._work.model, self._task.runner
-        unembed, d_vocab = model.unembed, runner.shape.d_vocab
+        unembed, d_vocab = model.unembed, runner.shape.d_vocab_out
         gradient = metric_gradient(self._measure, finals, base, unembed, d_vocab, runner.memory // 8)
         return site_gradients(finals, gradient, kept)
 
     def _measured(self, finals: Tensor, base: Tensor) -> Float[Tensor, " prompt"]:
         model, runner = self._work.model, self._task.runner
         every = torch.arange(len(finals))
-        return self._measure(finals, every, base, model.unembed, runner.shape.d_vocab, runner.memory // 8)
+        return self._measure(finals, every, base, model.unembed, runner.shape.d_vocab_out, runner.memory // 8)
 
 
 def _keep(kept: dict[str, Tensor], name: str, activation: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def inputs(
         frozen: `all` lets the difference alone arrive; `heads` computes the MLPs on the way again.
         wanted: kind and layer of receivers, as nodes have them.
     """
-    n_layers = runs.layers.cfg.n_layers
+    n_layers = runs.layers.n_layers
     to_logits = (LOGITS, n_layers) in wanted
     end = max((layer for kind, layer in wanted if kind != LOGITS), default=-1) + 1
     values: dict[tuple[str, int], Tensor] = {}
@@ -150,16 +150,16 @@ def _through(
     passing: bool,
 ) -> None:
     """Add the values of a layer's receivers; and to the change before the layer, if it is `passing`, its MLP's."""
-    layers, cfg = runs.layers, runs.layers.cfg
+    layers = runs.layers
     prompt, position = tokens.prompt.to(delta.device), tokens.position.to(delta.device)
     if any((kind, layer) in wanted for kind in QKV):
         count = tokens.before(2 * layer)
         stream = runs.made.residual[layer][prompt[:count], position[:count]] + delta[:count]
         made = zip(QKV, layers.project(layer, stream), strict=True)
         values |= {(kind, layer): value for kind, value in made if (kind, layer) in wanted}
-    if cfg.attn_only or not (passing or ("mlp", layer) in wanted):
+    if layers.attn_only or not (passing or ("mlp", layer) in wanted):
         return
-    count = tokens.before(2 * layer + (not cfg.parallel_attn_mlp))
+    count = tokens.before(2 * layer + (not layers.parallel))
     here = prompt[:count], position[:count]
     new = layers.mlp(layer, runs.mlp_in[layer][here] + delta[:count])
     change = new - runs.mlp_out[layer][here]

@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechlist.models.language_model import LanguageModel
-from mechlist.models.layers import Layers
 from mechlist.patching.circuits.nodes import LOGITS, Receiver, Sender
 from mechlist.patching.paths.inputs import BEFORE, Frozen, Inputs, Runs, Tokens, differences, inputs
 from mechlist.patching.paths.receivers import PathSweep, Recipes, put, recipes
@@ -53,7 +52,7 @@ class Paths:
 
 def runs_of(task: Task, prompts: slice) -> Runs:
     """Base and source runs of a block of prompts, with what path patching keeps of them."""
-    layers = Layers(task.runner.model)
+    layers = task.runner.language_model.require_layers("Path patching")
     count, length = prompts.stop - prompts.start, task.base.shape[1]
     mlp_in: list[Tensor] = []
     mlp_out: list[Tensor] = []

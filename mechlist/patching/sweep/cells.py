@@ -9,21 +9,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mechlist.errors import InputError
+from mechlist.models.sites import HEAD_SITES, KEY_VALUE_SITES, Site, hook_name
 from mechlist.patching.sweep.parts import ALL, Parts, repeated
 from mechlist.types import ModelShape
 
-Site = Literal[
-    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "attn_scores"
-]
 Per = Literal["position", "head", "head_position"]
-HEAD_SITES = ("z", "q", "k", "v", "pattern", "attn_scores")
-KEY_VALUE_SITES = ("k", "v")
-
-
-def hook_name(site: str, layer: int) -> str:
-    """TransformerLens's hook point of a site."""
-    inside = "attn." if site in HEAD_SITES else ""
-    return f"blocks.{layer}.{inside}hook_{site}"
 
 
 def heads_of(site: str, shape: ModelShape) -> int:

@@ -67,7 +67,7 @@ class Sizes:
 
     def unembed_flops(self, tokens: int, columns: int | None) -> int:
         """Of logits."""
-        return 2 * tokens * self.shape.d_model * (self.shape.d_vocab if columns is None else columns)
+        return 2 * tokens * self.shape.d_model * (self.shape.d_vocab_out if columns is None else columns)
 
     def forward_flops(self, prompts: int, length: int) -> int:
         """A plain forward pass through the layers."""

@@ -67,7 +67,7 @@ def _measured(
     base: Float[Tensor, "prompt n d_model"],
 ) -> Float[Tensor, " row"]:
     """The metric of runs of these tokens, which belong to these prompts."""
-    unembed, d_vocab = runner.language_model.unembed, runner.shape.d_vocab
+    unembed, d_vocab = runner.language_model.unembed, runner.shape.d_vocab_out
 
     def function(batch: Batch) -> dict[str, Tensor]:
         mine = prompt[batch.rows.index]

@@ -8,10 +8,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mechlist.models.sites import ATTENTION_SITES
 from mechlist.patching.sweep.parts import ALL, Parts
-
-ATTENTION_SITES = ("attn_scores", "pattern")
-"""[prompt head query key]; the others are [prompt position ...]."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def batch_cost(work: Work, rows: Int[Tensor, " row"]) -> Cost:
     tokens = int((batch.is_read.sum(dim=1) * batch.joined(sizes.shape.n_layers)).sum())
     # The streams, their copy and its norm.
     finals = 2 * sizes.element * tokens * sizes.shape.d_model
-    held = finals + task.measure.piece_bytes(tokens, sizes.shape.d_vocab, task.runner.memory // 8)
+    held = finals + task.measure.piece_bytes(tokens, sizes.shape.d_vocab_out, task.runner.memory // 8)
     return Cost(cost.flops + sizes.unembed_flops(tokens, _columns(task)), max(cost.peak_bytes + finals, held))
 
 

@@ -62,5 +62,5 @@ class Readout:
         self, finals: Float[Tensor, "token d_model"], where: Int[Tensor, "row n"], prompt: Int[Tensor, " row"]
     ) -> Float[Tensor, "row n"]:
         runner = self.runner
-        unembed, d_vocab = runner.language_model.unembed, runner.shape.d_vocab
+        unembed, d_vocab = runner.language_model.unembed, runner.shape.d_vocab_out
         return self.measure.values(finals, where, prompt, self._base_finals, unembed, d_vocab, runner.memory // 8)

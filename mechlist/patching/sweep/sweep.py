@@ -106,7 +106,7 @@ def trace(
         return activation
 
     x = residual.flatten(0, 1)
-    for layer in range(layers.cfg.n_layers):
+    for layer in range(layers.n_layers):
         made.residual.append(base_of(x.view(-1, length, x.shape[-1])))
         x = touch("resid_pre", x)
         q, k, v = (touch(n, t) for n, t in zip("qkv", layers.project(layer, x), strict=True))
@@ -149,7 +149,7 @@ class Sweep:
         Where these are: the number of each position's token, or -1 before the row's first change, where the base run's
         own holds. Rows that change nothing before or at the last of them are the caller's to leave out.
         """
-        n_layers = self.layers.cfg.n_layers
+        n_layers = self.layers.n_layers
         batch = Batch(rows, self.parts, self.read, self.grain, n_layers)
         streams: list[Tensor | None] = [None] * len(batch.groups)
         for layer in range(int(batch.join.min()), n_layers):
@@ -173,7 +173,7 @@ class Sweep:
 
     def _advance(self, layer: int, batch: Batch, streams: list[Tensor | None]) -> None:
         """Run one layer on every row that has joined, and let those join whose own layer it is."""
-        late, last = self.site in AFTER_ATTENTION, layer == self.layers.cfg.n_layers - 1
+        late, last = self.site in AFTER_ATTENTION, layer == self.layers.n_layers - 1
         if not late:
             self._join(layer, batch, streams, self.base.residual[layer], every=True)
         packing = Packing(batch, batch.joined(layer - 1 if late else layer), last)

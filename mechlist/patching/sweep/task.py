@@ -4,19 +4,18 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mechlist.errors import MechlistError
+from mechlist.errors import InputError
 from mechlist.metrics.measure import Measure
 from mechlist.models.language_model import LanguageModel
-from mechlist.models.layers import PIECE, Layers, unsupported
-from mechlist.patching.sweep.cells import hook_name
+from mechlist.models.layers import PIECE, Layers
+from mechlist.models.sites import ATTENTION_SITES, HEAD_SITES
+from mechlist.patching.sweep.cells import heads_of, hook_name
 from mechlist.patching.sweep.cost import Sizes
 from mechlist.patching.sweep.hooked import hooked_rows
 from mechlist.patching.sweep.parts import Parts
@@ -28,11 +27,6 @@ CPU_TOKENS = 4096
 """Packed tokens of a batch beyond which a larger one is no faster on a CPU."""
 CPU_GRAIN, GPU_GRAIN = 1, 16
 """Rows begin at multiples of it: on a GPU a group of rows costs launches, and a few more tokens cost nothing."""
-ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 2e-2}
-"""How far the final residual stream may be from TransformerLens's own, as a share of its largest entry."""
-
-_compared: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-"""Tokens of the longest prompt on which a model's layers were compared with its own forward pass."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ class Task:
     @cached_property
     def reason(self) -> str | None:
         """Why whole forward passes are needed; None where they are not."""
-        return whole_passes(self.runner)
+        return whole_passes(self.runner, self.site)
 
     @property
     def sizes(self) -> Sizes:
@@ -125,7 +119,7 @@ class Task:
 
     def work(self, prompts: slice) -> "Work":
         """The rows of a block of prompts, ready to run."""
-        layers = Layers(self.runner.model)
+        layers = self.runner.language_model.require_layers("Patching layer by layer")
         with torch.no_grad():
             made = self.trace(layers, prompts)
         parts = self.parts.block(prompts.start, prompts.stop)
@@ -139,27 +133,9 @@ class Task:
         runs = tokens if self.source is None else torch.cat([tokens, self.source[prompts]])
         residual = layers.embed(runs.to(model.device))
         made = trace(layers, residual, len(tokens), self.site, self.replacing(prompts), watch)
-        self.compare(model, tokens[:1, : self.lengths[prompts.start]], made.final[:1])
+        first = slice(0, int(self.lengths[prompts.start]))
+        model.compare(tokens[:1, first], made.final[:1, first])
         return made
-
-    @staticmethod
-    def compare(model: LanguageModel, tokens: Int[Tensor, "prompt position"], final: Tensor) -> None:
-        """Our layers must give what TransformerLens's own forward pass gives: looked at once for each length of prompt.
-
-        Raises:
-            MechlistError: they do not.
-        """
-        length = tokens.shape[1]
-        if length <= _compared.get(model.module, 0):
-            return
-        theirs = model.residual(tokens.to(model.device), [])
-        largest = float((final[:, :length] - theirs).abs().max() / theirs.abs().max())
-        if not largest <= ROUNDING[model.dtype]:
-            raise MechlistError(
-                f"The model's layers, run one by one, miss its own final residual stream by {largest:.2g} of its "
-                "largest entry: patching cannot be trusted. Please report the architecture."
-            )
-        _compared[model.module] = length
 
     def _hooked(self) -> tuple[Tensor, Tensor, Tensor | None]:
         runner = self.runner
@@ -167,6 +143,7 @@ class Task:
         base = self._unpadded(self.base)
         sources = None if self.source is None else self._unpadded(self.source)
         there = runner.capture(base, *hooks)
+        _check_axes(self.site, there[hooks[0]], runner)
         source = None if sources is None else runner.capture(sources, *hooks)
         replacing = self.replacing(slice(0, len(self.base)))
         put = [
@@ -269,14 +246,42 @@ class Work:
         return digest.hexdigest()
 
 
-def whole_passes(runner: Runner) -> str | None:
-    """Why the runner's model must be run by whole forward passes; None where its layers can be run one by one."""
+def whole_passes(runner: Runner, site: str | None = None) -> str | None:
+    """Why the runner's model must be run by whole forward passes; None where its layers can be run one by one.
+
+    With a site: also where the layers, run one by one, show something else there than the model's own hooks.
+    """
     if runner.interventions:
         return "interventions are in place"
-    own = unsupported(runner.model)
-    if own is None and any(point.fwd_hooks for point in runner.model.hook_dict.values()):
+    model = runner.language_model
+    if model.one_by_one.because is not None:
+        return model.one_by_one.because
+    if any(point.fwd_hooks for point in runner.model.hook_dict.values()):
         return "the model has hooks of its own"
-    return own
+    if site is not None and site not in model.one_by_one.sites:
+        return f"its {site} is not what its layers, run one by one, show there"
+    return None
+
+
+def _check_axes(site: str, activation: Tensor, runner: Runner) -> None:
+    """Heads are chosen by their number along an axis, which must be the axis of heads.
+
+    Raises:
+        InputError: an activation of another shape.
+    """
+    shape = runner.shape
+    if site not in HEAD_SITES:
+        expected = (shape.d_model,)
+    elif site in ATTENTION_SITES:
+        expected = (shape.n_heads, activation.shape[-1], activation.shape[-1])
+    else:
+        expected = (heads_of(site, shape), shape.d_head)
+    own = tuple(activation.shape[-len(expected) :])
+    if own != expected or activation.ndim != (4 if site in HEAD_SITES else 3):
+        raise InputError(
+            f"{site} cannot be patched in this model: for one token it is {list(activation.shape[2:])}, and not "
+            f"{list(expected)} ({'heads by the size of a head' if site in HEAD_SITES else 'the residual stream'})."
+        )
 
 
 def _replaces(parts: Parts, differs: Sequence[Bool[Tensor, "prompt ..."]]) -> Bool[Tensor, " row"]:
