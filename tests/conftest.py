@@ -37,6 +37,10 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "stablelm": ("StableLmConfig", SMALL | {"num_key_value_heads": 2}),
 }
 """`stablelm` has no HookedTransformer conversion: it goes through TransformerBridge."""
+WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "mpt": ("MptConfig", {"vocab_size": 97, "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 64})
+}
+"""Through TransformerBridge, and its layers cannot be run one by one."""
 
 HfDirectory = Callable[[str], Path]
 
@@ -51,7 +55,7 @@ def hf_directory(tmp_path_factory: pytest.TempPathFactory) -> HfDirectory:
             made[architecture] = tmp_path_factory.mktemp(f"google-gemma-2-2b-llama-{architecture}")
             with quiet(), torch.random.fork_rng():
                 torch.manual_seed(0)
-                kind, values = CONFIGS[architecture]
+                kind, values = (CONFIGS | WHOLE)[architecture]
                 model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**values))
                 for parameter in model.parameters():
                     # Zero biases and unit gains would hide a conversion that forgets them.

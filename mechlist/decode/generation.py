@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mechlist.decode.heads import HeadEdit, edited_decoder
 from mechlist.decode.sampling import Sampling
-from mechlist.errors import InputError
+from mechlist.errors import InputError, MechlistError
 from mechlist.models.decoding import Decoder
 from mechlist.models.language_model import LanguageModel
 from mechlist.runner import Runner
@@ -125,6 +125,11 @@ class _Generation:
         decoder, final = self._read(members)
         for step in range(self.max_new_tokens):
             logits = self.model.unembed(final).float()
+            if logits.isnan().any():
+                raise MechlistError(
+                    "The model's logits are not a number after a prompt: its activations are too large for "
+                    f"{str(self.model.dtype).removeprefix('torch.')}; take --dtype float32 or bfloat16."
+                )
             chosen = self.sampling.choose(logits, uniform[active, step])
             log_prob = logits.log_softmax(dim=1).gather(1, chosen[:, None])[:, 0]
             written = active[going]
@@ -154,6 +159,8 @@ class _Generation:
         else:
             decoder = edited_decoder(self.model, len(read), capacity, self.edit)
         final = decoder.feed(read.to(device))
+        if self.edit is None:
+            self.model.compare(read[:1], final[:1])
         decoder.keep(inverse.to(device))
         return decoder, final[inverse.to(device)]
 

@@ -127,7 +127,7 @@ class HeadEdit:
 def edited_decoder(model: LanguageModel, rows: int, capacity: int, edit: HeadEdit) -> Decoder:
     """A decoder whose heads are changed; in the mode swap it takes the donors' prompts below the prompts first."""
     inner: Decoder
-    if model.one_by_one.layers is not None:
+    if model.one_by_one().layers is not None:
         inner = _EditedCache(model, rows, capacity, edit)
     else:
         inner = RecomputingDecoder(_Recomputed(model, edit).residual)

@@ -8,7 +8,7 @@ bridge's own activations (`mechlist.models.comparison`).
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge import generalized_components as parts
 from transformers.pytorch_utils import Conv1D
 
+from mechlist.models.comparison import Captures
 from mechlist.models.layers import Layers, Touch, in_pieces, mixed, scores_of, unseen
 from mechlist.models.norms import Norm, written_out
 
@@ -474,10 +475,7 @@ def _near(x: Tensor, expected: Tensor) -> bool:
     return bool((x - expected).abs().max() <= allowed * expected.abs().max())
 
 
-Capture = Callable[[Int[Tensor, "row token"], list[str]], dict[str, Tensor]]
-
-
-def bridge_layers(module: TransformerBridge, tokens: Int[Tensor, "row token"], capture: Capture) -> BridgeLayers:
+def bridge_layers(module: TransformerBridge, tokens: Int[Tensor, "row token"], capture: Captures) -> BridgeLayers:
     """The layers of a bridge, read off one pass over `tokens`.
 
     Args:

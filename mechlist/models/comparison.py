@@ -1,7 +1,8 @@
 """The layers of a model run one by one, compared with the model's own forward pass at every site."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -29,12 +30,9 @@ class OneByOne:
     """Sites at which they show what the model's own hooks show."""
 
 
-class Captures(Protocol):
-    """Activations at hook points, of a plain pass."""
-
-    def __call__(self, tokens: Int[Tensor, "row token"], names: list[str]) -> dict[str, Tensor]:
-        """By name; and the final, normalised residual stream as `final`."""
-        ...
+Captures = Callable[[Tensor, list[str]], dict[str, Tensor]]
+"""Of tokens and names of hook points: the activations of a plain pass by name, those that never fire left out; and the
+final, normalised residual stream as `final`."""
 
 
 def examined(

@@ -201,6 +201,8 @@ def _without_gains(model: HookedTransformer) -> None:
         block.ln1, block.ln2 = kind(model.cfg), kind(model.cfg)
         if model.cfg.is_layer_norm_activation():
             block.mlp.ln = kind(model.cfg)
+    # Their hook points are new.
+    model.setup()
 
 
 def _settings(architecture: str, config: Any) -> dict[str, Any]:
@@ -307,7 +309,8 @@ def _gemma(architecture: str, config: Any) -> dict[str, Any]:
     return settings | {
         **_sliding(config),
         "attn_scale": math.sqrt(config.query_pre_attn_scalar),
-        "attn_scores_soft_cap": config.attn_logit_softcapping or -1.0,
+        # Hugging Face's Gemma 3 reads a cap of the scores, and does not use it.
+        "attn_scores_soft_cap": (architecture == "Gemma2ForCausalLM" and config.attn_logit_softcapping) or -1.0,
         "output_logits_soft_cap": config.final_logit_softcapping or -1.0,
         "use_normalization_before_and_after": True,
     }

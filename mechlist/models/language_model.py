@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +17,7 @@ from mechlist.models.comparison import LENGTH, MOST, ROUNDING, OneByOne, examine
 from mechlist.models.decoding import CachedDecoder, ChangeZ, Decoder, RecomputingDecoder
 from mechlist.models.layers import Layers
 from mechlist.models.tl import is_bridge, is_hooked
+from mechlist.models.tokenizer import bos_of
 from mechlist.types import ModelShape
 
 Hook = tuple[str, Callable[..., Tensor | None]]
@@ -36,8 +38,12 @@ class LanguageModel(Protocol):
     """Name, processing, conversion: what a run records."""
     bos_token_id: int | None
     """The token that begins every prompt, if one does."""
-    tokenizer: Any
-    """As it lies beside the model, or None."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """As it lies beside the model, or None."""
+        ...
+
     window: int | None
     """Tokens that local attention sees, if some layers are local."""
     softcap: float | None
@@ -50,7 +56,6 @@ class LanguageModel(Protocol):
         """Every hook point."""
         ...
 
-    @property
     def one_by_one(self) -> OneByOne:
         """The model's layers one by one, or why they cannot be run so; compared with its own pass the first time."""
         ...
@@ -63,8 +68,8 @@ class LanguageModel(Protocol):
         """
         ...
 
-    def compare(self, tokens: Int[Tensor, "row token"], final: Float[Tensor, "row token d_model"]) -> None:
-        """What layers made of tokens against the model's own forward pass, once for each length of prompt.
+    def compare(self, tokens: Int[Tensor, "row token"], final: Float[Tensor, "row *token d_model"]) -> None:
+        """What layers made of tokens, or of the last of them, against the model's own pass, once for each length.
 
         Raises:
             MechlistError: they differ by more than rounding.
@@ -162,8 +167,7 @@ def wrap(
     own = info is None
     if info is None:
         # Built elsewhere: its tokenizer is all there is to ask. The loader has asked the files already.
-        tokenizer = module.tokenizer
-        info, bos_token_id = {"name": str(module.cfg.model_name)}, getattr(tokenizer, "bos_token_id", None)
+        info, bos_token_id = {"name": str(module.cfg.model_name)}, bos_of(module.tokenizer)
     view = (_Bridged if is_bridge(module) else _Hooked)(module, info, bos_token_id, tokenizer)
     if context is not None:
         view.shape = dataclasses.replace(view.shape, n_ctx=context)
@@ -222,7 +226,7 @@ def _softcap(logits: Tensor, cap: float | None) -> Tensor:
     return logits if cap is None or cap <= 0 else cap * torch.tanh(logits / cap)
 
 
-class _View:
+class _View(ABC):
     """What both kinds of model share."""
 
     makes_logits = False
@@ -234,13 +238,18 @@ class _View:
         self.info = info
         self.shape = shape_of(module)
         self.bos_token_id = bos_token_id
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.window = getattr(module.cfg, "window_size", None)
         cap = getattr(module.cfg, "output_logits_soft_cap", None)
         self.softcap = float(cap) if cap and cap > 0 else None
         self._hook_names = frozenset(module.hook_dict)
         self._compared = 0
         """Tokens of the longest prompt on which the layers were compared with the model's own forward pass."""
+
+    @property
+    def tokenizer(self) -> Any:
+        # One may be given to a model that was built elsewhere.
+        return self.module.tokenizer if self._tokenizer is None else self._tokenizer
 
     @property
     def hook_names(self) -> frozenset[str]:
@@ -276,8 +285,11 @@ class _View:
         size = (1, max(1, min(length, self.shape.n_ctx)))
         return torch.randint(0, self.shape.d_vocab, size, generator=generator).to(self.device)
 
-    @cached_property
     def one_by_one(self) -> OneByOne:
+        return self._one_by_one
+
+    @cached_property
+    def _one_by_one(self) -> OneByOne:
         window = self.window or 0
         tokens = self.some_tokens(max(LENGTH, window + 4) if window + 4 <= MOST else LENGTH)
         found = self._read_layers(tokens)
@@ -287,37 +299,38 @@ class _View:
         return examined(found, tokens, self._capture, self._hook_names, ROUNDING[self.dtype])
 
     def require_layers(self, what: str) -> Layers:
-        found = self.one_by_one
+        found = self.one_by_one()
         if found.layers is None:
             raise InputError(f"{what} must take the model's layers apart, and cannot: {found.because}.")
         return found.layers
 
-    def compare(self, tokens: Int[Tensor, "row token"], final: Float[Tensor, "row token d_model"]) -> None:
-        if tokens.shape[1] <= self._compared:
+    def compare(self, tokens: Int[Tensor, "row token"], final: Float[Tensor, "row *token d_model"]) -> None:
+        if tokens.shape[1] <= self._compared or self.one_by_one().layers is None:
             return
         with torch.no_grad():
-            by = miss(final, self.residual(tokens.to(self.device), []))
+            own = self.residual(tokens.to(self.device), [])
+        by = miss(final, own[:, -1] if final.ndim == 2 else own)
         if not by <= ROUNDING[self.dtype]:
             raise MechlistError(
                 f"The model's layers, run one by one, miss its own final residual stream by {by:.2g} of its "
-                "largest entry: patching cannot be trusted. Please report the architecture."
+                "largest entry: patching and generation cannot be trusted. Please report the architecture."
             )
         self._compared = tokens.shape[1]
 
     def decoder(self, rows: int, capacity: int, change: ChangeZ | None = None) -> Decoder:
-        layers = self.one_by_one.layers
+        layers = self.one_by_one().layers
         if layers is not None:
             return CachedDecoder(layers, rows, capacity, next(self.module.parameters()), change)
         return RecomputingDecoder(self.residual)
 
+    @abstractmethod
     def residual(
         self, tokens: Int[Tensor, "batch position"], hooks: Sequence[Hook]
-    ) -> Float[Tensor, "batch position d_model"]:
-        raise NotImplementedError
+    ) -> Float[Tensor, "batch position d_model"]: ...
 
+    @abstractmethod
     def _read_layers(self, tokens: Int[Tensor, "1 token"]) -> Layers | str:
         """The layers as they seem to be, or why they cannot be run one by one."""
-        raise NotImplementedError
 
     def _capture(self, tokens: Int[Tensor, "row token"], names: list[str]) -> dict[str, Tensor]:
         """Activations of a plain pass; hook points that never fire are left out."""

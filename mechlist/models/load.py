@@ -45,8 +45,11 @@ def load(
     check_weights(source.directory)
     with quiet():
         if source.kind == "hooked_transformer":
-            return _hooked(source, where, DTYPES[dtype], bos, context)
-        return load_huggingface(source, where, DTYPES[dtype], processing or Processing(), bos=bos, context=context)
+            found = _hooked(source, where, DTYPES[dtype], bos, context)
+        else:
+            found = load_huggingface(source, where, DTYPES[dtype], processing or Processing(), bos=bos, context=context)
+    found.info |= {"bos": found.bos_token_id, "context": found.shape.n_ctx}
+    return found
 
 
 def _hooked(source: Source, device: str, dtype: torch.dtype, bos: bool | None, context: int | None) -> LanguageModel:

@@ -86,6 +86,11 @@ class Outline:
                 f"{self.directory} has an embedding of {tokens.embedding_dim} numbers a token in a residual stream of "
                 f"{width}, and what is read off that stream here would not fit it; choose another model."
             )
+        if self.config.model_type == "falcon" and getattr(self.config, "new_decoder_architecture", False):
+            raise ModelError(
+                f"{self.directory} is a Falcon whose keys and values are shared by groups of heads "
+                "(new_decoder_architecture), which TransformerBridge takes apart wrongly; choose another model."
+            )
         if context is not None:
             check_context(context, self.learned_positions)
 

@@ -43,9 +43,9 @@ def check_tokenizer(tokenizer: Any, d_vocab: int) -> None:
     """
     if tokenizer is None:
         return
-    added = tokenizer.added_tokens_decoder
-    largest = max((token for token in tokenizer.get_vocab().values() if token not in added), default=-1)
-    if largest >= d_vocab:
+    ids = tokenizer.get_vocab().values()
+    largest = max(ids, default=-1)
+    if max((token for token in ids if token not in tokenizer.added_tokens_decoder), default=-1) >= d_vocab:
         raise ModelError(
             f"The tokenizer does not fit the model: it has token ids up to {largest}, "
             f"the model's vocabulary ends at {d_vocab - 1}; put the model's own tokenizer files there, or none."
@@ -65,11 +65,17 @@ def find_bos(directory: Path, tokenizer: Any, bos: bool | None = None) -> int | 
     Raises:
         ModelError: `bos` is wanted and there is none.
     """
-    found = _own_bos(directory) if tokenizer is None else tokenizer.bos_token_id
+    found = _own_bos(directory) if tokenizer is None else bos_of(tokenizer)
     if bos and found is None:
         whose = "The model's configuration" if tokenizer is None else "The model's tokenizer"
         raise ModelError(f"{whose} has no BOS token, so prompts cannot begin with one: leave --bos out.")
     return None if bos is False else found
+
+
+def bos_of(tokenizer: Any) -> int | None:
+    """A tokenizer's own BOS, if it has one: not what TransformerLens puts in its place."""
+    given = None if tokenizer is None else tokenizer.init_kwargs.get("bos_token")
+    return None if given is None else tokenizer.convert_tokens_to_ids(str(given))
 
 
 def _own_bos(directory: Path) -> int | None:

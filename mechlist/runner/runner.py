@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.models.language_model import LanguageModel, fingerprint, wrap
+from mechlist.models.telling import telling
 from mechlist.models.tokenizer import encode
 from mechlist.runner.assembly import in_order
 from mechlist.runner.batch import Batch, masked_activations
@@ -88,12 +89,15 @@ class Runner:
         from mechlist.runner.guards import require_cheap_guards
 
         runner = cls.__new__(cls)
-        runner._language_model = load(
-            model, device=device, dtype=dtype, processing=processing, bos=bos, context=context
-        )
+        with telling(f"Loading {model}", progress):
+            runner._language_model = load(
+                model, device=device, dtype=dtype, processing=processing, bos=bos, context=context
+            )
         runner._configure(memory, seed, progress, None)
-        if guards:
-            require_cheap_guards(runner)
+        with telling(f"Checking {model}", progress):
+            runner.language_model.one_by_one()
+            if guards:
+                require_cheap_guards(runner)
         # After the guards, which must see the model and not what was stored of it.
         runner.store = store
         return runner

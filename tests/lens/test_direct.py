@@ -198,8 +198,8 @@ def test_published_numbers_are_measured_alike(shared: Path):
 
 
 def test_what_cannot_be_taken_apart_is_refused(loaded: Callable[[str], Runner]):
-    with pytest.raises(InputError, match="must take the model's layers apart, and cannot: it is a TransformerBridge"):
-        attributed(loaded("stablelm"))
+    with pytest.raises(InputError, match="must take the model's layers apart, and cannot: its attention favours near"):
+        attributed(loaded("mpt"))
     runner, tokens = loaded("gpt2"), prompts(loaded("gpt2"))
     for changes, words in (
         ({"wrong": ANSWER}, "answer and wrong must be different tokens; for prompt 0 both have 5"),

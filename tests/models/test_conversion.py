@@ -53,8 +53,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "tied unembedding": ("LlamaConfig", {"tie_word_embeddings": True}),
 }
 FALLBACKS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "rope scaling": ("LlamaConfig", {"rope_parameters": LINEAR_ROPE}, "the conversion is not exact"),
-    "biases": ("LlamaConfig", {"attention_bias": True}, "the conversion is not exact"),
+    "rope scaling": ("LlamaConfig", {"rope_parameters": LINEAR_ROPE}, "does not convert its rope scaling 'linear'"),
+    "biases": ("LlamaConfig", {"attention_bias": True}, "does not convert its biases (attention_bias)"),
     "dynamic rope": (
         "LlamaConfig",
         {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1000.0}},
@@ -168,7 +168,7 @@ def test_a_wrong_order_of_sliding_layers_shows_beyond_the_window_only(
     directory = hf_directory("gemma2")
     hf_model = load_hf(directory)
     module, _ = convert.to_hooked_transformer(
-        hf_model, directory, None, processing=Processing(), device="cpu", dtype=torch.float32
+        hf_model, directory, processing=Processing(), device="cpu", dtype=torch.float32
     )
     wrong = wrap(module)
     assert parity(wrong, hf_model, length=WINDOW).passed

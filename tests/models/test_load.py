@@ -220,11 +220,15 @@ def test_the_tokenizers_bos_counts_before_the_files(kind: str, request: pytest.F
 
 
 @pytest.mark.parametrize("kind", ["llama", "hooked"])
-def test_eos_is_not_taken_for_a_bos_that_the_tokenizer_lacks(kind: str, request: pytest.FixtureRequest):
+def test_no_token_is_taken_for_a_bos_that_the_tokenizer_lacks(kind: str, request: pytest.FixtureRequest):
+    """Qwen's chat tokenizers have none; their configuration names one, and TransformerLens would take EOS."""
     directory: Path = request.getfixturevalue(kind)
     edit_config(directory, "generation_config.json", bos_token_id=3)
     add_tokenizer(directory, eos_token="w12")
-    assert load(str(directory), device="cpu").bos_token_id == 3
+    assert load(str(directory), device="cpu").bos_token_id is None
+    runner = Runner.load(str(directory), device="cpu", progress=False)
+    assert runner.to_tokens("w1 w2") == [1, 2]
+    assert runner.model.to_tokens("w1 w2").tolist() == [[1, 2]]
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "stablelm"])

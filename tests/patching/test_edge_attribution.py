@@ -190,7 +190,7 @@ def test_bad_input(loaded: Callable[[str], Runner]):
     with pytest.raises(InputError, match="has no gradient"):
         edge_scores(runner, base=base, source=source, metric=Rank(answer=5))
     with pytest.raises(InputError, match="cannot be patched, because"):
-        edge_scores(loaded("stablelm"), base=base, source=source, metric=METRIC)
+        edge_scores(loaded("mpt"), base=base, source=source, metric=METRIC)
     quantised = Runner(copy.deepcopy(runner.model), progress=False)
     quantised.model.cfg.load_in_4bit = True
     with pytest.raises(InputError, match="The weights are quantised, and have no gradients"):

@@ -243,4 +243,4 @@ def test_bad_input(loaded: Callable[[str], Runner]):
     with runner.intervene(changed), pytest.raises(InputError, match="interventions are in place"):
         nodes_of(runner)
     with pytest.raises(InputError, match="cannot be patched, because"):
-        nodes_of(loaded("stablelm"))
+        nodes_of(loaded("mpt"))

@@ -107,12 +107,14 @@ def test_every_cell_equals_one_full_forward_pass(loaded: Callable[[str], Runner]
         assert np.abs(found["patched"].values - found["base"].values.reshape(-1, *[1] * len(dims))).max() > 1e-3
 
 
-def test_a_model_through_the_bridge_takes_whole_passes(loaded: Callable[[str], Runner]):
-    runner = loaded("stablelm")
+def test_a_model_whose_layers_cannot_be_run_one_by_one_takes_whole_passes(loaded: Callable[[str], Runner]):
+    runner = loaded("mpt")
     base, source = tokens(runner)
     for site in ("resid_pre", "z"):
         found = run(runner, base, source, site=site)
-        assert found.attrs["path"].startswith("whole forward passes, because it is a TransformerBridge")
+        assert found.attrs["path"].startswith(
+            "whole forward passes, because its attention favours near tokens by a bias"
+        )
         dims = {"layer": runner.shape.n_layers, "position": LENGTH}
         np.testing.assert_allclose(found["patched"].values, slow(runner, base, source, site, dims), atol=1e-4)
 

@@ -331,7 +331,7 @@ def test_shapes_that_differ_are_refused(loaded: Callable[[str], Runner]):
 
 def test_models_that_cannot_be_run_by_layer_are_refused(loaded: Callable[[str], Runner]):
     for architecture, words in (
-        ("stablelm", "not possible here: it is a TransformerBridge"),
+        ("mpt", "not possible here: its attention favours near tokens by a bias"),
         ("gpt2", "interventions"),
     ):
         runner = loaded(architecture)

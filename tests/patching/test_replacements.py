@@ -299,7 +299,7 @@ def test_interventions_that_differ_between_prompts_go_with_their_prompt(
 
 
 def test_a_site_that_the_bridge_changes_in_part_is_refused(loaded: Callable[[str], Runner]):
-    runner = loaded("stablelm")
+    runner = loaded("mpt")
     with pytest.raises(InputError, match="Through TransformerBridge a change of resid_mid reaches the MLP alone"):
         patch_grid(runner, base=prompts(runner), source=Zero(), site="resid_mid", per="position", metric=METRIC)
 

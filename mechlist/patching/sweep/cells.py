@@ -36,7 +36,16 @@ def check_site(site: str, per: str, shape: ModelShape, hooks: Container[str]) ->
     if shape.attn_only and site in ("resid_mid", "mlp_out"):
         raise InputError(f"The model has no MLPs, so there is no {site}.")
     if hook_name(site, 0) not in hooks:
-        raise InputError(f"The model has no {site}: its layers run attention and MLP side by side.")
+        raise InputError(f"The model has no {site}: {_missing(site, hooks)}.")
+
+
+def _missing(site: str, hooks: Container[str]) -> str:
+    """Why a site is not there."""
+    if not any(f"blocks.0.attn.{name}" in hooks for name in ("hook_pattern", "hook_z", "hook_in")):
+        return "its first layer has no attention"
+    if site == "resid_mid":
+        return "its layers run attention and MLP side by side"
+    return "its layers do not show it"
 
 
 def grid(site: str, per: str, shape: ModelShape, length: int, prompts: int) -> tuple[Parts, dict[str, int]]:

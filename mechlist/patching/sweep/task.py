@@ -254,11 +254,11 @@ def whole_passes(runner: Runner, site: str | None = None) -> str | None:
     if runner.interventions:
         return "interventions are in place"
     model = runner.language_model
-    if model.one_by_one.because is not None:
-        return model.one_by_one.because
+    if model.one_by_one().because is not None:
+        return model.one_by_one().because
     if any(point.fwd_hooks for point in runner.model.hook_dict.values()):
         return "the model has hooks of its own"
-    if site is not None and site not in model.one_by_one.sites:
+    if site is not None and site not in model.one_by_one().sites:
         return f"its {site} is not what its layers, run one by one, show there"
     return None
 

@@ -81,13 +81,13 @@ def test_what_the_loop_would_take_is_one_pass_a_cell(runner: Runner):
 
 
 def test_whole_passes_are_planned_too(loaded: Callable[[str], Runner]):
-    runner = loaded("stablelm")
+    runner = loaded("mpt")
     generator = torch.Generator().manual_seed(0)
     base, source = (torch.randint(9, runner.shape.d_vocab, (2, 10), generator=generator) for _ in range(2))
     metric = LogitDifference(answer=5, wrong=6)
     sweep, _, _ = prepare(runner, base=base, source=source, site="z", per="head", metric=metric)
     plan = plan_patching(sweep)
-    assert plan.path.startswith("whole forward passes, because it is a TransformerBridge")
+    assert plan.path.startswith("whole forward passes, because its attention favours near tokens by a bias")
     assert plan.cells == plan.runs == 2 * runner.shape.n_layers * runner.shape.n_heads
     with torch.no_grad(), FlopCounterMode(display=False) as counted:
         sweep.values()
