@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from mechlist.models.quiet import quiet
+from mechlist.models.tl import HAS_HOOKED
 from mechlist.runner import Runner
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -90,6 +91,8 @@ def loaded(hf_directory: HfDirectory) -> Callable[[str], Runner]:
 @pytest.fixture(scope="session")
 def tiny_runner() -> Runner:
     """The built-in model, on the CPU."""
+    if not HAS_HOOKED:
+        pytest.skip("TransformerLens 4 has no HookedTransformer, which the built-in model is")
     return Runner.load("induction-tiny", device="cpu", progress=False)
 
 

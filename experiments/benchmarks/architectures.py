@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import torch
@@ -324,11 +325,15 @@ def table(results: dict[str, Result]) -> str:
     lines = [
         "# Architectures",
         "",
-        "Tiny random models, every weight, norm and bias moved, against Hugging Face's eager forward pass and torch's hooks",
-        f"on its modules: worst difference of a log-probability (nats) on {LONG} tokens, beyond every window of {WINDOW};",
-        f"worst difference of a patched logit difference over all layers and positions or heads of {SHORT} tokens; whether",
-        f"greedy generation writes the same {NEW} tokens. Made by `python -m experiments.benchmarks.architectures` with",
-        f"transformers {transformers.__version__} and torch {torch.__version__}.",
+        *wrap(
+            "Tiny random models, every weight, norm and bias moved, against Hugging Face's eager forward pass and torch's "
+            f"hooks on its modules: worst difference of a log-probability (nats) on {LONG} tokens, beyond every window of "
+            f"{WINDOW}; worst difference of a patched logit difference over all layers and positions or heads of {SHORT} "
+            f"tokens; whether greedy generation writes the same {NEW} tokens. Made by `python -m "
+            f"experiments.benchmarks.architectures` with transformers {transformers.__version__} and torch "
+            f"{torch.__version__}.",
+            140,
+        ),
         "",
         "| architecture | through | log-probability | resid_pre | z by head | mlp_out | greedy | path |",
         "|---|---|---|---|---|---|---|---|",

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoTokenizer
 
 from mechlist.errors import InputError
@@ -19,6 +18,7 @@ from mechlist.metrics.statistics import bootstrap_interval
 from mechlist.models.quiet import quiet
 from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 from tests.patching.hand_built import CIRCUIT, hand_built
 
 

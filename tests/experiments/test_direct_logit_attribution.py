@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoTokenizer
 
 from mechlist.datasets.chat import list_tokens
@@ -21,6 +20,7 @@ from mechlist.experiments.list_runs import list_data
 from mechlist.experiments.list_sources import written_list
 from mechlist.models.quiet import quiet
 from mechlist.runner import Runner
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 
 FEW: dict[str, Any] = {"topics": ("Fruits", "Colors", "Sports"), "lists": 1, "items": 3}
 

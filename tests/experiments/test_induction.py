@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist.datasets.repeated import fitting_period, repeated_tokens
 from mechlist.errors import InputError
@@ -10,6 +9,7 @@ from mechlist.experiments.induction.scores import SCORES
 from mechlist.models.quiet import quiet
 from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 
 
 def slow_scores(runner: Runner, period: int, batch: int) -> dict[str, torch.Tensor]:

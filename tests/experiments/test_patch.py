@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoTokenizer
 
 from mechlist import LogitDifference, patch_grid
@@ -16,6 +15,7 @@ from mechlist.errors import InputError
 from mechlist.experiments.patch.experiment import Patch
 from mechlist.models.quiet import quiet
 from mechlist.runner import Runner
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 
 PAIR: dict[str, Any] = {"clean": "-Oak\n-Elm", "corrupt": "-Oak\n-Ash", "answer": "\n", "wrong": "-"}
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoTokenizer
 
 from mechlist import LogitDifference
@@ -20,6 +19,7 @@ from mechlist.models.quiet import quiet
 from mechlist.patching.path import path_patch
 from mechlist.results import load_dataset
 from mechlist.runner import Runner
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 
 PAIR: dict[str, Any] = {"clean": "-Oak\n-Elm", "corrupt": "-Oak\n-Ash", "answer": "\n", "wrong": "-"}
 SET = "a3.h0<q>, a4.h1<v>"

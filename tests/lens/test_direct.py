@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoTokenizer
 
 from mechlist.errors import InputError, MechlistError
@@ -17,6 +16,7 @@ from mechlist.models.quiet import quiet
 from mechlist.models.recipes import Pair
 from mechlist.runner import Runner, replace
 from mechlist.types import Processing
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 
 ANSWER, WRONG = 5, 7
 POSITIONS = torch.tensor([[10, 3], [4, -1], [0, 10]])

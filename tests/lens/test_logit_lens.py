@@ -7,7 +7,6 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist.errors import InputError, MechlistError
 from mechlist.lens.logit_lens import lens_differences, lens_logits, stage_hooks
@@ -15,6 +14,7 @@ from mechlist.models.quiet import quiet
 from mechlist.runner import Runner
 from mechlist.runner.interventions import Intervention
 from tests.conftest import HfDirectory
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 
 NORMS = {
     "gpt2": "transformer.ln_f",

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist.errors import InputError
 from mechlist.lens.logit_lens import lens_logits
@@ -15,6 +14,7 @@ from mechlist.lens.translators import Translators, identity
 from mechlist.lens.tuned_lens import lens_fit, train_translators
 from mechlist.models.quiet import quiet
 from mechlist.runner import Runner
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 
 WHERE = torch.tensor([[6, 2, 0], [3, -1, -1]])
 ROWS = [torch.tensor([5, 9, 33, 71, 8, 8, 2]), torch.tensor([96, 1, 14, 15])]

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist.models.language_model import LanguageModel, wrap
 from mechlist.models.quiet import quiet
 from mechlist.models.tokenizer import load_tokenizer
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 
 
 def random_view(shared: Path, normalization: str = "LN", **sizes: int) -> LanguageModel:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 
 from mechlist.errors import ModelError
@@ -14,6 +13,7 @@ from mechlist.models.language_model import LanguageModel, fingerprint, wrap
 from mechlist.models.load import load
 from mechlist.types import Processing
 from tests.conftest import CONFIGS, HfDirectory
+from tests.hooked import HookedTransformer
 from tests.models.tiny import copy, edit_weights, logits_of, random_sequences, save_hooked, save_huggingface
 
 PLAIN = Processing(fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False)

@@ -10,11 +10,11 @@ import transformers
 from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist.models.language_model import LanguageModel
 from mechlist.models.quiet import quiet
 from tests.conftest import SMALL
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 
 HOOKED: dict[str, Any] = {
     "n_layers": 2,

@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist.models.quiet import quiet
 from mechlist.runner import Runner
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 
 VOCAB, CONTEXT = 40, 40
 D_HEAD = 40

@@ -9,7 +9,6 @@ import pytest
 import torch
 import xarray as xr
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist.errors import InputError
 from mechlist.metrics.answers import LogitDifference, LogProb, Probability, Rank
@@ -24,6 +23,7 @@ from mechlist.patching.replacements import Given, Mean, Resample, Zero
 from mechlist.patching.sweep.cells import HEAD_SITES, hook_name
 from mechlist.patching.sweep.cost import Sizes
 from mechlist.runner import Runner, add, replace
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 from tests.patching.live_bytes import LiveBytes
 
 SITES = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "attn_scores"]

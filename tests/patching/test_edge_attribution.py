@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist.datasets.pairs.induction import induction_pairs
 from mechlist.errors import InputError
@@ -21,6 +20,7 @@ from mechlist.patching.edge_attribution import edge_scores
 from mechlist.patching.edges import nodes_of, run_edges
 from mechlist.patching.replacements import Mean
 from mechlist.runner import Runner
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 from tests.patching.hand_built import CIRCUIT, VOCAB, hand_built
 from tests.patching.live_bytes import LiveBytes
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist import LogitDifference, patch_grid
 from mechlist.errors import InputError
 from mechlist.patching.sweep.cells import HEAD_SITES, hook_name
 from mechlist.runner import Runner
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 
 SITES = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "attn_scores"]
 ARCHITECTURES = ["gpt2", "llama", "gemma", "gemma2", "pythia", "qwen2"]

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist.datasets.repeated import repeated_tokens
 from mechlist.errors import InputError
 from mechlist.patching.mlp import SOURCES, mlp_loss_increase
 from mechlist.runner import Runner
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 
 PERIOD = 5
 """Two blocks are longer than the window of 8 that Gemma 2's local layers have here."""

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist import LogitDifference
 from mechlist.errors import InputError
@@ -18,6 +17,7 @@ from mechlist.patching.path import path_patch
 from mechlist.patching.replacements import Zero
 from mechlist.runner import Intervention, Runner
 from mechlist.runner.journal import Journal
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 from tests.patching.test_grid import attention_only
 
 PROMPTS, LENGTH = 2, 11

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist.errors import InputError
 from mechlist.training.induction_tiny import (
@@ -22,6 +21,7 @@ from mechlist.training.induction_tiny import (
     training_batch,
     window_at,
 )
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 
 SHIPPED = Path(str(files("mechlist.models"))) / "builtin" / "induction-tiny"
 WRITTEN = {"hooked_transformer_config.json", "generation_config.json", "model.safetensors"}

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist.metrics.answers import LogitDifference, LogProb
 from mechlist.models.quiet import quiet
@@ -15,6 +14,7 @@ from mechlist.patching.replacements import Zero
 from mechlist.patching.sweep.plan import plan_patching
 from mechlist.patching.sweep.task import Task
 from mechlist.runner import Runner
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 from tests.patching.live_bytes import LiveBytes
 
 KINDS: dict[str, dict[str, Any]] = {
