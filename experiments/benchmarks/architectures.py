@@ -326,10 +326,10 @@ def table(results: dict[str, Result]) -> str:
         "# Architectures",
         "",
         *wrap(
-            "Tiny random models, every weight, norm and bias moved, against Hugging Face's eager forward pass and torch's "
-            f"hooks on its modules: worst difference of a log-probability (nats) on {LONG} tokens, beyond every window of "
-            f"{WINDOW}; worst difference of a patched logit difference over all layers and positions or heads of {SHORT} "
-            f"tokens; whether greedy generation writes the same {NEW} tokens. Made by `python -m "
+            "Tiny random models, every weight, norm and bias moved, against Hugging Face's eager forward pass and "
+            f"torch's hooks on its modules: worst difference of a log-probability (nats) on {LONG} tokens, beyond every "
+            f"window of {WINDOW}; worst difference of a patched logit difference over all layers and positions or heads "
+            f"of {SHORT} tokens; whether greedy generation writes the same {NEW} tokens. Made by `python -m "
             f"experiments.benchmarks.architectures` with transformers {transformers.__version__} and torch "
             f"{torch.__version__}.",
             140,

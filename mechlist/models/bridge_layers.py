@@ -282,16 +282,17 @@ def _layer(block: Any, window: int | None) -> _Layer:
     if "mlp" not in here or block.submodules["mlp"].name is None:
         raise NotOrdinaryError("its MLPs are no modules of their own")
     late = bool(getattr(block, "mlp_reads_resid_directly", False))
-    if late and not {"ln1", "ln2"} <= here.keys():
-        raise NotOrdinaryError("its norms stand where none are known")
+    if late:
+        # TransformerLens 3 calls norms that come after attention and MLP what others call those before them.
+        here = {"ln1_post": here.pop("ln1", None), "ln2_post": here.pop("ln2", None)} | here
     parallel = isinstance(block, parts.ParallelBlockBridge)
     return _Layer(
         attention=_attention(block.attn, window),
-        before=None if late else here.get("ln1"),
-        after=here["ln1"] if late else here.get("ln1_post"),
+        before=here.get("ln1"),
+        after=here.get("ln1_post"),
         mlp=here["mlp"],
-        mlp_before=None if late else here.get("ln2", here.get("ln1") if parallel else None),
-        mlp_after=here["ln2"] if late else here.get("ln2_post"),
+        mlp_before=here.get("ln2", here.get("ln1") if parallel else None),
+        mlp_after=here.get("ln2_post"),
         scale=float(getattr(block, "residual_contribution_scale", 1.0)),
     )
 
