@@ -327,9 +327,9 @@ def table(results: dict[str, Result]) -> str:
         "",
         *wrap(
             "Tiny random models, every weight, norm and bias moved, against Hugging Face's eager forward pass and "
-            f"torch's hooks on its modules: worst difference of a log-probability (nats) on {LONG} tokens, beyond every "
-            f"window of {WINDOW}; worst difference of a patched logit difference over all layers and positions or heads "
-            f"of {SHORT} tokens; whether greedy generation writes the same {NEW} tokens. Made by `python -m "
+            f"torch's hooks on its modules: worst difference of a log-probability (nats) on {LONG} tokens, beyond a "
+            f"window of {WINDOW}; worst difference of a patched logit difference over all layers, and positions or "
+            f"heads, of {SHORT} tokens; whether greedy generation writes the same {NEW} tokens. Made by `python -m "
             f"experiments.benchmarks.architectures` with transformers {transformers.__version__} and torch "
             f"{torch.__version__}.",
             140,

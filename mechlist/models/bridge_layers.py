@@ -430,7 +430,7 @@ def _rotations(module: TransformerBridge, config: Any, rotated: Mapping[int, boo
         raise NotOrdinaryError(f"its rotations depend on the length of the prompt (rope type {changing.pop()})")
     like = next(module.original_model.parameters())
     pairs = [_pairs(block.attn.config) for block in module.blocks]
-    made: dict[tuple[str | None, Pairs], Rotation] = {}
+    made: dict[tuple[Any, Any], Rotation] = {}
     out: dict[int, Rotation] = {}
     for layer, key in enumerate(zip(kinds, pairs, strict=True)):
         if not rotated[layer]:
@@ -449,8 +449,9 @@ def embedding_of(
     Raises:
         NotOrdinaryError: nothing that is known here does.
     """
-    base = module.embed.original_component
-    config: Any = module.original_model.config.get_text_config()
+    base: Any = module.embed.original_component
+    config: Any = module.original_model.config
+    config = config.get_text_config()
     scales = (1.0, float(getattr(config, "embedding_multiplier", None) or 1.0), math.sqrt(int(module.cfg.d_model)))
     table = getattr(getattr(module, "pos_embed", None), "weight", None) if _has(module, "pos_embed") else None
     tables = [None] if table is None else [table, table[2:]]

@@ -74,8 +74,9 @@ def find_bos(directory: Path, tokenizer: Any, bos: bool | None = None) -> int | 
 
 def bos_of(tokenizer: Any) -> int | None:
     """A tokenizer's own BOS, if it has one: not what TransformerLens puts in its place."""
-    given = None if tokenizer is None else tokenizer.init_kwargs.get("bos_token")
-    return None if given is None else tokenizer.convert_tokens_to_ids(str(given))
+    if tokenizer is None or tokenizer.init_kwargs.get("bos_token") is None:
+        return None
+    return tokenizer.convert_tokens_to_ids(str(tokenizer.init_kwargs["bos_token"]))
 
 
 def _own_bos(directory: Path) -> int | None:

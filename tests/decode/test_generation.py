@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mechlist.decode import Completion, Sampling, generate
-from mechlist.errors import InputError
+from mechlist.errors import InputError, MechlistError
 from mechlist.runner import Runner, replace
 from mechlist.runner.journal import Journal
 
@@ -181,3 +181,12 @@ def test_an_intervention_in_place_is_refused(loaded: Callable[[str], Runner]):
         pytest.raises(InputError, match="does not take interventions"),
     ):
         generate(runner, [[3, 4, 5]], max_new_tokens=2)
+
+
+def test_what_is_no_number_is_no_token(loaded: Callable[[str], Runner]):
+    """In float16 a residual stream beyond 65,504 is infinite, and its norm no number."""
+    runner = Runner(copy.deepcopy(loaded("gpt2").model), progress=False)
+    runner.language_model.one_by_one()
+    runner.model.blocks[2].mlp.b_out.data += torch.inf
+    with pytest.raises(MechlistError, match=r"logits are not a number after a prompt: .* too large for float32"):
+        generate(runner, [[5, 6, 7]], max_new_tokens=3, sampling=Sampling(greedy=True))

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from mechlist.errors import ModelError
+from mechlist import LogitDifference, patch_grid
+from mechlist.errors import InputError, MechlistError, ModelError
 from mechlist.models.language_model import LanguageModel, fingerprint, wrap
 from mechlist.models.load import load
+from mechlist.models.sites import Site
+from mechlist.runner import Runner
 from mechlist.types import Processing
 from tests.conftest import CONFIGS, HfDirectory
 from tests.hooked import HookedTransformer
@@ -205,3 +208,81 @@ def test_the_device_is_no_part_of_the_fingerprint(hf_directory: HfDirectory):
     for architecture in ("gemma2", "stablelm"):
         prints = {fingerprint(load(str(hf_directory(architecture)), device=d)) for d in ("cpu", "cuda")}
         assert len(prints) == 1
+
+
+# layers one by one
+
+
+def test_a_model_whose_attention_looks_ahead_is_refused(tmp_path: Path):
+    module = save_hooked(tmp_path / "m")
+    module.cfg.attention_dir = "bidirectional"
+    with pytest.raises(ModelError, match="attention looks ahead, so that what a prompt gives would depend"):
+        wrap(module)
+
+
+def test_logits_that_are_not_those_of_the_final_residual_stream_are_refused(tmp_path: Path):
+    module = save_hooked(tmp_path / "m")
+    module.unembed.register_forward_hook(lambda _, __, out: 2 * out)
+    with pytest.raises(ModelError, match=r"own logits differ from those of its final residual stream by 0\.5"):
+        wrap(module)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2", "stablelm"])
+def test_layers_show_what_the_models_own_hooks_show(hf_directory: HfDirectory, architecture: str):
+    model = load(str(hf_directory(architecture)), device="cpu")
+    found = model.one_by_one()
+    assert found.because is None
+    assert found.sites == frozenset(get_args(Site))
+    assert found.layers is model.require_layers("anything")
+
+
+def test_layers_that_miss_the_models_own_pass_are_not_used(hf_directory: HfDirectory, monkeypatch: pytest.MonkeyPatch):
+    from mechlist.models.bridge_layers import BridgeLayers
+
+    real = BridgeLayers.attention_output
+    monkeypatch.setattr(
+        BridgeLayers, "attention_output", lambda self, layer, z: real(self, layer, z) * (1.1 if layer == 1 else 1)
+    )
+    model = load(str(hf_directory("stablelm")), device="cpu")
+    because = model.one_by_one().because
+    assert because is not None
+    assert "miss its own residual stream" in because
+    assert because.endswith("from attn_out of layer 1 on")
+    with pytest.raises(InputError, match="Taking it apart must take the model's layers apart, and cannot: its layers"):
+        model.require_layers("Taking it apart")
+
+
+def test_a_window_that_is_overlooked_is_noticed_on_the_first_longer_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from mechlist.models import bridge_layers
+
+    values: dict[str, Any] = {"num_key_value_heads": 2, "sliding_window": 30, "num_hidden_layers": 2}
+    directory = save_huggingface(tmp_path / "model", "Starcoder2Config", **values)
+    monkeypatch.setattr(bridge_layers, "_windows", lambda hf_model, config, n_layers: [None] * n_layers)
+    monkeypatch.setattr("mechlist.models.language_model.MOST", 16)
+    model = load(str(directory), device="cpu")
+    for length in (16, 40):
+        tokens = random_sequences(97, rows=1, length=length)
+        final = model.decoder(1, length).feed(tokens)
+        if length == 16:
+            model.compare(tokens, final)
+        else:
+            with pytest.raises(MechlistError, match="run one by one, miss its own final residual stream"):
+                model.compare(tokens, final)
+
+
+def test_logits_are_counted_by_what_the_model_predicts(tmp_path: Path):
+    runner = Runner(save_hooked(tmp_path / "m", d_vocab_out=11), progress=False)
+    assert (runner.shape.d_vocab, runner.shape.d_vocab_out) == (97, 11)
+    tokens = torch.randint(11, 97, (2, 9), generator=torch.Generator().manual_seed(0))
+    assert runner.logits(tokens).shape == (2, 9, 11)
+    with pytest.raises(InputError, match="columns must be token ids from 0 to 10"):
+        runner.logits(tokens, columns=torch.tensor([11]))
+    source = tokens.flip(0)
+    found = patch_grid(
+        runner, base=tokens, source=source, site="z", per="head", metric=LogitDifference(answer=3, wrong=10)
+    )
+    assert found["patched"].notnull().all()
+    with pytest.raises(InputError, match="answer must be token ids from 0 to 10"):
+        patch_grid(runner, base=tokens, source=source, site="z", per="head", metric=LogitDifference(answer=50, wrong=1))

@@ -12,7 +12,6 @@ from torch import Tensor
 from mechlist.datasets.pairs.induction import induction_pairs
 from mechlist.errors import InputError
 from mechlist.metrics.answers import LogitDifference, LogProb, Rank
-from mechlist.models.layers import Layers
 from mechlist.models.quiet import quiet
 from mechlist.patching import edge_attribution
 from mechlist.patching.circuits.runs import EdgeRuns
@@ -43,7 +42,7 @@ def precise(runner: Runner) -> Runner:
 def slopes(runner: Runner, base: Tensor, carried: Callable[[Tensor], Tensor], edges: list[tuple[int, int]]) -> Tensor:
     """Derivative of the metric with respect to a mask on each edge, by differences in float64."""
     nodes, size = nodes_of(runner), 1e-4
-    runs = EdgeRuns(Layers(runner.model), nodes)
+    runs = EdgeRuns(runner.language_model.require_layers("The test"), nodes)
     sets = torch.zeros(len(edges), *nodes.reads.shape, dtype=torch.bool)
     for number, edge in enumerate(edges):
         sets[number][edge] = True
@@ -64,7 +63,7 @@ def test_eap_is_the_gradient_of_a_mask_on_each_edge(loaded: Callable[[str], Runn
     runner = precise(loaded(architecture))
     base, source = tokens(runner)
     nodes = nodes_of(runner)
-    runs = EdgeRuns(Layers(runner.model), nodes)
+    runs = EdgeRuns(runner.language_model.require_layers("The test"), nodes)
     edges = [tuple(edge) for edge in nodes.edges[:: max(1, len(nodes.edges) // 60)].tolist()]
     expected = slopes(runner, base, lambda own: runs.written(source), edges)
     found = edge_scores(runner, base=base, source=source, metric=METRIC).scores
@@ -78,7 +77,7 @@ def test_mean_sources_and_unequal_lengths(loaded: Callable[[str], Runner]):
     runner = precise(loaded("gpt2"))
     base, others = tokens(runner)
     nodes = nodes_of(runner)
-    runs = EdgeRuns(Layers(runner.model), nodes)
+    runs = EdgeRuns(runner.language_model.require_layers("The test"), nodes)
     edges = [tuple(edge) for edge in nodes.edges[::9].tolist()]
     expected = slopes(runner, base, lambda own: runs.written(others).mean(0, keepdim=True), edges)
     found = edge_scores(runner, base=base, source=Mean(others), metric=METRIC).scores

@@ -10,7 +10,6 @@ from torch import Tensor
 from mechlist.errors import InputError
 from mechlist.metrics.answers import LogitDifference
 from mechlist.metrics.distributions import KLFromBase
-from mechlist.models.layers import Layers
 from mechlist.patching.circuits.nodes import Nodes
 from mechlist.patching.circuits.runs import EdgeRuns
 from mechlist.patching.edges import nodes_of, run_edges
@@ -160,7 +159,7 @@ def test_heads_add_up_to_attention_and_senders_to_the_residual_stream(
     nodes = nodes_of(runner)
     last = runner.shape.n_layers - 1
     with torch.no_grad():
-        written = EdgeRuns(Layers(runner.model), nodes).written(base)
+        written = EdgeRuns(runner.language_model.require_layers("The test"), nodes).written(base)
     kept = runner.capture(base, "*.hook_attn_out", "*.hook_mlp_out", "*.hook_resid_post")
     for layer in range(last + 1):
         heads = written[:, nodes.writing[layer, True]].sum(1)
@@ -200,7 +199,7 @@ def test_the_mean_is_over_prompts_that_reach_a_position(loaded: Callable[[str], 
     lengths = torch.tensor([11, 11, 6])
     patched = some_edges(nodes, 3, 0.5)
     found = run_edges(runner, base=base, source=Mean(others, lengths), patched=patched[None], metric=METRIC)
-    runs = EdgeRuns(Layers(runner.model), nodes)
+    runs = EdgeRuns(runner.language_model.require_layers("The test"), nodes)
     with torch.no_grad():
         written = runs.written(others)
         mean = torch.cat([written[..., :6, :].mean(0), written[:2, :, 6:].mean(0)], dim=1)
