@@ -9,6 +9,7 @@ from experiments.benchmarks import (
     circuits,
     memory,
     patching,
+    patching_bridge,
     patching_gemma,
     patching_nnsight,
     path,
@@ -24,7 +25,7 @@ def main() -> None:
     for benchmark in (runner, store):
         for comparison in benchmark.run():
             print(comparison.row(), flush=True)
-    others = (memory, patching, patching_nnsight, patching_gemma, attribution, path, circuits)
+    others = (memory, patching, patching_bridge, patching_nnsight, patching_gemma, attribution, path, circuits)
     for lines in (benchmark.run() for benchmark in others):
         for line in lines:
             print(line, flush=True)
