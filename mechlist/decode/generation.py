@@ -127,7 +127,7 @@ class _Generation:
             logits = self.model.unembed(final).float()
             if logits.isnan().any():
                 raise MechlistError(
-                    "The model's logits are not a number after a prompt: its activations are too large for "
+                    "The model's logits are no numbers after a prompt: its activations are too large for "
                     f"{str(self.model.dtype).removeprefix('torch.')}; take --dtype float32 or bfloat16."
                 )
             chosen = self.sampling.choose(logits, uniform[active, step])

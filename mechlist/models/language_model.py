@@ -305,6 +305,11 @@ class _View(ABC):
         return found.layers
 
     def compare(self, tokens: Int[Tensor, "row token"], final: Float[Tensor, "row *token d_model"]) -> None:
+        if not final.isfinite().all():
+            raise MechlistError(
+                "The model's residual stream is not a number after a prompt: its activations are too large for "
+                f"{str(self.dtype).removeprefix('torch.')}; take --dtype float32 or bfloat16."
+            )
         if tokens.shape[1] <= self._compared or self.one_by_one().layers is None:
             return
         with torch.no_grad():

@@ -15,6 +15,9 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.3, torch.float16: 0.05}
 ROUNDING = {torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 """What is allowed instead where it is more, as a share of the largest logit: GPT-2's reach beyond 100."""
 
+PIECE = 64
+"""Tokens whose logits are compared at a time."""
+
 LENGTH = 16
 """Random tokens of the cheap check."""
 
@@ -43,12 +46,16 @@ def compare(
     model: LanguageModel, tokens: Int[Tensor, "1 position"], reference: Float[Tensor, "1 position vocab"]
 ) -> Guard:
     """The guard: the largest difference from the log-probabilities of `reference`; NaN on either side fails it."""
+    pieces: list[Tensor] = []
     with torch.inference_mode():
-        ours = model.unembed(model.residual(tokens.to(model.device), [])).float().cpu().log_softmax(-1)
-        theirs = reference.log_softmax(-1)
-    # Tokens that are all but impossible carry no information and large rounding errors.
-    unlikely = theirs < theirs.amax(-1, keepdim=True) - 30
-    largest = (ours - theirs).abs().masked_fill(unlikely, 0).max().item()
+        final = model.residual(tokens.to(model.device), [])
+        # Over a large vocabulary a few hundred tokens would fill the memory with copies.
+        for stream, piece in zip(final.split(PIECE, dim=1), reference.split(PIECE, dim=1), strict=True):
+            ours, theirs = model.unembed(stream).float().cpu().log_softmax(-1), piece.log_softmax(-1)
+            # Tokens that are all but impossible carry no information and large rounding errors.
+            unlikely = theirs < theirs.amax(-1, keepdim=True) - 30
+            pieces.append((ours - theirs).abs().masked_fill(unlikely, 0).max())
+    largest = torch.stack(pieces).max().item()
     scale = reference.nan_to_num(0, 0, 0).abs().max().item()
     tolerance = max(TOLERANCE[model.dtype], ROUNDING[model.dtype] * scale)
     return Guard(
