@@ -137,11 +137,11 @@ def stablelm_shape() -> TransformerBridge:
         num_hidden_layers=12,
         num_attention_heads=12,
         num_key_value_heads=12,
-        attn_implementation="eager",
     )
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
-        model = transformers.StableLmForCausalLM(config).eval().requires_grad_(False)
+        model: Any = transformers.StableLmForCausalLM(config).eval().requires_grad_(False)
+        model.set_attn_implementation("eager")
         bridge = TransformerBridge.boot_transformers("stablelm", hf_model=model, tokenizer=stand_in(), device="cpu")
     return bridge.eval()
 

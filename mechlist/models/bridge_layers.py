@@ -146,7 +146,8 @@ class BridgeLayers(Layers):
         Raises:
             NotOrdinaryError: layers that are not known here.
         """
-        hf_model, cfg = module.original_model, module.cfg
+        hf_model: Any = module.original_model
+        cfg: Any = module.cfg
         config: Any = hf_model.config.get_text_config()
         windows = _windows(hf_model, config, int(cfg.n_layers))
         self._layers = [_layer(block, window) for block, window in zip(module.blocks, windows, strict=True)]
@@ -429,14 +430,15 @@ def _rotations(module: TransformerBridge, config: Any, rotated: Mapping[int, boo
     if changing:
         raise NotOrdinaryError(f"its rotations depend on the length of the prompt (rope type {changing.pop()})")
     like = next(module.original_model.parameters())
-    pairs = [_pairs(block.attn.config) for block in module.blocks]
+    pairs: list[Pairs] = [_pairs(block.attn.config) for block in module.blocks]
     made: dict[tuple[Any, Any], Rotation] = {}
     out: dict[int, Rotation] = {}
-    for layer, key in enumerate(zip(kinds, pairs, strict=True)):
+    for layer, (kind, together) in enumerate(zip(kinds, pairs, strict=True)):
+        key = kind, together
         if not rotated[layer]:
             continue
         if key not in made:
-            made[key] = Rotation(rotary, like, *key)
+            made[key] = Rotation(rotary, like, kind, together)
         out[layer] = made[key]
     return out
 

@@ -222,7 +222,11 @@ def test_a_model_whose_attention_looks_ahead_is_refused(tmp_path: Path):
 
 def test_logits_that_are_not_those_of_the_final_residual_stream_are_refused(tmp_path: Path):
     module = save_hooked(tmp_path / "m")
-    module.unembed.register_forward_hook(lambda _, __, out: 2 * out)
+
+    def twice(_: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
+        return 2 * out
+
+    module.unembed.register_forward_hook(twice)
     with pytest.raises(ModelError, match=r"own logits differ from those of its final residual stream by 0\.5"):
         wrap(module)
 

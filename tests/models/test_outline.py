@@ -125,7 +125,8 @@ def test_a_weight_that_is_no_number_is_named(hf_directory: HfDirectory, tmp_path
     for architecture, name in (("stablelm", "model.layers.1.mlp.up_proj.weight"), ("llama", "model.norm.weight")):
         directory = copy(hf_directory(architecture), tmp_path / architecture)
         weight = torch.full((48, 32) if "mlp" in name else (32,), torch.nan)
-        edit_weights(directory, **{name.replace(".", "__"): weight})
+        tensors: dict[str, Any] = {name.replace(".", "__"): weight}
+        edit_weights(directory, **tensors)
         refused(directory, f"has numbers that are NaN or infinite in the weight {name}")
 
 
