@@ -37,10 +37,12 @@ def run() -> Iterator[str]:
         loop = _loop(runner, base, source)
         yield _line(f"Gemma 3 270M's shape, resid_pre, {length} tokens, the last {changed} changed", seconds, loop)
     runner = Runner(stablelm_shape(), progress=False)
-    base, source = _pair(runner.shape.d_vocab, 17, 17)
+    base, source = _pair(runner.shape.d_vocab, 17, 6)
     seconds = _best(lambda: _sweep(runner, base, source))
     yield _line(
-        "StableLM through the bridge, resid_pre, 17 tokens, against whole passes", seconds, _whole(runner, base, source)
+        "StableLM through the bridge, resid_pre, 17 tokens, the last 6 changed, whole passes",
+        seconds,
+        _whole(runner, base, source),
     )
 
 
