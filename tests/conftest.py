@@ -12,6 +12,8 @@ from mechlist.models.quiet import quiet
 from mechlist.models.tl import HAS_HOOKED
 from mechlist.runner import Runner
 
+collect_ignore = [] if HAS_HOOKED else ["models/test_conversion.py"]
+"""Conversions into HookedTransformer, which TransformerLens 4 no longer has."""
 SHARED = Path(__file__).parents[2] / "shared"
 SMALL: dict[str, Any] = {
     "vocab_size": 97,
