@@ -156,6 +156,14 @@ class _EditedCache:
         """See Decoder."""
         self._inner.keep(rows)
 
+    def fork(self, rows: Int[Tensor, " kept"], capacity: int) -> "_EditedCache":
+        """See Decoder."""
+        other = super().fork(rows, capacity)
+        assert isinstance(other, _EditedCache)
+        # Its layers ask the decoder that they belong to what is being read.
+        other._layers = _EditedLayers(self._module, other._changed)
+        return other
+
     def _changed(self, layer: int, z: Tensor) -> Tensor:
         assert self._tokens is not None
         assert self._last is not None
@@ -198,3 +206,9 @@ class _Paired:
         """See Decoder."""
         self._inner.keep(torch.cat([rows, rows + self._rows]))
         self._rows = len(rows)
+
+    def fork(self, rows: Int[Tensor, " kept"], capacity: int) -> "_Paired":
+        """See Decoder."""
+        other = _Paired(self._inner.fork(torch.cat([rows, rows + self._rows]), capacity))
+        other._rows = len(rows)
+        return other

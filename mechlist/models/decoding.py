@@ -1,5 +1,6 @@
 """A model that reads a sequence piece by piece and keeps what it needs of the tokens it has seen."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,6 +24,10 @@ class Decoder(Protocol):
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Go on with these rows, in this order; a row may be kept several times."""
+        ...
+
+    def fork(self, rows: Int[Tensor, " kept"], capacity: int) -> "Decoder":
+        """Another reader, which goes on with these rows up to `capacity` tokens; this one stays as it is."""
         ...
 
 
@@ -65,8 +70,23 @@ class CachedDecoder:
         """See Decoder."""
         for held in (self._keys, self._values):
             for layer, old in enumerate(held):
-                held[layer] = old.new_empty((len(rows), *old.shape[1:]))
-                held[layer][:, : self._seen] = old[rows, : self._seen]
+                held[layer] = self._taken(old, rows, old.shape[1])
+
+    def fork(self, rows: Int[Tensor, " kept"], capacity: int) -> "CachedDecoder":
+        """See Decoder."""
+        other = copy.copy(self)
+        other._keys, other._values = (
+            [self._taken(old, rows, capacity) for old in held] for held in (self._keys, self._values)
+        )
+        return other
+
+    def _taken(
+        self, held: Float[Tensor, "row token kv_head d_head"], rows: Int[Tensor, " kept"], capacity: int
+    ) -> Float[Tensor, "kept capacity kv_head d_head"]:
+        """What has been read of these rows, with room for more."""
+        taken = held.new_empty((len(rows), capacity, *held.shape[2:]))
+        taken[:, : self._seen] = held[rows, : self._seen]
+        return taken
 
 
 class RecomputingDecoder:
@@ -85,6 +105,12 @@ class RecomputingDecoder:
         """See Decoder."""
         if self._seen is not None:
             self._seen = self._seen[rows]
+
+    def fork(self, rows: Int[Tensor, " kept"], capacity: int) -> "RecomputingDecoder":  # noqa: ARG002 (it keeps tokens alone)
+        """See Decoder."""
+        other = copy.copy(self)
+        other.keep(rows)
+        return other
 
 
 def _untouched(name: str, activation: Tensor) -> Tensor:  # noqa: ARG001

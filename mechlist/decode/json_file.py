@@ -1,0 +1,132 @@
+"""JSON files that other programs wrote: read at any depth, with one sentence about what is wrong with them."""
+
+import json
+import re
+from json.decoder import scanstring
+from pathlib import Path
+from typing import Any
+
+from mechlist.errors import InputError
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_PLAIN = re.compile(r"[^\s,\]}]+")
+_NEEDED = object()
+
+
+def read_file(file: Path, most: int, what: str) -> str:
+    """Text of a file in UTF-8 of at most so many bytes.
+
+    Raises:
+        InputError: it is missing, larger, or not UTF-8.
+    """
+    try:
+        size = file.stat().st_size
+        if size > most:
+            raise InputError(
+                f"{file} has {size / 1e6:.0f} MB, and {what} is read up to {most / 1e6:.0f} MB: take a part of it."
+            )
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not text in UTF-8 (byte {error.start} is not).") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}.") from error
+
+
+def entry(value: Any, name: str, kind: type | tuple[type, ...], where: str, *, missing: Any = _NEEDED) -> Any:
+    """An entry of a mapping, of a type; what is not there or null is `missing`, if that is given.
+
+    Raises:
+        InputError: another type, or nothing where something is needed.
+    """
+    if not isinstance(value, dict):
+        raise InputError(f"{where} must be a mapping, not {type(value).__name__}.")
+    found = value.get(name)
+    if found is None and missing is not _NEEDED:
+        return missing
+    if name not in value:
+        raise InputError(f"{where} must have {name!r}; it has {', '.join(sorted(map(str, value))) or 'nothing'}.")
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
+        names = " or ".join(k.__name__ for k in kinds)
+        raise InputError(f"{name!r} of {where} must be {names}, not {type(found).__name__}.")
+    return found
+
+
+def parse_json(text: str) -> Any:
+    """JSON of any depth: Python's own reader stops where about 500 nodes of a tree stand below each other.
+
+    Raises:
+        ValueError: what is wrong, and where.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        return _parse_deep(text)
+
+
+def _parse_deep(text: str) -> Any:
+    """The same without recursion."""
+    holders: list[Any] = []
+    keys: list[str | None] = []
+    key, at = None, _skip(text, 0)
+    while True:
+        if text[at] in "{[":
+            value: Any = {} if text[at] == "{" else []
+            at = _skip(text, at + 1)
+            if text[at] not in "}]":
+                holders.append(value)
+                keys.append(key)
+                key, at = _key(text, at) if isinstance(value, dict) else (None, at)
+                continue
+            at += 1
+        else:
+            value, at = _scalar(text, at)
+        while holders:
+            _put(holders[-1], key, value)
+            at = _skip(text, at)
+            if text[at] == ",":
+                at = _skip(text, at + 1)
+                key, at = _key(text, at) if isinstance(holders[-1], dict) else (None, at)
+                break
+            if text[at] != ("}" if isinstance(holders[-1], dict) else "]"):
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+            value, key, at = holders.pop(), keys.pop(), at + 1
+        else:
+            return value
+
+
+def _scalar(text: str, at: int) -> tuple[Any, int]:
+    """A string, a number, true, false or null, and where it ends."""
+    if text[at] == '"':
+        return scanstring(text, at + 1)
+    found = _PLAIN.match(text, at)
+    if found is None:
+        raise json.JSONDecodeError("Expecting value", text, at)
+    return json.loads(found[0]), found.end()
+
+
+def _skip(text: str, at: int) -> int:
+    """The place of the next character that is no blank."""
+    found = _SPACE.match(text, at)
+    at = found.end() if found else at
+    if at >= len(text):
+        raise json.JSONDecodeError("Expecting value", text, len(text))
+    return at
+
+
+def _key(text: str, at: int) -> tuple[str, int]:
+    """A key, and where its value begins."""
+    if text[at] != '"':
+        raise json.JSONDecodeError("Expecting property name enclosed in double quotes", text, at)
+    key, at = scanstring(text, at + 1)
+    at = _skip(text, at)
+    if text[at] != ":":
+        raise json.JSONDecodeError("Expecting ':' delimiter", text, at)
+    return key, _skip(text, at + 1)
+
+
+def _put(holder: Any, key: str | None, value: Any) -> None:
+    if isinstance(holder, dict):
+        holder[key] = value
+    else:
+        holder.append(value)
