@@ -14,6 +14,7 @@ GEMMA_TEMPLATE = (
 )
 """For tokenizers that have Gemma's turn tokens and no template of their own."""
 _TURN_TOKENS = ("<start_of_turn>", "<end_of_turn>")
+_TURN_ENDS = ("<end_of_turn>", "<|im_end|>", "<|eot_id|>", "<|end|>")
 _DATE = "26 Jul 2024"
 """What a template that takes a `date_string` gets in place of today, or prompts would change overnight (Llama 3)."""
 _MESSAGE, _ITEM = "names", "- names"
@@ -32,7 +33,7 @@ def chat_tokens(tokenizer: Any, message: str, prefill: str = "") -> tuple[int, .
         InputError: a tokenizer without chat template, a template that fails, or a message with a special token in it.
     """
     text = _render(tokenizer, message)
-    _refuse_special_tokens(tokenizer, message)
+    refuse_special_tokens(tokenizer, message, "message")
     return _encode(tokenizer, text + prefill)
 
 
@@ -172,12 +173,24 @@ def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
     return (bos, *ids)
 
 
-def _refuse_special_tokens(tokenizer: Any, message: str) -> None:
-    ids = set(tokenizer.encode(message, add_special_tokens=False))
+def refuse_special_tokens(tokenizer: Any, text: str, name: str) -> None:
+    """Refuse a text that would open or end a turn by itself.
+
+    Raises:
+        InputError: it holds special tokens; `name` is what it is called.
+    """
+    ids = set(tokenizer.encode(text, add_special_tokens=False))
     special = [i for i in sorted(ids & _special(tokenizer)) if not is_unknown(tokenizer, i)]
     if special:
         names = ", ".join(tokenizer.convert_ids_to_tokens(special))
-        raise InputError(f"message must be plain text, without the special tokens of the chat: it holds {names}.")
+        raise InputError(f"{name} must be plain text, without the special tokens of the chat: it holds {names}.")
+
+
+def stop_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """Tokens that end an answer: the tokenizer's eos, and the end of a turn in the usual chat templates."""
+    vocabulary = tokenizer.get_vocab()
+    found = [tokenizer.eos_token_id, *(vocabulary.get(name) for name in _TURN_ENDS)]
+    return tuple(dict.fromkeys(token for token in found if token is not None))
 
 
 def _special(tokenizer: Any) -> set[int]:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechlist.decode.heads import HeadEdit, edited_decoder
+from mechlist.decode.rules import LogitRule, ruled
 from mechlist.decode.sampling import Sampling
 from mechlist.errors import InputError, MechlistError
 from mechlist.models.decoding import Decoder
@@ -46,6 +47,7 @@ def generate(
     sampling: Sampling | None = None,
     stop_tokens: Sequence[int] = (),
     edit: HeadEdit | None = None,
+    rule: LogitRule | None = None,
     label: str = "Generating",
 ) -> list[list[Completion]]:
     """Completions by prompt and sample.
@@ -66,12 +68,13 @@ def generate(
         sampling: how tokens are chosen; drawn from the model's whole distribution by default.
         stop_tokens: any of them ends a completion.
         edit: heads that are changed at every token.
+        rule: changes the logits before a token is chosen; log-probabilities stay those of the model itself.
         label: what the progress bar says.
 
     Raises:
         InputError: prompts the model cannot take, or that leave no room for `max_new_tokens` in the context; a stop
             token outside the vocabulary; a memory bound too small for one row; an intervention that is in place; heads
-            that the model does not have.
+            that the model does not have; a rule that leaves no token.
     """
     sampling = sampling or Sampling()
     shape = runner.shape
@@ -86,13 +89,14 @@ def generate(
         sampling,
         max_new_tokens,
         tuple(stop_tokens),
-        [_seed(f"{runner.seed}/{sampling}/{n % samples}", rows[i]) for n, i in enumerate(row_of)],
+        [_seed(f"{runner.seed}/{sampling.name}/{n % samples}", rows[i]) for n, i in enumerate(row_of)],
         edit,
         None if edit is None or edit.donors is None else [torch.tensor(edit.donors[i]) for i in row_of],
+        rule,
     )
     plan = _plan([len(r) for r in work.prompts], _most_rows(runner, rows, max_new_tokens, work.donors is not None))
-    asked = f"{sampling} {max_new_tokens} {tuple(stop_tokens)} {runner.seed} {samples} {plan}"
-    asked += f" {edit.name}" if edit is not None else ""
+    asked = f"{sampling.name} {max_new_tokens} {tuple(stop_tokens)} {runner.seed} {samples} {plan}"
+    asked += "".join(f" {change.name}" for change in (edit, rule) if change is not None)
     found = runner.execute(work, plan, asked, label)
     completions = [_completion(*row, work.stop_tokens) for row in zip(found["tokens"], found["log_prob"], strict=True)]
     return [completions[i * samples : (i + 1) * samples] for i in range(len(rows))]
@@ -111,6 +115,7 @@ class _Generation:
     edit: HeadEdit | None = None
     donors: Sequence[Tensor] | None = None
     """Of every row, for an edit that swaps."""
+    rule: LogitRule | None = None
 
     @torch.no_grad()
     def compute(self, members: list[int]) -> dict[str, Tensor]:
@@ -130,7 +135,8 @@ class _Generation:
                     "The model's logits are no numbers after a prompt: its activations are too large for "
                     f"{str(self.model.dtype).removeprefix('torch.')}; take --dtype float32 or bfloat16."
                 )
-            chosen = self.sampling.choose(logits, uniform[active, step])
+            told = logits if self.rule is None else ruled(self.rule, logits, tokens[active, :step], going)
+            chosen = self.sampling.choose(told, uniform[active, step])
             log_prob = logits.log_softmax(dim=1).gather(1, chosen[:, None])[:, 0]
             written = active[going]
             picked = chosen.cpu()

@@ -1,7 +1,7 @@
 """How the next token is chosen: greedy, or drawn at a temperature from the top k and the nucleus."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +12,7 @@ from mechlist.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Rules of one generation, applied in this order: temperature, top k, nucleus (Holtzman et al. 2020)."""
+    """Rules of one generation, applied in this order: temperature, top k, nucleus (Holtzman et al. 2020), min-p."""
 
     greedy: bool = False
     """Take the most probable token; nothing else then matters."""
@@ -22,6 +22,8 @@ class Sampling:
     """Only the k most probable tokens."""
     top_p: float | int = 1.0
     """Only the smallest set of most probable tokens that has at least this probability."""
+    min_p: float | int = field(default=0.0, repr=False)
+    """Only tokens with at least this share of the most probable token's probability (Nguyen et al. 2024)."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
@@ -31,9 +33,18 @@ class Sampling:
             raise InputError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
         if self.top_k is not None and self.top_k < 1:
             raise InputError(f"top_k must be at least 1, not {self.top_k}.")
+        if not 0 <= self.min_p <= 1:
+            raise InputError(f"min_p must be from 0 to 1, not {self.min_p}.")
+
+    @property
+    def name(self) -> str:
+        """What random numbers and journals know the rules by; without min-p, the same as before there was any."""
+        return f"{self} min_p={self.min_p}" if self.min_p else str(self)
 
     def probabilities(self, logits: Float[Tensor, "row vocab"]) -> Float[Tensor, "row vocab"]:
         """What a token is drawn from; sums to 1 in float64."""
+        if self.greedy:
+            return torch.nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1]).double()
         ordered, tokens = self._ordered(logits)
         return torch.zeros_like(ordered).scatter(1, tokens, ordered)
 
@@ -84,5 +95,5 @@ class Sampling:
             scaled[:, self.top_k :] = -torch.inf
         ordered = scaled.softmax(dim=1)
         before = ordered.cumsum(dim=1) - ordered
-        ordered = torch.where(before < self.top_p, ordered, 0.0)
+        ordered = torch.where((before < self.top_p) & (ordered >= self.min_p * ordered[:, :1]), ordered, 0.0)
         return ordered / ordered.sum(dim=1, keepdim=True), tokens

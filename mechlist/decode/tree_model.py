@@ -120,18 +120,19 @@ class PathReader:
             out[members] = found.cpu()
         return out
 
-    @torch.no_grad()
     def read(self, paths: Sequence[TokenPath]) -> Iterator[tuple[list[int], Float[Tensor, "member vocab"]]]:
         """The same in batches that fit the memory bound: numbers of paths, and their log-probabilities."""
-        plain = not self._runner.interventions
         for members in self._groups(paths):
-            chosen = [paths[i] for i in members]
-            if plain:
-                logits = self._model.unembed(self._final(chosen))
-            else:
-                whole = [torch.cat([self._prompt, torch.tensor(p, dtype=torch.long)]) for p in chosen]
-                logits = self._runner.logits(whole, positions=-1)[:, 0]
-            yield members, logits.float().log_softmax(dim=1)
+            yield members, self._read_together([paths[i] for i in members])
+
+    @torch.no_grad()
+    def _read_together(self, paths: list[TokenPath]) -> Float[Tensor, "path vocab"]:
+        if self._runner.interventions:
+            whole = [torch.cat([self._prompt, torch.tensor(path, dtype=torch.long)]) for path in paths]
+            logits = self._runner.logits(whole, positions=-1)[:, 0]
+        else:
+            logits = self._model.unembed(self._final(paths))
+        return logits.float().log_softmax(dim=1)
 
     def _groups(self, paths: Sequence[TokenPath]) -> Iterator[list[int]]:
         """Paths of one length that go on with rows of one reader, no more than fit into memory."""

@@ -73,3 +73,28 @@ def all_head_scores(pattern: Pattern, period: int, has_bos: bool) -> dict[str, H
 def _diagonal(pattern: Pattern, distance: int) -> Float[Tensor, "batch head entry"]:
     """Attention of every query to the key `distance` before it, in float32."""
     return torch.diagonal(pattern, offset=-distance, dim1=-2, dim2=-1).float()
+
+
+def attention_rollout(pattern: Float[Tensor, "layer head query key"]) -> Float[Tensor, "query key"]:
+    """How much of each position's stream stems from each token, if heads only pass on what they attend to.
+
+    Attention averaged over heads and mixed half and half with the residual stream, multiplied over the layers (Abnar &
+    Zuidema 2020). Each row adds up to 1.
+    """
+    mean = pattern.double().mean(dim=1)
+    mixed = (mean + torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)) / 2
+    out = mixed[0]
+    for layer in mixed[1:]:
+        out = layer @ out
+    return out
+
+
+def value_weighted_attention(
+    weights: Float[Tensor, "head key"],
+    values: Float[Tensor, "key kv_head d_head"],
+    w_o: Float[Tensor, "head d_head d_model"],
+) -> Float[Tensor, "head key"]:
+    """Length of what each head adds to the stream from each key: attention x |v W_O| (Kobayashi et al. 2020)."""
+    own = values.double().repeat_interleave(len(w_o) // values.shape[1], dim=1)
+    added = torch.einsum("khd,hdm->hkm", own, w_o.double())
+    return weights.double() * added.norm(dim=-1)

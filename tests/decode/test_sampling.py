@@ -104,3 +104,24 @@ def test_the_probability_of_some_tokens_is_that_of_all(rules: dict[str, Any]):
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
     assert (found > 0).any()
     assert (found[1:] == 0).any() == (rules not in ({}, {"temperature": 1.7}))
+
+
+def test_min_p_leaves_what_is_near_the_most_probable() -> None:
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    found = Sampling(min_p=0.29).probabilities(logits)[0]
+    torch.testing.assert_close(found, torch.tensor([0.5, 0.3, 0.15, 0.0], dtype=torch.float64) / 0.95)
+    # The temperature comes first: at 2, the last has .32 of the first.
+    assert (Sampling(min_p=0.31, temperature=2.0).probabilities(logits)[0] > 0).all()
+    assert Sampling(min_p=1.0).probability_of(logits, torch.tensor([1])).item() == 0.0
+    with pytest.raises(InputError, match="min_p must be from 0 to 1, not 2"):
+        Sampling(min_p=2)
+
+
+def test_random_numbers_are_known_by_the_name_of_the_rules() -> None:
+    assert Sampling().name == "Sampling(greedy=False, temperature=1.0, top_k=None, top_p=1.0)"
+    assert Sampling(min_p=0.1).name != Sampling(min_p=0.2).name
+
+
+def test_greedy_chooses_from_one_token() -> None:
+    logits = torch.tensor([[0.2, 0.5, 0.3]]).log()
+    assert Sampling(greedy=True, temperature=3.0).probabilities(logits).tolist() == [[0, 1, 0]]

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mechlist.metrics.logits import next_token
+from mechlist.metrics.logits import next_token, prediction
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3)])
@@ -35,3 +35,15 @@ def test_half_precision_logits_are_normalised_in_float32() -> None:
     log_prob, _ = next_token(logits, target)
     assert log_prob.dtype == torch.float32
     assert torch.equal(log_prob, next_token(logits.float(), target).log_prob)
+
+
+def test_a_prediction_tells_what_else_might_have_come() -> None:
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0]]).log()
+    found = prediction(logits, torch.tensor([2, 3, 0]), 2)
+    torch.testing.assert_close(found.log_prob.exp(), torch.tensor([0.2, 0.25, 1.0]))
+    # Equals share a rank.
+    assert found.rank.tolist() == [2, 0, 0]
+    expected = -sum(p * math.log(p) for p in (0.4, 0.3, 0.2, 0.1))
+    torch.testing.assert_close(found.entropy, torch.tensor([expected, math.log(4), 0.0]))
+    assert found.top[0].tolist() == [0, 1]
+    torch.testing.assert_close(found.top_log_prob[0].exp(), torch.tensor([0.4, 0.3]))
