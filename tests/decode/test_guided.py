@@ -47,7 +47,7 @@ def test_a_visible_seam_is_told(runner: Runner):
 
 
 def test_a_prefix_that_contradicts_the_template_is_refused(runner: Runner):
-    with pytest.raises(InputError, match="prefix must be plain text, .*: it holds <end_of_turn>"):
+    with pytest.raises(InputError, match=r"prefix must be plain text, .*: it holds <end_of_turn>"):
         seam(runner, REQUEST, "-Apple<end_of_turn>", chat=True)
 
 
