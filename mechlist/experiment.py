@@ -23,6 +23,8 @@ class Experiment(ABC):
 
     needs_model: ClassVar[bool] = True
     """Whether `run` takes a Runner; without, it is called with None."""
+    instead_of_model: ClassVar[str] = ""
+    """Name of a field that takes the model's place where it is given, such as a file of recorded results."""
     needs_tokenizer: ClassVar[bool] = False
     """Whether the model must have a tokenizer."""
     default_model: ClassVar[str] = "induction-tiny"
@@ -63,3 +65,9 @@ class Experiment(ABC):
     def findings(self, results: xr.Dataset) -> list[str]:  # noqa: ARG002
         """What the results say, in sentences, for the top of the report."""
         return []
+
+
+def needs_model(experiment: Experiment) -> bool:
+    """Whether an experiment takes a Runner, with the parameters that it has."""
+    instead = type(experiment).instead_of_model
+    return type(experiment).needs_model and not (instead and getattr(experiment, instead))

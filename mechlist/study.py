@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mechlist.engine.local import complete, load_runner, run_job, with_paths
 from mechlist.errors import InputError
+from mechlist.experiment import needs_model
 from mechlist.options import Output, Settings
 from mechlist.registry import find
 from mechlist.runs import Job, RunDirectory
@@ -166,7 +167,7 @@ def run_study(study: Study, path: Path, output: Output) -> RunDirectory:
     directory = RunDirectory(path)
     directory.check(study.config(), output)
     load = functools.cache(load_runner)
-    if any(type(step.job.experiment).needs_model for step in study.steps):
+    if any(needs_model(step.job.experiment) for step in study.steps):
         load(study.settings)
     directory.claim(study.config(), output)
     with directory.session(study.settings.device, steps=[step.name for step in study.steps]):
@@ -179,7 +180,7 @@ def run_study(study: Study, path: Path, output: Output) -> RunDirectory:
 def settings_for(study: Study) -> Settings:
     """The study's settings, with what they leave open as the first step that needs a model would have it."""
     jobs = [step.job for step in study.steps]
-    return complete(next((job for job in jobs if type(job.experiment).needs_model), jobs[0])).settings
+    return complete(next((job for job in jobs if needs_model(job.experiment)), jobs[0])).settings
 
 
 def with_folders(experiment: Any, path: Path) -> Any:

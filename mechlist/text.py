@@ -1,5 +1,6 @@
 """Text that people read: visible tokens, numbers with their intervals, counts, and the names of lists."""
 
+import json
 import math
 import unicodedata
 from collections.abc import Sequence
@@ -29,6 +30,16 @@ def visible(text: str) -> str:
         return "·" * len(shown)
     left = len(shown) - len(shown.lstrip(" "))
     return "·" * left + inner + "·" * (len(shown) - left - len(inner))
+
+
+def escaped(text: str) -> str:
+    """A text as a label that any file can hold, in ASCII; `unescaped` gives the text back."""
+    return json.dumps(text)
+
+
+def unescaped(label: str) -> str:
+    """The text that `escaped` made a label of."""
+    return json.loads(label)
 
 
 def number(value: float | int) -> str:

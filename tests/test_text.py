@@ -6,11 +6,13 @@ from mechlist.errors import InputError
 from mechlist.text import (
     adjective_rank,
     between,
+    escaped,
     joined,
     lists_named,
     number,
     number_of,
     shortened,
+    unescaped,
     visible,
     with_ends,
     with_interval,
@@ -96,3 +98,9 @@ def test_lists_are_named_by_their_adjective():
         "all lists",
         "good lists",
     ]
+
+
+@pytest.mark.parametrize("text", ["<b>", '"', "\0", "\u202e", "\ud83d", "\U0001f600", "", "\\n", "ä"])
+def test_any_text_can_be_a_label(text: str):
+    assert escaped(text).isascii()
+    assert unescaped(escaped(text)) == text

@@ -59,9 +59,10 @@ def _device_memory(flags: list[str]) -> tuple[list[str], int | None]:
 def _plan_job(job: Any, device_memory: int | None) -> None:
     from mechlist.cli.plan_text import fit_lines, plan_lines
     from mechlist.engine.local import complete, load_runner, runner_for
+    from mechlist.experiment import needs_model
 
     job = complete(job)
-    if not type(job.experiment).needs_model:
+    if not needs_model(job.experiment):
         raise InputError(f"{job.name} needs no model, so there is nothing to plan.")
     runner = runner_for(job, load_runner)
     plan = job.experiment.plan(runner)

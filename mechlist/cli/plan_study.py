@@ -10,6 +10,7 @@ import xarray as xr
 
 from mechlist.engine.local import Load, complete, runner_for
 from mechlist.errors import MechlistError
+from mechlist.experiment import needs_model
 from mechlist.options import Settings
 from mechlist.results import save_dataset, write_text
 from mechlist.runs import EXPORTS, Job
@@ -37,22 +38,22 @@ def planned_steps(study: Study, load: Load) -> Iterator[PlannedStep]:
         for step in study.steps:
             job = dataclasses.replace(step.job, experiment=with_folders(step.job.experiment, Path(folder)))
             made = Path(folder) / step.name if step.name in wanted else None
-            needs_model = type(job.experiment).needs_model
+            model_needed = needs_model(job.experiment)
             try:
                 plan = _planned(complete(job), load, made)
             except MechlistError as error:
                 # The folder of stand-ins is nothing that was asked for.
                 reason = str(error).replace(f"{Path(folder).resolve()}/", "").replace(f"{folder}/", "")
-                yield PlannedStep(step.name, study.settings, needs_model, None, reason)
+                yield PlannedStep(step.name, study.settings, model_needed, None, reason)
                 continue
             plan = plan if plan is None else _with_sources(plan, named_steps(step.job.experiment))
-            yield PlannedStep(step.name, study.settings, needs_model, plan, "needs no model")
+            yield PlannedStep(step.name, study.settings, model_needed, plan, "needs no model")
 
 
 def _planned(job: Job, load: Load, made: Path | None) -> Plan | None:
     """What a step would take; with `made`, the files that a run of it would leave there, from a rehearsal."""
     experiment = job.experiment
-    if not type(experiment).needs_model:
+    if not needs_model(experiment):
         if made is not None:
             # Without a model there is nothing to rehearse: the step itself is quick.
             _write(job, experiment.run(None), made)

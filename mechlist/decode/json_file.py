@@ -2,14 +2,13 @@
 
 import json
 import re
-from json.decoder import scanstring
 from pathlib import Path
 from typing import Any
 
 from mechlist.errors import InputError
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-_PLAIN = re.compile(r"[^\s,\]}]+")
+_DECODER = json.JSONDecoder()
 _NEEDED = object()
 
 
@@ -80,7 +79,7 @@ def _parse_deep(text: str) -> Any:
                 continue
             at += 1
         else:
-            value, at = _scalar(text, at)
+            value, at = _DECODER.raw_decode(text, at)
         while holders:
             _put(holders[-1], key, value)
             at = _skip(text, at)
@@ -92,17 +91,9 @@ def _parse_deep(text: str) -> Any:
                 raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
             value, key, at = holders.pop(), keys.pop(), at + 1
         else:
+            if text[at:].strip():
+                raise json.JSONDecodeError("Extra data", text, at)
             return value
-
-
-def _scalar(text: str, at: int) -> tuple[Any, int]:
-    """A string, a number, true, false or null, and where it ends."""
-    if text[at] == '"':
-        return scanstring(text, at + 1)
-    found = _PLAIN.match(text, at)
-    if found is None:
-        raise json.JSONDecodeError("Expecting value", text, at)
-    return json.loads(found[0]), found.end()
 
 
 def _skip(text: str, at: int) -> int:
@@ -118,7 +109,7 @@ def _key(text: str, at: int) -> tuple[str, int]:
     """A key, and where its value begins."""
     if text[at] != '"':
         raise json.JSONDecodeError("Expecting property name enclosed in double quotes", text, at)
-    key, at = scanstring(text, at + 1)
+    key, at = _DECODER.raw_decode(text, at)
     at = _skip(text, at)
     if text[at] != ":":
         raise json.JSONDecodeError("Expecting ':' delimiter", text, at)

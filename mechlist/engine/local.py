@@ -9,7 +9,7 @@ from typing import Any
 import xarray as xr
 
 from mechlist.errors import InputError
-from mechlist.experiment import Experiment
+from mechlist.experiment import Experiment, needs_model
 from mechlist.models.load import resolve_device
 from mechlist.options import Output, Settings
 from mechlist.results import load_dataset, save_dataset, save_table, write_text
@@ -50,7 +50,7 @@ def complete(job: Job) -> Job:
     settings = job.settings
     if settings.engine != "local":
         raise InputError(f"engine must be local in this version of mechlist, not {settings.engine}.")
-    model = settings.model or type(job.experiment).default_model if type(job.experiment).needs_model else None
+    model = settings.model or type(job.experiment).default_model if needs_model(job.experiment) else None
     if model is not None and Path(model).expanduser().is_dir():
         model = str(Path(model).expanduser().resolve())
     settings = dataclasses.replace(settings, model=model, device=resolve_device(settings.device))
@@ -87,7 +87,7 @@ def run_job(job: Job, path: Path, output: Output, load: Load = load_runner) -> R
     if output.resume and directory.results.is_file():
         finish(job, directory)
         return directory
-    runner = runner_for(job, load) if type(job.experiment).needs_model else None
+    runner = runner_for(job, load) if needs_model(job.experiment) else None
     directory.claim(job.config(), output)
     with directory.session(job.settings.device):
         _work(job, runner, directory)

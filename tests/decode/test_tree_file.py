@@ -61,7 +61,9 @@ def test_the_readers_of_json_agree():
         assert json_file._parse_deep(text) == json.loads(text)
 
 
-@pytest.mark.parametrize("text", ["[1, 2", '{"a" 1}', '{"a": 1,}x', "[1 2]", '{"a": }', "", "{1: 2}", '{"a": [tru]}'])
+@pytest.mark.parametrize(
+    "text", ["[1, 2", '{"a" 1}', '{"a": 1,}x', "[1 2]", '{"a": }', "", "{1: 2}", '{"a": [tru]}', "[] x"]
+)
 def test_the_deep_reader_refuses_what_is_not_json(text: str):
     from mechlist.decode import json_file
 

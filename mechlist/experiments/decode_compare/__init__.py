@@ -1,0 +1,1 @@
+"""Ways of choosing tokens, side by side."""

@@ -1,0 +1,1 @@
+"""Answers that begin with a text or follow a grammar."""

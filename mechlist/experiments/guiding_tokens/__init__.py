@@ -1,0 +1,1 @@
+"""Which tokens of a prompt drive the next one."""

@@ -1,0 +1,176 @@
+"""What a model says of every token of a text: log-probability, rank, entropy, and what else might have come."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+import xarray as xr
+
+from mechlist.datasets.chat import stop_tokens
+from mechlist.decode import Sampling, generate
+from mechlist.decode.reading import read_columns, read_predictions
+from mechlist.decode.records import Alternative, Record, RecordedToken, read_records, records_text, to_json, to_openai
+from mechlist.errors import InputError
+from mechlist.experiments.logprobs import report
+from mechlist.experiments.logprobs.dataset import to_dataset, to_records
+from mechlist.experiments.prompt_experiment import Prompt, PromptExperiment
+from mechlist.registry import register
+from mechlist.runner import Runner
+from mechlist.text import escaped
+
+
+@register("logprobs")
+@dataclass(frozen=True, kw_only=True)
+class LogProbs(PromptExperiment):
+    """Log-probability, rank, entropy and alternatives of every token that a model writes, or of given text."""
+
+    instead_of_model: ClassVar[str] = "recorded"
+
+    recorded: Path | None = None
+    """File of records (JSON lines, JSON, or a response of OpenAI's API with logprobs), read in the model's place."""
+    prompts: tuple[str, ...] = ()
+    """Prompts; without, three lists are asked for."""
+    responses: tuple[str, ...] = ()
+    """Texts that are read behind the prompts, one each; without, the model writes them."""
+    max_new_tokens: int = 60
+    """Tokens after which a text that is written here is cut off."""
+    temperature: float | int = 0.0
+    """Of texts that are written here; 0 takes the most probable token."""
+    top_p: float | int = 1.0
+    """Nucleus of texts that are written here."""
+    alternatives: int = 5
+    """Most probable tokens that are kept in each place."""
+    logits_of: tuple[str, ...] = ()
+    """Tokens whose logits are kept in every place, in place of all else: only these columns are unembedded, which says
+    nothing about probabilities."""
+    top: int = 20
+    """Rows of the table of the least confident tokens."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "alternatives", "top"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.recorded is not None and (self.prompts or self.responses or self.logits_of):
+            raise InputError("recorded takes the place of prompts, responses and logits_of: give one or the other.")
+        if self.responses and len(self.responses) != len(self.prompts):
+            raise InputError(
+                f"responses must be one for each of the {len(self.prompts)} prompts, not {len(self.responses)}."
+            )
+        _ = self._sampling
+
+    def run(self, runner: Runner | None) -> xr.Dataset:
+        """Every record, token by token."""
+        if self.recorded is not None or runner is None:
+            records = read_records(self.recorded) if self.recorded is not None else []
+            return to_dataset(records).assign_attrs(model="", source=str(self.recorded), logits_only=False)
+        prompts = self.prompts_of(runner, self.prompts)
+        answers = self._answers(runner, prompts)
+        name = runner.language_model.info["name"]
+        if self.logits_of:
+            return self._logits(runner, prompts, answers).assign_attrs(model=name, logits_only=True)
+        records = _records(runner, prompts, answers, self.alternatives)
+        source = "given" if self.responses else "written"
+        return to_dataset(records).assign_attrs(model=name, source=source, logits_only=False)
+
+    def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
+        """Every text coloured by confidence, and how sure the model was along it."""
+        return report.figures(results)
+
+    def tables(self, results: xr.Dataset) -> dict[str, pd.DataFrame]:
+        """Records, tokens, and the least confident tokens."""
+        return report.tables(results, self.top)
+
+    def files(self, results: xr.Dataset) -> dict[str, str]:
+        """The records as JSON lines, as JSON, and as responses of OpenAI's API."""
+        if results.attrs["logits_only"]:
+            return {}
+        records, model = to_records(results), results.attrs["model"] or "recorded"
+        return {
+            "records.jsonl": records_text(records),
+            "records.json": json.dumps([to_json(record) for record in records], ensure_ascii=False, indent=1) + "\n",
+            "openai.json": json.dumps([to_openai(record, model) for record in records], ensure_ascii=False) + "\n",
+        }
+
+    def findings(self, results: xr.Dataset) -> list[str]:
+        """How sure the model was, and where it was not."""
+        return report.findings(results)
+
+    @property
+    def _sampling(self) -> Sampling:
+        if self.temperature == 0:
+            return Sampling(greedy=True)
+        return Sampling(temperature=self.temperature, top_p=self.top_p)
+
+    def _answers(self, runner: Runner, prompts: list[Prompt]) -> list[tuple[int, ...]]:
+        """Tokens of what follows each prompt."""
+        if self.responses:
+            encoded = [tuple(runner.tokenizer.encode(text, add_special_tokens=False)) for text in self.responses]
+            empty = next((i for i, tokens in enumerate(encoded) if not tokens), None)
+            if empty is not None:
+                raise InputError(f"responses must hold text; number {empty + 1} is empty.")
+            return encoded
+        written = generate(
+            runner,
+            [prompt.tokens for prompt in prompts],
+            max_new_tokens=self.max_new_tokens,
+            sampling=self._sampling,
+            stop_tokens=stop_tokens(runner.tokenizer),
+        )
+        return [of_prompt[0].tokens for of_prompt in written]
+
+    def _logits(self, runner: Runner, prompts: list[Prompt], answers: list[tuple[int, ...]]) -> xr.Dataset:
+        """Logits of some tokens of the vocabulary, and nothing else."""
+        ids = []
+        for text in self.logits_of:
+            found = runner.tokenizer.encode(text, add_special_tokens=False)
+            if len(found) != 1:
+                raise InputError(f"logits_of must be texts of one token each, and {text!r} has {len(found)}.")
+            ids += found
+        sequences, starts = _sequences(prompts, answers)
+        tokens, logits = read_columns(runner, sequences, starts, torch.tensor(ids))
+        texts = [[escaped(t) for t in runner.token_texts(list(answer))] for answer in answers]
+        width = tokens.shape[1]
+        return xr.Dataset(
+            {
+                "logit": (("record", "token", "column"), logits.numpy(), {"units": "logits"}),
+                "token_id": (("record", "token"), tokens.numpy()),
+                "text": (("record", "token"), np.array([row + [escaped("")] * (width - len(row)) for row in texts])),
+                "column_text": ("column", np.array([escaped(text) for text in self.logits_of], dtype=object)),
+            },
+            coords={"record": np.arange(len(answers)), "token": np.arange(width), "column": ids},
+        )
+
+
+def _sequences(prompts: list[Prompt], answers: list[tuple[int, ...]]) -> tuple[list[list[int]], list[int]]:
+    pairs = zip(prompts, answers, strict=True)
+    return [[*prompt.tokens, *answer] for prompt, answer in pairs], [len(prompt.tokens) for prompt in prompts]
+
+
+def _records(runner: Runner, prompts: list[Prompt], answers: list[tuple[int, ...]], alternatives: int) -> list[Record]:
+    """What the model says of each token of the answers, in one batched pass."""
+    _, found = read_predictions(runner, *_sequences(prompts, answers), alternatives)
+    ids = sorted({*found.top.flatten().tolist(), *(token for answer in answers for token in answer)} - {-1})
+    text_of = dict(zip(ids, runner.token_texts(ids), strict=True))
+    records = []
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        tokens = []
+        for place, token in enumerate(answer):
+            others = zip(found.top[row, place].tolist(), found.top_log_prob[row, place].tolist(), strict=True)
+            tokens.append(
+                RecordedToken(
+                    token=text_of[token],
+                    log_prob=float(found.log_prob[row, place]),
+                    alternatives=tuple(Alternative(text_of[other], log_prob, other) for other, log_prob in others),
+                    token_id=token,
+                    rank=int(found.rank[row, place]),
+                    entropy=float(found.entropy[row, place]),
+                )
+            )
+        response = runner.tokenizer.decode(list(answer), clean_up_tokenization_spaces=False)
+        records.append(Record(prompt.text, response, tuple(tokens)))
+    return records

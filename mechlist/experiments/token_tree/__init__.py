@@ -1,0 +1,1 @@
+"""The tree of a prompt's likely continuations."""
