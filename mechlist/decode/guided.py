@@ -54,6 +54,8 @@ def seam(runner: Runner, prompt: str, prefix: str, *, chat: bool = False) -> Sea
         InputError: no chat template; a prefix that holds tokens with which a template opens or ends turns.
     """
     tokenizer = runner.tokenizer
+    if tokenizer is None:
+        raise InputError("The model has no tokenizer: it takes no text.")
     if chat:
         refuse_special_tokens(tokenizer, prefix, "prefix")
         alone, together = (chat_tokens(tokenizer, prompt, text) for text in ("", prefix))

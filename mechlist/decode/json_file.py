@@ -8,6 +8,7 @@ from typing import Any
 from mechlist.errors import InputError
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _DECODER = json.JSONDecoder()
 _NEEDED = object()
 
@@ -49,6 +50,12 @@ def entry(value: Any, name: str, kind: type | tuple[type, ...], where: str, *, m
         names = " or ".join(k.__name__ for k in kinds)
         raise InputError(f"{name!r} of {where} must be {names}, not {type(found).__name__}.")
     return found
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """JSON in which text stands as it is, but for lone surrogates, which no file can hold."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def parse_json(text: str) -> Any:

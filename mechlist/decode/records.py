@@ -1,6 +1,5 @@
 """Log-probability records: what a model said of every token of a text, in the recorded format and in OpenAI's."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from mechlist.decode.json_file import entry, parse_json, read_file
+from mechlist.decode.json_file import entry, json_text, parse_json, read_file
 from mechlist.errors import InputError
 from mechlist.text import visible
 
@@ -108,7 +107,7 @@ def to_json(record: Record) -> dict[str, Any]:
 
 def records_text(records: Sequence[Record]) -> str:
     """Records as JSON lines; token text stands in them as it is."""
-    return "".join(json.dumps(to_json(record), ensure_ascii=False) + "\n" for record in records)
+    return "".join(json_text(to_json(record)) + "\n" for record in records)
 
 
 def records_table(records: Sequence[Record]) -> pd.DataFrame:

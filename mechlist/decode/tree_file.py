@@ -1,13 +1,12 @@
 """Token trees in files: the recorded format read and written at any depth, and recorded trees grown again."""
 
-import json
 import math
 from collections import deque
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from mechlist.decode.json_file import entry, parse_json, read_file
+from mechlist.decode.json_file import entry, json_text, parse_json, read_file
 from mechlist.decode.tree import Candidate, Expand, Node, TokenPath, Tree, TreeConfig
 from mechlist.errors import InputError
 from mechlist.text import visible
@@ -63,7 +62,7 @@ def tree_from_json(value: Any) -> Tree:
 def tree_text(tree: Tree) -> str:
     """The JSON of a tree, whatever its depth, in one line; token text stands in it as it is."""
     value = tree.to_json()
-    parts = [f'{{"metadata": {_json(value["metadata"])}, "tree": ']
+    parts = [f'{{"metadata": {json_text(value["metadata"])}, "tree": ']
     waiting: list[dict[str, Any] | str] = ["}\n", value["tree"]]
     while waiting:
         entry = waiting.pop()
@@ -71,7 +70,7 @@ def tree_text(tree: Tree) -> str:
             parts.append(entry)
             continue
         own = {name: part for name, part in entry.items() if name != "children"}
-        parts.append(f'{_json(own)[:-1]}, "children": [')
+        parts.append(f'{json_text(own)[:-1]}, "children": [')
         waiting.append("]}")
         for child in reversed(entry["children"]):
             waiting += [child, ", "]
@@ -110,10 +109,6 @@ def _recorded(tree: Tree, number: int) -> list[Candidate]:
     others = [c for c in node.candidates if c.token_id not in ids]
     # A candidate that is equal to a taken one as far as it was recorded gets its digits, too.
     return out + [Candidate(c.token_id, c.text, exact.get(round(c.prob, 4), c.prob)) for c in others]
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _where(node: Node) -> str:

@@ -118,7 +118,7 @@ def coloured_text(
 
 
 def _run_traces(
-    run: Run, values: np.ndarray, texts: Sequence[str], notes: Sequence[str], unit: str, top: float
+    run: Run, values: np.ndarray, texts: Sequence[str], notes: Sequence[str], unit: str, top: float | int
 ) -> list[Any]:
     """Coloured boxes, and the tokens in them."""
     told = [f"{unit}: {value:.3f}\n" if np.isfinite(value) else "" for value in values]
@@ -134,7 +134,7 @@ def hover_box(text: str, note: str) -> str:
 
 
 def coloured(
-    left: np.ndarray, width: np.ndarray, middle: Sequence[float], values: np.ndarray, boxes: list[str]
+    left: np.ndarray, width: np.ndarray, middle: Sequence[float | int], values: np.ndarray, boxes: list[str]
 ) -> list[go.Bar]:
     """Boxes from `left` on around the heights `middle`, coloured by their values; NaN stays without colour."""
     height, text = np.array(middle), np.array(boxes, dtype=object)
@@ -156,7 +156,7 @@ def coloured(
     ]
 
 
-def written(x: np.ndarray, y: Sequence[float], texts: Sequence[str]) -> go.Scatter:
+def written(x: np.ndarray, y: Sequence[float | int], texts: Sequence[str]) -> go.Scatter:
     """Plain texts around their places."""
     return go.Scatter(
         x=x,
@@ -168,7 +168,7 @@ def written(x: np.ndarray, y: Sequence[float], texts: Sequence[str]) -> go.Scatt
     )
 
 
-def _heading(text: str, top: float) -> dict[str, Any]:
+def _heading(text: str, top: float | int) -> dict[str, Any]:
     where = {"x": 0, "xanchor": "left", "y": top + _HEADING / 2, "yanchor": "middle"}
     return {"text": f"<b>{plot_text(text)}</b>", "showarrow": False, "font": {"size": 12, "color": MUTED}, **where}
 
@@ -189,7 +189,7 @@ def colour_axis(cells: np.ndarray, unit: str, height: int, *, diverging: bool, c
     return axis | {"colorscale": [((place - first) / (last - first), colour) for place, colour in kept]}
 
 
-def laid_out(figure: go.Figure, columns: float, height: float) -> go.Figure:
+def laid_out(figure: go.Figure, columns: float | int, height: float | int) -> go.Figure:
     """The figure without axes, as wide as so many letters and as high as so many pixels."""
     hidden: dict[str, Any] = {"visible": False, "fixedrange": True}
     span = columns * LETTER

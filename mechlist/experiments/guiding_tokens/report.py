@@ -35,8 +35,8 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
             title="States that bring the answer back",
             caption=f"Embedding of {_named(results.attrs['subject'], texts)} noised "
             f"({results.attrs['deviations']:g} standard deviations); the residual stream before one layer at one "
-            f"position restored. Mean over {results.sizes['draw']} draws; a dot marks states that win or lose {WON:.0%} "
-            "of what the noise takes, with an interval on one side of 0.",
+            f"position restored. Mean over {results.sizes['draw']} draws; dots mark states that win or lose {WON:.0%} "
+            "of what noise takes, with an interval on one side of 0.",
             unit="nats",
             marked=_won(results),
         ),

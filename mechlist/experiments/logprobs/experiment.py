@@ -1,6 +1,5 @@
 """What a model says of every token of a text: log-probability, rank, entropy, and what else might have come."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +12,7 @@ import xarray as xr
 
 from mechlist.datasets.chat import stop_tokens
 from mechlist.decode import Sampling, generate
+from mechlist.decode.json_file import json_text
 from mechlist.decode.reading import read_columns, read_predictions
 from mechlist.decode.records import Alternative, Record, RecordedToken, read_records, records_text, to_json, to_openai
 from mechlist.errors import InputError
@@ -92,8 +92,8 @@ class LogProbs(PromptExperiment):
         records, model = to_records(results), results.attrs["model"] or "recorded"
         return {
             "records.jsonl": records_text(records),
-            "records.json": json.dumps([to_json(record) for record in records], ensure_ascii=False, indent=1) + "\n",
-            "openai.json": json.dumps([to_openai(record, model) for record in records], ensure_ascii=False) + "\n",
+            "records.json": json_text([to_json(record) for record in records], indent=1) + "\n",
+            "openai.json": json_text([to_openai(record, model) for record in records]) + "\n",
         }
 
     def findings(self, results: xr.Dataset) -> list[str]:
