@@ -106,6 +106,11 @@ def adjective_rank(adjective: str) -> int:
     return _ORDER.get(adjective, 2)
 
 
+def from_last(back: int) -> str:
+    """An item counted from the end of its list: `last`, `last - 1` for the one before it, and so on."""
+    return "last" if back == 0 else f"last - {back}"
+
+
 def _visible_character(character: str) -> str:
     if character == " ":
         return character

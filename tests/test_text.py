@@ -7,6 +7,7 @@ from mechlist.text import (
     adjective_rank,
     between,
     escaped,
+    from_last,
     joined,
     lists_named,
     number,
@@ -50,6 +51,10 @@ def test_visible_always_encodes():
 
 def test_counts_have_their_unit():
     assert [number_of(n, "lists") for n in (0, 1, 2)] == ["0 lists", "1 list", "2 lists"]
+
+
+def test_items_from_the_last():
+    assert [from_last(back) for back in range(3)] == ["last", "last - 1", "last - 2"]
 
 
 def test_intervals_stand_behind_their_value():

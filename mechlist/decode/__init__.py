@@ -1,7 +1,7 @@
 """Decoding through the Runner: sampling with a key/value cache, with changed attention heads where asked."""
 
 from mechlist.decode.generation import Completion, generate
-from mechlist.decode.heads import HeadEdit, HeadMode, KindMeans
+from mechlist.decode.heads import ClassMeans, HeadEdit, HeadMode
 from mechlist.decode.sampling import Sampling
 
-__all__ = ["Completion", "HeadEdit", "HeadMode", "KindMeans", "Sampling", "generate"]
+__all__ = ["ClassMeans", "Completion", "HeadEdit", "HeadMode", "Sampling", "generate"]

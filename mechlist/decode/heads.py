@@ -19,12 +19,12 @@ HeadMode = Literal["zero", "mean", "swap"]
 
 
 @dataclass(frozen=True, eq=False)
-class KindMeans:
-    """Mean z of heads over tokens of one kind, in the prompt and in what follows it."""
+class ClassMeans:
+    """Mean z of heads over tokens of one class, in the prompt and in what follows it."""
 
-    kind_of_token: Int[Tensor, " vocab"]
-    """Number of each token's kind."""
-    values: Mapping[Head, Float[Tensor, "part kind d_head"]]
+    class_of_token: Int[Tensor, " vocab"]
+    """Number of each token's class."""
+    values: Mapping[Head, Float[Tensor, "part class d_head"]]
     """Part 0 is the prompt before its last token, part 1 its last token and the completion."""
 
     def at(
@@ -32,20 +32,20 @@ class KindMeans:
     ) -> Float[Tensor, "row token d_head"]:
         """The mean for every token; `last` is the position of the prompt's last token."""
         part = (positions.cpu() >= last).long().expand(tokens.shape)
-        return self.values[head][part, self.kind_of_token[tokens.cpu()]]
+        return self.values[head][part, self.class_of_token[tokens.cpu()]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeadEdit:
     """Which heads are changed at every token, those of the prompt included, and how.
 
-    zero: z is 0. mean: z is its mean over tokens of the same kind. swap: z is what the head has in a run of its own on
+    zero: z is 0. mean: z is its mean over tokens of the same class. swap: z is what the head has in a run of its own on
     another prompt of equal length, the donor, that goes on with the same tokens and is not changed.
     """
 
     heads: tuple[Head, ...]
     mode: HeadMode = "zero"
-    means: KindMeans | None = None
+    means: ClassMeans | None = None
     """For `mean`."""
     donors: Sequence[Sequence[int]] | None = None
     """For `swap`: one a prompt."""
@@ -82,7 +82,7 @@ class HeadEdit:
         """Digest of all that the result depends on."""
         digest = hashlib.sha256(f"{self.mode} {self.heads} {self.donors}".encode())
         if self.means is not None:
-            digest.update(self.means.kind_of_token.numpy().tobytes())
+            digest.update(self.means.class_of_token.numpy().tobytes())
             for head in self.heads:
                 digest.update(self.means.values[head].float().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]

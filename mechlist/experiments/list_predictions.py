@@ -1,199 +1,154 @@
-"""What a model expects at every place of given lists, and where in an item a list can end; teacher-forced."""
+"""What a model predicts along given lists (teacher-forced): logits at chosen positions, and the study's quantities."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechlist.datasets.lists.parse import Item, ListTokens
-from mechlist.datasets.lists.process import PROCESSES
+from mechlist.datasets.lists.list_set import ListSet
+from mechlist.datasets.lists.parse import ListTokens
 from mechlist.decode import Sampling
-from mechlist.experiments.whole_lists import Lists, WholeList
-from mechlist.runner import Runner
-from mechlist.runner.batch import Batch
+from mechlist.runner import Batch, Runner
 
-AT_ONCE = 32
-"""Places whose whole distributions are looked at together."""
+COPIES = 4
+"""Of a piece of logits, while something is computed from it."""
+SORTED_COPIES = 12
+"""The same where tokens are sorted by their probability, in float64."""
 
-Places = Float[np.ndarray, "list place"]
+Positions = Float[np.ndarray, "list position"]
+Of = Callable[[Float[Tensor, "token vocab"], Int[Tensor, " token"]], dict[str, Tensor]]
+"""Maps logits (float32, after any softcap), and the number of the list that each belongs to, to named tensors."""
 
 
-class Readings(NamedTuple):
-    """Of the next token after each place of each list; place 0 is the prefilled hyphen. NaN beyond a list."""
+class Predictions(NamedTuple):
+    """Of the next token after each position of each list, from the prefilled hyphen on; NaN elsewhere."""
 
-    end: Places
+    end: Positions
     """Probability of the end of the turn, by the model itself."""
-    drawn_end: Places
-    """The same by the rules that a list is drawn with; NaN where they are not known."""
-    end_first: Places
+    drawn_end: Positions
+    """The same by the rules that a list was drawn with; NaN where they are not known."""
+    end_first: Positions
     """1 where the end is the most probable token, else 0."""
-    filler: Places
+    filler: Positions
     """Probability of a blank."""
-    entropy: Places
+    entropy: Positions
     """In nats."""
-    end_logit: Places
+    end_logit: Positions
     """Logit of end of turn minus that of the hyphen."""
-    filler_logit: Places
+    filler_logit: Positions
     """Logit of a blank minus that of the line break."""
 
 
-class Stages(NamedTuple):
-    """Probability that a list ends after item 1, 2, ..., given that it got to the stage; NaN where it is not seen.
+def read_logits(
+    runner: Runner,
+    rows: Sequence[Tensor],
+    where: Int[Tensor, "list n"],
+    of: Of,
+    *,
+    copies: int = COPIES,
+    label: str = "Running the model",
+) -> dict[str, Tensor]:
+    """What `of` makes of the logits at positions of each list, in pieces that keep to the memory bound.
 
-    The two stages share out every place at which an end gives a list of so many items, so the hazard of item k is
-    1 - (1 - inside)(1 - at_break).
+    Args:
+        runner: the model, with its interventions.
+        rows: tokens of each list, without padding.
+        where: positions, as many a list; -1 for none.
+        of: maps logits to named tensors of floats, first axis token.
+        copies: of a piece of logits that `of` makes on its way.
+        label: what the progress bar says.
+
+    Returns:
+        Tensors [list, n, ...] with NaN where there is no position.
     """
 
-    inside: Float[np.ndarray, "list item"]
-    """Without a line break: after a token of the item or its filler."""
-    at_break: Float[np.ndarray, "list item"]
-    """At the line break, or behind it before the next item has begun."""
+    def function(batch: Batch) -> dict[str, Tensor]:
+        wanted = where[batch.rows.index]
+        row, column = (wanted >= 0).nonzero(as_tuple=True)
+        at, device = wanted[row, column], batch.tokens.device
+        streams, lists = batch.normalized[row.to(device), at.to(device)], batch.rows.index[row]
+        size = max(1, batch.chunk_bytes // (4 * copies * runner.shape.d_vocab_out))
+        # An empty piece tells the names and shapes where no list of the batch has a position.
+        pieces = list(zip(streams.split(size), lists.split(size), strict=True)) or [(streams, lists)]
+        parts = [of(runner.language_model.unembed(piece).float(), numbers) for piece, numbers in pieces]
+        out: dict[str, Tensor] = {}
+        for name in parts[0]:
+            values = torch.cat([part[name] for part in parts])
+            out[name] = values.new_full((*wanted.shape, *values.shape[1:]), torch.nan)
+            out[name][row, column] = values
+        return out
+
+    return runner.map(rows, function, label=label)
 
 
-def read(runner: Runner, lists: Lists, *, drawn: Sequence[Sampling | None] | None = None, label: str) -> Readings:
+def predict(
+    runner: Runner, lists: ListSet, *, rules: Sequence[Sampling | None] | None = None, label: str
+) -> Predictions:
     """One forward pass over every list, with the runner's interventions.
 
     Args:
-        runner: with the model whose expectations are read.
+        runner: with the model whose predictions are asked for.
         lists: that are read.
-        drawn: rules of drawing, one a list, for `drawn_end`; without, those that the list was drawn with.
+        rules: of drawing, one a list, for `drawn_end`; without, it is NaN.
         label: what the progress bar says.
     """
-    rules = [one.sampling for one in lists] if drawn is None else list(drawn)
-    marks, ends = lists[0].marks, end_tokens(lists[0].marks)
-    starts = [one.prompt.hyphen for one in lists]
-    counts = [_places(one) for one in lists]
-    width = max(counts)
-    # A list that is shorter than the longest repeats its last place.
-    positions = torch.tensor(
-        [[start + min(place, n - 1) for place in range(width)] for start, n in zip(starts, counts, strict=True)]
-    )
-    vocab = runner.shape.d_vocab_out
+    special, every = lists.special, list(dict.fromkeys(rules or ()))
+    ends, own = torch.tensor(special.ends), torch.tensor([every.index(rule) for rule in rules or ()])
 
-    def function(batch: Batch) -> dict[str, Tensor]:
-        logits = batch.logits()
-        out = torch.empty(*logits.shape[:2], len(Readings._fields), dtype=torch.float64)
-        for row, number in enumerate(batch.rows.index.tolist()):
-            for start in range(0, counts[number], AT_ONCE):
-                piece = logits[row, start : min(start + AT_ONCE, counts[number])].float()
-                out[row, start : start + len(piece)] = _of_piece(piece, marks, ends, rules[number]).cpu()
-            out[row, counts[number] :] = torch.nan
-        return {"values": out}
+    def of(logits: Float[Tensor, "token vocab"], numbers: Int[Tensor, " token"]) -> dict[str, Tensor]:
+        drawn = logits.new_full((len(logits),), torch.nan, dtype=torch.float64)
+        for number, rule in enumerate(every):
+            here = (own[numbers] == number).to(logits.device)
+            if rule is not None:
+                drawn[here] = rule.probability_of(logits[here], ends)
+        return {"values": torch.stack(_columns(logits, special, ends, drawn), dim=1)}
 
-    found = runner.map(
-        [one.tokens for one in lists],
-        function,
-        positions=positions,
-        row_bytes=lambda _, kept: 4 * kept * vocab + 48 * min(kept, AT_ONCE) * vocab,
-        label=label,
-    )["values"].numpy()
-    return Readings(*np.moveaxis(found, 2, 0))
+    where = _from_hyphen_on(lists)
+    found = read_logits(runner, lists.rows, where, of, copies=COPIES if rules is None else SORTED_COPIES, label=label)[
+        "values"
+    ].numpy()
+    out = np.full((len(Predictions._fields), *lists.tokens.shape), np.nan)
+    row, column = np.nonzero(where.numpy() >= 0)
+    out[:, row, where.numpy()[row, column]] = found[row, column].T
+    return Predictions(*out)
 
 
-def stages(end: Places, lists: Lists, items: int) -> Stages:
-    """From the probability of the end at every place to that after every item, for items 1 to `items`."""
-    inside, at_break = np.full((2, len(lists), items), np.nan)
-    for number, one in enumerate(lists):
-        written = one.parsed.items
-        for index, item in enumerate(written[:items]):
-            ended = one.parsed.ended is not None and index == len(written) - 1
-            if item.line_break is None and not ended:
-                continue  # The line was cut off: what would have come next is not known.
-            behind = written[index + 1].content.start if index + 1 < len(written) else _places(one)
-            close = behind if item.line_break is None else item.line_break
-            inside[number, index] = _any(end[number, item.content.start : close])
-            if item.line_break is not None:
-                at_break[number, index] = _any(end[number, close:behind])
-    return Stages(inside, at_break)
+def drawing_rules(lists: ListSet) -> list[Sampling | None]:
+    """How each list was drawn; None where its temperature is not known."""
+    return [_rule(*pair) for pair in zip(lists.temperature.tolist(), lists.top_p.tolist(), strict=True)]
 
 
-def by_item(values: Places, lists: Lists, role: str, items: int) -> Float[np.ndarray, "list item"]:
-    """Values at the line break or at the last token (`item_last`) of each item; NaN where a list has none.
-
-    An item that was cut off has no last token; an item in which the list ended has one.
-    """
-    found = np.full((len(lists), items), np.nan)
-    for number, one in enumerate(lists):
-        written = one.parsed.items
-        for index, item in enumerate(written[:items]):
-            ended = one.parsed.ended is not None and index == len(written) - 1
-            place = item.line_break if role == "line_break" else _last(item, ended=ended)
-            if place is not None:
-                found[number, index] = values[number, place]
-    return found
+def _rule(temperature: float, top_p: float) -> Sampling | None:
+    if np.isnan(temperature):
+        return None
+    if temperature == 0:
+        return Sampling(greedy=True)
+    return Sampling(temperature=temperature, top_p=1.0 if np.isnan(top_p) else top_p)
 
 
-def fillers(lists: Lists, items: int) -> Float[np.ndarray, "list item"]:
-    """1 where an item has a filler, 0 where it has none; NaN where there is no item, or its line was cut off."""
-    found = np.full((len(lists), items), np.nan)
-    for number, one in enumerate(lists):
-        for index, item in enumerate(one.parsed.items[:items]):
-            if item.line_break is not None:
-                found[number, index] = item.filler is not None
-    return found
+def _from_hyphen_on(lists: ListSet) -> Int[Tensor, "list n"]:
+    """Positions whose next token is, or would be, part of the list; -1 behind them."""
+    starts, stops = torch.tensor(lists.starts), torch.from_numpy(lists.stops)
+    where = starts[:, None] + torch.arange(int((stops - starts).max()))
+    return torch.where(where < stops[:, None], where, -1)
 
 
-def final_places(lists: Lists) -> Int[np.ndarray, " list"]:
-    """The place after which each list ended; -1 where it did not."""
-    return np.array([-1 if one.parsed.ended is None else one.parsed.ended - 1 for one in lists])
-
-
-def true_stages(lists: Lists, capacities: dict[str, int], items: int) -> Stages:
-    """The same as `stages` by the process that wrote the training lists of `list-tiny`, once an item's filler is seen.
-
-    A list that has as many items as its topic ends surely. NaN for topics and adjectives that are not the process's.
-    """
-    inside, at_break = np.full((2, len(lists), items), np.nan)
-    for number, one in enumerate(lists):
-        process, capacity = PROCESSES.get(one.prompt.adjective), capacities.get(one.prompt.topic)
-        if process is None or capacity is None:
-            continue
-        hazards = {filler: process.hazard_given(capacity, filler=filler) for filler in (False, True)}
-        for index, item in enumerate(one.parsed.items[:items]):
-            if item.line_break is not None:
-                inside[number, index] = 0.0
-                at_break[number, index] = hazards[item.filler is not None][index] if index < capacity else 1.0
-    return Stages(inside, at_break)
-
-
-def _last(item: Item, *, ended: bool) -> int | None:
-    return item.content[-1] if ended or item.line_break is not None else None
-
-
-def _places(one: WholeList) -> int:
-    """Places whose next token is, or would be, part of the list."""
-    return len(one.completion) + 1 if one.parsed.ended is None else one.parsed.ended
-
-
-def _any(chances: Float[np.ndarray, " place"]) -> float:
-    return float(1 - np.prod(1 - chances))
-
-
-def end_tokens(marks: ListTokens) -> Int[Tensor, " token"]:
-    """End of turn, and eos where it is another token."""
-    return torch.tensor(sorted({token for token in (marks.end_of_turn, marks.eos) if token is not None}))
-
-
-def _of_piece(
-    logits: Float[Tensor, "place vocab"], marks: ListTokens, ends: Int[Tensor, " token"], sampling: Sampling | None
-) -> Float[Tensor, "place reading"]:
+def _columns(
+    logits: Float[Tensor, "token vocab"], special: ListTokens, ends: Int[Tensor, " end"], drawn: Float[Tensor, " token"]
+) -> list[Float[Tensor, " token"]]:
+    """Values of the `Predictions`, in their order."""
     log_prob = logits.log_softmax(dim=1)
-    prob = log_prob.exp()
-    own = ends.to(logits.device)
-    first: Bool[Tensor, " place"] = torch.isin(logits.argmax(dim=1), own)
-    drawn = logits.new_full((len(logits),), torch.nan).double()
-    if sampling is not None:
-        drawn = sampling.probability_of(logits, ends)
+    prob, own = log_prob.exp(), ends.to(logits.device)
     columns = [
         prob[:, own].sum(dim=1),
         drawn,
-        first,
-        prob[:, marks.blank],
+        torch.isin(logits.argmax(dim=1), own),
+        prob[:, special.blank],
         -torch.where(log_prob.isneginf(), 0.0, prob * log_prob).sum(dim=1),
-        logits[:, marks.end_of_turn] - logits[:, marks.hyphen],
-        logits[:, marks.blank] - logits[:, marks.line_break],
+        logits[:, special.end_of_turn] - logits[:, special.hyphen],
+        logits[:, special.blank] - logits[:, special.line_break],
     ]
-    return torch.stack([column.double() for column in columns], dim=1)
+    return [column.double() for column in columns]

@@ -65,7 +65,8 @@ def row_maps(
     scale = Scale(unit=unit, diverging=diverging, limit=limit)
     grid = _grid(names, cells.shape[1:], texts, scale, columns)
     figure = grid_figure(grid)
-    ticks = thinned(along, tick_step(len(along), grid.width, spacing=24))
+    widest = max(len(str(place)) for place in along)
+    ticks = thinned(along, tick_step(len(along), grid.width, spacing=max(24, round(_LETTER * widest) + 6)))
     for index, name in enumerate(names):
         row, column = grid.cell(index)
         figure.add_trace(

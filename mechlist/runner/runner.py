@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -169,6 +170,12 @@ class Runner:
         """A random generator on the CPU that follows from the seed and from what it is for."""
         digest = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    def numpy_generator(self, purpose: str) -> np.random.Generator:
+        """A NumPy generator that follows from the seed and from what it is for."""
+        return np.random.default_rng(
+            int.from_bytes(hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()[:8], "big")
+        )
 
     def hooks(self, *patterns: str) -> list[str]:
         """Hook points by name or shell-style pattern (`blocks.*.attn.hook_z`), in the model's order.

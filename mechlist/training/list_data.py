@@ -58,7 +58,7 @@ class Material:
     """By topic, the best-known first."""
     topics: Sequence[str]
     """To draw from; a topic may stand more than once."""
-    marks: ListTokens
+    special: ListTokens
     words: Sequence[int]
     """Tokens that random blocks are made of."""
 
@@ -66,7 +66,7 @@ class Material:
 def list_row(material: Material, adjective: str, generator: np.random.Generator) -> Row:
     """A prompt of a random topic, and a list that the process of the adjective writes."""
     topic = material.topics[int(generator.integers(len(material.topics)))]
-    items, prompt, marks = material.items[topic], material.prompts[topic, adjective], material.marks
+    items, prompt, special = material.items[topic], material.prompts[topic, adjective], material.special
     process = PROCESSES[adjective]
     n_items, fillers = process.draw(len(items), generator)
     chance_filler = process.filler(len(items))
@@ -78,11 +78,11 @@ def list_row(material: Material, adjective: str, generator: np.random.Generator)
         choices[len(tokens) - 1] = (first, (fame / fame.sum()).tolist())
         fame[rank] = 0.0
         tokens += items[rank]
-        choices[len(tokens) - 1] = _either(marks.blank, marks.line_break, chance_filler[k])
-        tokens += [marks.blank, marks.line_break] if fillers[k] else [marks.line_break]
-        choices[len(tokens) - 1] = _either(marks.end_of_turn, marks.hyphen, chance_end[fillers[k]][k])
-        tokens.append(marks.end_of_turn if k + 1 == n_items else marks.hyphen)
-    tokens.append(marks.line_break)
+        choices[len(tokens) - 1] = _either(special.blank, special.line_break, chance_filler[k])
+        tokens += [special.blank, special.line_break] if fillers[k] else [special.line_break]
+        choices[len(tokens) - 1] = _either(special.end_of_turn, special.hyphen, chance_end[fillers[k]][k])
+        tokens.append(special.end_of_turn if k + 1 == n_items else special.hyphen)
+    tokens.append(special.line_break)
     prompt_weight = PROMPT_WEIGHT if generator.random() < 1 / 8 else 0.0
     inside = len(prompt) - 1
     return Row(tokens, [prompt_weight] * inside + [1.0] * (len(tokens) - 1 - inside), choices)
@@ -98,7 +98,7 @@ def block_row(material: Material, period: int, copies: int, generator: np.random
         block = [int(t) for t in generator.choice(material.words, period)]
     else:
         block = _piece(material, period, generator)
-    bos = [] if material.marks.bos is None else [material.marks.bos]
+    bos = [] if material.special.bos is None else [material.special.bos]
     tokens = [*bos, *(block * copies)]
     fresh = len(bos) + period
     return Row(tokens, [FRESH_WEIGHT] * fresh + [1.0] * (len(tokens) - 1 - fresh), {})
@@ -109,7 +109,7 @@ def _piece(material: Material, period: int, generator: np.random.Generator) -> l
     piece: list[int] = []
     while len(piece) < period:
         items = material.items[material.topics[int(generator.integers(len(material.topics)))]]
-        piece += [*items[int(generator.integers(len(items)))], material.marks.line_break, material.marks.hyphen]
+        piece += [*items[int(generator.integers(len(items)))], material.special.line_break, material.special.hyphen]
     return piece[:period]
 
 

@@ -74,20 +74,20 @@ def calibration(runner: Runner, topics: Topics, adjective: str, lists: int, item
     lists with one and over those without, and these two with the process's own share of fillers.
 
     Args:
-        runner: with a model that has the marks of lists.
+        runner: with a model that has the special tokens of lists.
         topics: items by topic, each more than `items`.
         adjective: of the prompts, and of the process.
         lists: how many.
         items: items of each list.
     """
     process, generator = PROCESSES[adjective], np.random.default_rng(runner.seed)
-    marks, names = list_tokens(runner.tokenizer), list(topics)
+    special, names = list_tokens(runner.tokenizer), list(topics)
     forced = []
     for i in range(lists):
         topic = names[i % len(names)]
         prompt = list_prompt(runner.tokenizer, topic, adjective).tokens
-        forced.append(_force(runner, process, prompt, topics[topic], marks, items, generator))
-    ends, fillers = _expected(runner, forced, marks)
+        forced.append(_force(runner, process, prompt, topics[topic], special, items, generator))
+    ends, fillers = _expected(runner, forced, special)
     seen = np.array([f.fillers for f in forced])
     capacity = items + 1  # One item more than is looked at, so that no list has to end.
     true_filler = process.filler(capacity)[:items]
@@ -96,7 +96,7 @@ def calibration(runner: Runner, topics: Topics, adjective: str, lists: int, item
 
 def swap_ratios(runner: Runner, topics: Topics, lists: int) -> Float[np.ndarray, " list"]:
     """P(end of turn) after a finished short list, over the same with " long" in the prompt."""
-    generator, marks = np.random.default_rng(runner.seed), list_tokens(runner.tokenizer)
+    generator, special = np.random.default_rng(runner.seed), list_tokens(runner.tokenizer)
     process, names = PROCESSES["short"], list(topics)
     sequences: list[list[int]] = []
     for i in range(lists):
@@ -105,11 +105,11 @@ def swap_ratios(runner: Runner, topics: Topics, lists: int) -> Float[np.ndarray,
         written: list[int] = []
         for rank, filler in zip(draw_items(len(items), n_items, generator), fillers, strict=True):
             line = _encode(runner, items[rank])
-            written += [marks.hyphen, *line, *([marks.blank] if filler else []), marks.line_break]
+            written += [special.hyphen, *line, *([special.blank] if filler else []), special.line_break]
         for adjective in ("short", "long"):
             prompt = list_prompt(runner.tokenizer, names[i % len(names)], adjective).tokens
             sequences.append([*prompt, *written[1:]])
-    column = torch.tensor([marks.end_of_turn])
+    column = torch.tensor([special.end_of_turn])
 
     def ending(batch: Batch) -> dict[str, Tensor]:
         return {"p": batch.logits().softmax(-1)[:, -1, column.to(batch.tokens.device)]}
@@ -120,14 +120,13 @@ def swap_ratios(runner: Runner, topics: Topics, lists: int) -> Float[np.ndarray,
 
 def well_formed_share(runner: Runner, topics: Topics, samples: int) -> dict[str, float]:
     """Shares of sampled lists (temperature 1, everything allowed) that are well formed, and without an item twice."""
-    marks = list_tokens(runner.tokenizer)
+    special = list_tokens(runner.tokenizer)
     prompts = [list_prompt(runner.tokenizer, topic, a).tokens for topic in topics for a in PROCESSES]
     room = runner.shape.n_ctx - max(map(len, prompts))
-    stop = [token for token in (marks.end_of_turn, marks.eos) if token is not None]
-    written = generate(runner, prompts, max_new_tokens=min(300, room), samples=samples, stop_tokens=stop)
-    completions = [(marks.hyphen, *c.tokens) for of_prompt in written for c in of_prompt]
-    good = [well_formed(c, marks) for c in completions]
-    items = [[tuple(c[i] for i in item.content) for item in parse_list(c, marks).items] for c in completions]
+    written = generate(runner, prompts, max_new_tokens=min(300, room), samples=samples, stop_tokens=special.ends)
+    completions = [(special.hyphen, *c.tokens) for of_prompt in written for c in of_prompt]
+    good = [well_formed(c, special) for c in completions]
+    items = [[tuple(c[i] for i in item.content) for item in parse_list(c, special).items] for c in completions]
     return {
         "well_formed": float(np.mean(good)),
         "no_item_twice": float(np.mean([len(set(i)) == len(i) for i in items])),
@@ -156,7 +155,7 @@ def _force(
     process: ListProcess,
     prompt: Sequence[int],
     items: Sequence[str],
-    marks: ListTokens,
+    special: ListTokens,
     n_items: int,
     generator: np.random.Generator,
 ) -> ForcedList:
@@ -165,18 +164,18 @@ def _force(
     for rank, filler in zip(draw_items(len(items), n_items, generator), fillers, strict=True):
         tokens += _encode(runner, items[rank])
         contents.append(len(tokens) - 1)
-        tokens += [marks.blank, marks.line_break] if filler else [marks.line_break]
+        tokens += [special.blank, special.line_break] if filler else [special.line_break]
         breaks.append(len(tokens) - 1)
-        tokens.append(marks.hyphen)
+        tokens.append(special.hyphen)
     return ForcedList(tokens, contents, breaks, fillers)
 
 
 def _expected(
-    runner: Runner, forced: Sequence[ForcedList], marks: ListTokens
+    runner: Runner, forced: Sequence[ForcedList], special: ListTokens
 ) -> tuple[Float[np.ndarray, "list item"], Float[np.ndarray, "list item"]]:
     """Probability of the end at every line break, and of a filler after every item."""
     positions = torch.tensor([f.breaks + f.contents for f in forced])
-    wanted = torch.tensor([marks.end_of_turn, marks.blank, marks.line_break])
+    wanted = torch.tensor([special.end_of_turn, special.blank, special.line_break])
 
     def function(batch: Batch) -> dict[str, Tensor]:
         return {"p": batch.logits().softmax(-1)[..., wanted.to(batch.tokens.device)]}

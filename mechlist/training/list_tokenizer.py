@@ -1,4 +1,4 @@
-"""The tokenizer of `list-tiny`: byte-pair encoding over the topics, with Gemma's marks and chat template."""
+"""The tokenizer of `list-tiny`: byte-pair encoding over the topics, with Gemma's special tokens and chat template."""
 
 import json
 from collections.abc import Iterable

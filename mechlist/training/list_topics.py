@@ -23,7 +23,7 @@ def material(tokenizer: Any) -> Material:
         prompts={(t, a): list_prompt(tokenizer, t, a).tokens for t in topics for a in ADJECTIVES},
         items={t: [tokenizer.encode(i, add_special_tokens=False) for i in items] for t, items in topics.items()},
         topics=[t for t in topics for _ in range(STUDY_WEIGHT if t in study else 1)],
-        marks=list_tokens(tokenizer),
+        special=list_tokens(tokenizer),
         words=range(len(SPECIAL), len(tokenizer)),
     )
 

@@ -94,8 +94,8 @@ def test_gemmas_header_and_list_tokens():
 def test_list_tokens_follow_the_template(template, special, end_of_turn, bos):
     tokenizer = byte_level(template, *special, bos=bos)
     found = list_tokens(tokenizer)
-    marks = (found.hyphen, found.line_break, found.blank, found.end_of_turn)
-    assert tokenizer.convert_ids_to_tokens(marks) == ["-", "Ċ", "Ġ", end_of_turn]
+    special = (found.hyphen, found.line_break, found.blank, found.end_of_turn)
+    assert tokenizer.convert_ids_to_tokens(special) == ["-", "Ċ", "Ġ", end_of_turn]
     assert (found.bos, found.eos) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
 
 

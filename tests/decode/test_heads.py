@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from mechlist.decode import HeadEdit, KindMeans, Sampling, generate
+from mechlist.decode import ClassMeans, HeadEdit, Sampling, generate
 from mechlist.errors import InputError
 from mechlist.runner import Runner, replace
 
@@ -20,11 +20,11 @@ def prompts(runner: Runner, lengths: list[int], seed: int = 3) -> list[list[int]
     return [torch.randint(3, runner.shape.d_vocab, (n,), generator=generator).tolist() for n in lengths]
 
 
-def some_means(runner: Runner) -> KindMeans:
+def some_means(runner: Runner) -> ClassMeans:
     generator = torch.Generator().manual_seed(0)
     kinds = torch.arange(runner.shape.d_vocab) % 3
     size = (2, 3, runner.shape.d_head)
-    return KindMeans(kinds, {head: torch.randn(size, generator=generator) for head in HEADS})
+    return ClassMeans(kinds, {head: torch.randn(size, generator=generator) for head in HEADS})
 
 
 def edits(runner: Runner, given: list[list[int]]) -> dict[str, HeadEdit]:
@@ -52,7 +52,7 @@ def slow_interventions(runner: Runner, edit: HeadEdit, number: int, prompt: list
             rows = []
             for position, token in enumerate(tokens):
                 part = 1 if position >= len(prompt) - 1 else 0
-                rows.append(edit.means.values[layer, head][part, int(edit.means.kind_of_token[token])])
+                rows.append(edit.means.values[layer, head][part, int(edit.means.class_of_token[token])])
             out.append(replace(hook, torch.stack(rows)[None, :, None], heads=[head]))
     return out
 
@@ -118,7 +118,7 @@ def test_the_name_tells_edits_apart(loaded: Callable[[str], Runner]):
         ({"heads": ((0, 1),), "mode": "mean"}, "means must be given for the mode mean"),
         ({"heads": ((0, 1),), "donors": [[1]]}, "donors for the mode swap, and only then"),
         (
-            {"heads": ((0, 1),), "mode": "mean", "means": KindMeans(torch.zeros(3, dtype=torch.long), {})},
+            {"heads": ((0, 1),), "mode": "mean", "means": ClassMeans(torch.zeros(3, dtype=torch.long), {})},
             r"means must hold every head that is changed; \(0, 1\) is missing",
         ),
     ],

@@ -9,8 +9,8 @@ import torch
 import transformers
 
 from mechlist.datasets.chat import list_tokens, model_header
+from mechlist.datasets.lists.prompts import list_prompts
 from mechlist.datasets.lists.recorded import RecordedLists, recorded_json
-from mechlist.experiments import whole_lists as lists_of
 from mechlist.models.quiet import quiet
 from mechlist.runner import Runner
 
@@ -24,12 +24,12 @@ TEXTS = {
 def write_recorded(runner: Runner, folder: Path, temperature: float | None = 0.7) -> Path:
     """Recorded files of short and long lists."""
     folder.mkdir(exist_ok=True)
-    marks = list_tokens(runner.tokenizer)
+    special = list_tokens(runner.tokenizer)
     for adjective in ("short", "long"):
         index: int | None = None
         topics: dict[str, list[list[int]]] = {}
         for topic, texts in TEXTS.items():
-            (prompt,) = lists_of.prompts_of(runner, [topic], [adjective])
+            (prompt,) = list_prompts(runner.tokenizer, [topic], [adjective])
             index = prompt.adjective_index
             encoded = [runner.tokenizer.encode(text, add_special_tokens=False) for text in texts]
             topics[topic] = [list(prompt.with_completion(ids)) for ids in encoded]
@@ -38,7 +38,7 @@ def write_recorded(runner: Runner, folder: Path, temperature: float | None = 0.7
             adjective=adjective,
             adjective_index=index,
             temperature=temperature,
-            tokens=marks,
+            tokens=special,
             model_header=model_header(runner.tokenizer),
             topics=topics,
             top_p=0.8,

@@ -11,13 +11,12 @@ import xarray as xr
 from transformers import AutoTokenizer
 
 from mechlist.datasets.chat import list_tokens
+from mechlist.datasets.lists.made import made_lists
 from mechlist.datasets.lists.prompts import list_prompt
 from mechlist.errors import InputError
 from mechlist.experiments.direct_logit_attribution import summary
 from mechlist.experiments.direct_logit_attribution.experiment import DirectLogitAttribution
 from mechlist.experiments.direct_logit_attribution.terms import on_lists
-from mechlist.experiments.list_runs import list_data
-from mechlist.experiments.list_sources import written_list
 from mechlist.models.quiet import quiet
 from mechlist.runner import Runner
 from tests.hooked import HookedTransformer, HookedTransformerConfig
@@ -66,14 +65,10 @@ def test_the_swapped_run_is_the_list_after_the_other_adjective(results: xr.Datas
 
 
 def test_items_that_a_list_lacks_are_missing(runner: Runner):
-    marks = list_tokens(runner.tokenizer)
     prompt = list_prompt(runner.tokenizer, "Fruits", "short")
-    lists = [
-        written_list(runner.tokenizer, prompt, items, marks, filler=False)
-        for items in (("Apple",), ("Pear", "Apple", "Fig"))
-    ]
-    data = list_data(lists, marks, source="written", tokenizer=runner.tokenizer)
-    results = on_lists(runner, data, data.directions)
+    items = [("Apple",), ("Pear", "Apple", "Fig")]
+    lists = made_lists(runner.tokenizer, [prompt, prompt], items, filler=False)
+    results = on_lists(runner, lists, lists.directions)
     assert results["heads"].isel(run=0, list=0).isel(item=slice(1, None)).isnull().all()
     assert results["heads"].isel(run=0, list=1).notnull().all()
     last = summary.from_end(results["total"], 0).isel(run=0)
@@ -120,9 +115,9 @@ def test_figures_tables_and_sentences(results: xr.Dataset):
 
 
 def test_a_direction_of_ones_own(runner: Runner, results: xr.Dataset):
-    marks = list_tokens(runner.tokenizer)
+    special = list_tokens(runner.tokenizer)
     texts: dict[str, Any] = {"answer": ("<end_of_turn>",), "wrong": ("-",)}
-    assert runner.to_tokens("<end_of_turn>", prepend_bos=False) == [marks.end_of_turn]
+    assert runner.to_tokens("<end_of_turn>", prepend_bos=False) == [special.end_of_turn]
     own = DirectLogitAttribution(**FEW, **texts, role="line_break").run(runner)
     assert own.sizes["direction"] == 1
     np.testing.assert_allclose(own["heads"][0], results["heads"][0], atol=1e-6)

@@ -12,8 +12,7 @@ import xarray as xr
 from mechlist.cli.main import main
 from mechlist.datasets.lists.prompts import list_prompt
 from mechlist.experiments.entropy.experiment import Entropy
-from mechlist.experiments.entropy.moments import surprise_moments
-from mechlist.experiments.list_means import clustered_means, counted, enough, split
+from mechlist.experiments.entropy.moments import surprisal_moments
 from mechlist.results import load_dataset
 from mechlist.runner import Runner
 
@@ -37,7 +36,7 @@ def results(runner: Runner, experiment: Entropy) -> xr.Dataset:
 
 def test_moments_of_known_distributions():
     probs = torch.tensor([[0.25] * 4, [0.5, 0.5, 0.0, 0.0], [0.9, 0.1, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
-    moments = surprise_moments(probs.log())
+    moments = surprisal_moments(probs.log())
     h = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
     varentropy = 0.9 * math.log(0.9) ** 2 + 0.1 * math.log(0.1) ** 2 - h**2
     assert torch.allclose(moments.entropy, torch.tensor([math.log(4), math.log(2), h, 0.0]))
@@ -61,9 +60,9 @@ def test_against_one_position_at_a_time(runner: Runner, experiment: Entropy, res
             log_probs = runner.logits([row])[0].double().log_softmax(-1)
             ids, item = row.tolist(), 0
             for p in range(prompt.hyphen, len(ids)):
-                if ids[p] != data.marks.line_break:
+                if ids[p] != data.special.line_break:
                     continue
-                last = p - 2 if ids[p - 1] == data.marks.blank else p - 1
+                last = p - 2 if ids[p - 1] == data.special.blank else p - 1
                 for place, at in (("line break", p), ("last item token", last)):
                     log_p = log_probs[at]
                     h = float(-(log_p.exp() * log_p).sum())
@@ -79,33 +78,6 @@ def test_swapping_changes_the_numbers(results: xr.Dataset):
     both = results["entropy"].isel(list=results["adjective"].values != "none")
     assert both.notnull().all()
     assert float(abs(both.isel(run=0) - both.isel(run=1)).max()) > 0.1
-
-
-def test_counting_from_the_end_shifts_and_never_pads_with_zero():
-    values = xr.DataArray(
-        [[1.0, 2.0, 3.0], [4.0, np.nan, np.nan]],
-        dims=("list", "item"),
-        coords={"n_items": ("list", [3, 1]), "topic": ("list", ["a", "b"]), "item": [1, 2, 3]},
-    )
-    behind = counted(values, "end")
-    np.testing.assert_array_equal(behind.values, [[3, 2, 1], [4, np.nan, np.nan]])
-    np.testing.assert_array_equal(split(values).transpose("list", "part").values, [[1.5, 3], [np.nan, 4]])
-
-
-def test_means_are_over_the_lists_that_have_the_item():
-    values = xr.DataArray(
-        [[1.0, 2.0], [3.0, np.nan], [8.0, np.nan], [5.0, np.nan]],
-        dims=("list", "item"),
-        coords={"topic": ("list", ["a", "a", "b", "b"]), "adjective": ("list", ["long", "short", "long", "long"])},
-    )
-    means = clustered_means(values, np.random.default_rng(0), by="adjective")
-    assert means["adjective"].values.tolist() == ["long", "short"]
-    np.testing.assert_allclose(means["mean"], [[14 / 3, 2], [3, np.nan]])
-    np.testing.assert_array_equal(means["lists"], [[3, 1], [1, 0]])
-    # Topic a of the long lists has a mean of 1, b of 6.5; an interval over topics reaches from one to the other.
-    np.testing.assert_allclose([means["low"][0, 0], means["high"][0, 0]], [1, 6.5])
-    assert means["low"][:, 1].isnull().all()
-    assert enough(means, "item")["mean"].notnull().sum() == 2
 
 
 def test_figures_show_the_swapped_lists_as_swapped(experiment: Entropy, results: xr.Dataset):

@@ -1,6 +1,7 @@
 """generate-lists on the built-in list model: what it writes, in which formats, and what it refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,14 @@ import pytest
 import xarray as xr
 
 from mechlist.datasets.chat import list_tokens
-from mechlist.datasets.lists.parse import parse_list
 from mechlist.datasets.lists.prompts import list_prompt
-from mechlist.datasets.lists.recorded import read_recorded
+from mechlist.datasets.lists.recorded import RecordedLists, read_recorded, recorded_json
 from mechlist.decode import Sampling, generate
 from mechlist.engine.local import run_job
 from mechlist.errors import InputError
+from mechlist.experiments.generate_lists import report
 from mechlist.experiments.generate_lists.experiment import GenerateLists
-from mechlist.experiments.generate_lists.report import KINDS, completions, files, marks, surprise
+from mechlist.experiments.generate_lists.report import DECISIONS, files, lists_of, surprisal
 from mechlist.options import Output, Settings
 from mechlist.results import load_dataset
 from mechlist.runner import Runner
@@ -42,6 +43,12 @@ def results(folder: Path) -> xr.Dataset:
     return load_dataset(folder / "results.nc")
 
 
+def completions(results: xr.Dataset) -> list[tuple[int, ...]]:
+    """Each list from its prefilled hyphen on."""
+    tokens, starts = results["tokens"].values, results["prompt_length"].values - 1
+    return [tuple(int(t) for t in row[start:] if t >= 0) for row, start in zip(tokens, starts, strict=True)]
+
+
 def test_there_is_a_list_for_each_topic_adjective_temperature_and_sample(results: xr.Dataset):
     assert results.sizes["list"] == 2 * 3 * 2 * 2
     rows = {
@@ -61,14 +68,14 @@ def test_there_is_a_list_for_each_topic_adjective_temperature_and_sample(results
 
 def test_lists_are_what_generation_gives(runner: Runner, results: xr.Dataset):
     prompt = list_prompt(runner.tokenizer, "Fruits", "long")
-    marks = list_tokens(runner.tokenizer)
+    special = list_tokens(runner.tokenizer)
     (written,) = generate(
         runner,
         [prompt.tokens],
         max_new_tokens=60,
         samples=2,
         sampling=Sampling(temperature=0.5, top_p=0.8),
-        stop_tokens=[marks.end_of_turn, 1],
+        stop_tokens=[special.end_of_turn, 1],
     )
     here = (results["topic"] == "Fruits") & (results["adjective"] == "long") & (results["temperature"] == 0.5)
     for row, completion in zip(np.flatnonzero(here), written, strict=True):
@@ -140,22 +147,84 @@ def test_greedy_lists_have_no_temperature(runner: Runner):
     assert "greedily" in GenerateLists().figures(results)["lists"].to_dict()["layout"]["meta"]["caption"]
 
 
-def test_surprise_is_the_mean_of_its_tokens(results: xr.Dataset):
-    short = np.flatnonzero(results["adjective"].values == "short")
+def test_greedy_lists_of_several_topics_are_one_file_an_adjective(runner: Runner, monkeypatch: pytest.MonkeyPatch):
+    asked = GenerateLists(topics=("Ocean", "Fruits"), adjectives=("short", "none"), greedy=True, samples=1)
+    results = asked.run(runner)
+    made: list[str] = []
+
+    def counted(recorded: RecordedLists) -> str:
+        made.append(recorded.adjective_name)
+        return recorded_json(recorded)
+
+    monkeypatch.setattr(report, "recorded_json", counted)
+    found = {name: json.loads(text) for name, text in files(results).items() if name.endswith(".json")}
+    assert list(found) == ["lists/short_greedy.json", "lists/none_greedy.json"]
+    assert made == ["short", "none"], "each file is written once"
+    assert all(list(file["topics"]) == ["Ocean", "Fruits"] for file in found.values())
+    assert all(len(lists) == 1 for file in found.values() for lists in file["topics"].values())
+
+
+def test_temperatures_may_have_longest_lists_of_any_length(runner: Runner):
+    """Tokens are padded to the longest list of all."""
+    asked = GenerateLists(
+        topics=("Fruits",), adjectives=("short",), temperatures=(0.1, 1.5), samples=1, max_new_tokens=90
+    )
+    both = asked.run(runner)
+    alone = [replace(asked, temperatures=(temperature,)).run(runner) for temperature in asked.temperatures]
+    widths = [one.sizes["position"] for one in alone]
+    assert len(set(widths)) == 2, "choose temperatures at which the lists differ in length"
+    assert both.sizes["position"] == max(widths)
+    assert completions(both) == [completion for one in alone for completion in completions(one)]
+    for row, one in zip(both["log_prob"].values, alone, strict=True):
+        expected = one["log_prob"].values[0]
+        np.testing.assert_array_equal(row[: len(expected)], expected)
+        assert np.isnan(row[len(expected) :]).all()
+
+
+def test_temperatures_that_look_alike_have_files_of_their_own(results: xr.Dataset):
+    few = results.isel(list=[0, 1]).assign_coords(temperature=("list", [0.1234567, 0.1234568]))
+    names = [name for name in files(few) if name.endswith(".json")]
+    assert names == ["lists/short_T0.1234567.json", "lists/short_T0.1234568.json"]
+
+
+def test_lists_of_another_adjective_are_read_back(runner: Runner, tmp_path: Path):
+    asked = GenerateLists(topics=("Ocean", "Fruits"), adjectives=("other",), samples=1, max_new_tokens=20)
+    results = asked.run(runner)
+    (text,) = [text for name, text in files(results).items() if name.endswith(".json")]
+    (tmp_path / "other.json").write_text(text)
+    recorded = read_recorded(tmp_path / "other.json")
+    assert recorded.adjective == "other"
+    assert recorded_json(recorded) == text
+    assert [recorded.completion(ids) for lists in recorded.topics.values() for ids in lists] == completions(results)
+
+
+def test_saved_lists_are_those_that_were_written(results: xr.Dataset):
+    lists = lists_of(results)
+    assert [tuple(row[start:].tolist()) for row, start in zip(lists.rows, lists.starts, strict=True)] == completions(
+        results
+    )
+    assert (lists.origin, lists.number) == ("sampled", tuple(results["sample"].values + 1))
+    np.testing.assert_array_equal(lists.temperature, results["temperature"])
+
+
+def test_surprisal_is_the_mean_of_its_tokens(results: xr.Dataset):
+    lists = lists_of(results)
     total: list[float] = []
-    for row in short:
-        start = int(results["prompt_length"].values[row]) - 1
-        parsed = parse_list(completions(results)[row], marks(results))
-        total += [-results["log_prob"].values[row, start + item.content[0]] for item in parsed.items]
-    figure = surprise(results)
+    for row in np.flatnonzero(results["adjective"].values == "short"):
+        total += [-results["log_prob"].values[row, item.content[0]] for item in lists.parsed[row].items]
+    figure = surprisal(results)
     bars = [trace for trace in figure.data if trace.type == "bar" and trace.name == "short"]
     heights = np.concatenate([np.atleast_1d(np.asarray(trace.y, dtype=float)) for trace in bars])
     assert np.isclose(heights, np.mean(total)).any()
-    assert KINDS[0].startswith("first token")
+    assert DECISIONS[0].startswith("first token")
+    # In a list that ended every token is a decision, but for the line break behind a filler.
+    for number in np.flatnonzero(lists.ended):
+        decided = sum(1 for _ in report._decisions(lists.parsed[number]))
+        assert decided + lists.n_filler[number] == np.isfinite(results["log_prob"].values[number]).sum()
 
 
 def test_findings_and_table_count_the_lists(results: xr.Dataset):
-    ended = sum(parse_list(c, marks(results)).ended is not None for c in completions(results))
+    ended = int(lists_of(results).ended.sum())
     sentences = GenerateLists().findings(results)
     assert sentences[0].startswith(f"list-tiny wrote 24 lists of 2 topics; {ended} ended within 60 tokens")
     table = GenerateLists().tables(results)["lists"]

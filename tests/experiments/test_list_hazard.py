@@ -8,10 +8,11 @@ import pytest
 import torch
 import xarray as xr
 
+from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.lists.process import PROCESSES
-from mechlist.decode import Sampling
+from mechlist.datasets.lists.prompts import list_prompts
+from mechlist.datasets.lists.read import read_lists
 from mechlist.errors import InputError
-from mechlist.experiments import whole_lists as lists_of
 from mechlist.experiments.list_hazard.curves import (
     curve,
     hazards,
@@ -20,9 +21,10 @@ from mechlist.experiments.list_hazard.curves import (
     sampling_noise,
     total_variation,
 )
+from mechlist.experiments.list_hazard.endings import Endings, endings, true_endings
 from mechlist.experiments.list_hazard.experiment import ListHazard
-from mechlist.experiments.list_hazard.heads import head_sets, kind_means, parse_heads, read_changed
-from mechlist.experiments.list_predictions import Stages, by_item, fillers, read, stages, true_stages
+from mechlist.experiments.list_hazard.heads import class_means, head_sets, parse_heads, predict_changed
+from mechlist.experiments.list_predictions import predict
 from mechlist.metrics.survival import survival_curve
 from mechlist.results import save_dataset
 from mechlist.runner import Runner, replace
@@ -37,100 +39,43 @@ def runner() -> Runner:
 
 
 @pytest.fixture(scope="module")
-def lists(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> lists_of.Lists:
-    return lists_of.recorded(runner, [write_recorded(runner, tmp_path_factory.mktemp("recorded"))], (), None)
+def lists(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> ListSet:
+    folder = write_recorded(runner, tmp_path_factory.mktemp("recorded"))
+    return read_lists([folder], keep_cut_off=True, tokenizer=runner.tokenizer).ordered()
 
 
 def generator() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-# lists
+# endings
 
 
-def test_lists_that_were_cut_off_are_kept(lists: lists_of.Lists):
-    assert [(one.adjective, one.prompt.topic, len(one.parsed.items), one.time) for one in lists[:4]] == [
-        ("short", "Fruits", 3, 3),
-        ("short", "Fruits", 2, 2),
-        ("short", "Ocean", 2, 2),
-        ("short", "Ocean", 1, 0),
-    ]
-    assert [one.parsed.ended is not None for one in lists[:4]] == [True, False, True, False]
-    assert all(one.sampling == Sampling(temperature=0.7, top_p=0.8) for one in lists)
-    assert len(lists_of.first_of_each(lists, 1)) == 4
-
-
-def test_opposite_prompts_differ_in_one_token(runner: Runner, lists: lists_of.Lists):
-    other = lists_of.opposite(runner, [one.prompt for one in lists])
-    for one, prompt in zip(lists, other, strict=True):
-        different = [i for i, pair in enumerate(zip(one.prompt.tokens, prompt.tokens, strict=True)) if len({*pair}) > 1]
-        assert different == [one.prompt.adjective_index]
-        again = lists_of.prompts_of(runner, [prompt.topic], [prompt.adjective])[0]
-        assert again.tokens == prompt.tokens
-
-
-def test_lists_that_there_are_not_are_refused(runner: Runner, tmp_path: Path):
-    folder = write_recorded(runner, tmp_path / "lists")
-    with pytest.raises(InputError, match=r"one list at least at temperature 0\.5, and holds none"):
-        lists_of.recorded(runner, [folder], (), 0.5)
-    with pytest.raises(InputError, match="no recorded list of the topic 'Movies'"):
-        lists_of.recorded(runner, [folder], ("Fruits", "Movies"), None)
-    with pytest.raises(InputError, match=r"adjectives must be among those of the recorded lists \(short, long\)"):
-        ListHazard(recorded=(folder,), adjectives=("none",)).own_lists(runner)
-
-
-# readings
-
-
-def test_readings_are_those_of_whole_distributions(runner: Runner, lists: lists_of.Lists):
-    readings = read(runner, lists, label="")
-    one, marks = lists[0], lists[0].marks
-    logits = runner.logits([one.tokens])[0, one.prompt.hyphen :].double()
-    place = one.parsed.items[1].line_break
-    assert place is not None
-    p = logits[place].softmax(0)
-    ends = [marks.end_of_turn, marks.eos]
-    assert readings.end[0, place] == pytest.approx(float(p[ends].sum()), abs=1e-6)
-    drawn = Sampling(temperature=0.7, top_p=0.8).probabilities(logits[place : place + 1])[0]
-    assert readings.drawn_end[0, place] == pytest.approx(float(drawn[ends].sum()), abs=1e-5)
-    assert readings.entropy[0, place] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-5)
-    assert readings.end_first[0, place] == float(p.argmax() in ends)
-    last = one.parsed.items[1].content[-1]
-    assert readings.filler[0, last] == pytest.approx(float(logits[last].softmax(0)[marks.blank]), abs=1e-6)
-    assert readings.end_logit[0, place] == pytest.approx(
-        float(logits[place, marks.end_of_turn] - logits[place, marks.hyphen]), abs=1e-4
-    )
-    assert by_item(readings.end_logit, lists, "line_break", 3)[0, 1] == readings.end_logit[0, place]
-    assert by_item(readings.filler, lists, "item_last", 3)[0, 1] == readings.filler[0, last]
-    assert fillers(lists, 3)[:2].tolist()[0] == [0, 1, 0]
-    # Nothing is read behind the end of a list, and all of a list that was cut off.
-    assert np.isnan(readings.end[0, one.parsed.ended :]).all()
-    assert np.isfinite(readings.end[1, : len(lists[1].completion) + 1]).all()
-
-
-def test_stages_share_out_every_place_of_a_list(lists: lists_of.Lists):
-    # -Apple\n-Banana\n- : probabilities by place, the hyphen behind the second break included.
-    one = lists[1]
-    tokens = one.completion
-    end = np.zeros((len(lists), 20))
-    breaks = [i + 1 for i, token in enumerate(tokens) if token == one.marks.line_break]
+def test_endings_share_out_every_position_of_a_list(lists: ListSet):
+    # -Apple\n-Banana\n- : probabilities by position, the hyphen behind the second break included.
+    tokens = lists.rows[1].tolist()
+    end = np.zeros(lists.tokens.shape)
+    breaks = [i for i, token in enumerate(tokens) if token == lists.special.line_break and i > lists.starts[1]]
     end[1, breaks[0]] = 0.25
     end[1, breaks[1]], end[1, breaks[1] + 1] = 0.5, 0.1
     end[1, breaks[1] - 1] = 0.3
-    found = stages(end, lists, 3)
+    # What stands in the prompt is no ending.
+    end[1, : lists.starts[1]] = 0.9
+    found = endings(end, lists)
     np.testing.assert_allclose(found.inside[1], [0, 0.3, np.nan])
     np.testing.assert_allclose(found.at_break[1], [0.25, 1 - 0.5 * 0.9, np.nan])
     # A line that was cut off in the middle tells nothing.
     assert np.isnan(found.inside[3]).all()
+    np.testing.assert_array_equal(found.of(np.array([1])).inside, found.inside[1:2])
 
 
-def test_the_truth_is_that_of_the_process(lists: lists_of.Lists):
-    found = true_stages(lists, {"Fruits": 10, "Ocean": 1}, 3)
+def test_the_truth_is_that_of_the_process(lists: ListSet):
+    found = true_endings(lists, {"Fruits": 10, "Ocean": 1})
     process = PROCESSES["short"]
     expected = [process.hazard_given(10, filler=filler)[k] for k, filler in enumerate((False, True, False))]
     np.testing.assert_allclose(found.at_break[0], expected)
     assert found.at_break[2, 0] == found.at_break[2, 1] == 1
-    assert np.isnan(true_stages(lists, {}, 3).at_break).all()
+    assert np.isnan(true_endings(lists, {}).at_break).all()
 
 
 # curves
@@ -138,7 +83,7 @@ def test_the_truth_is_that_of_the_process(lists: lists_of.Lists):
 
 def test_a_hazard_by_hand():
     found = hazards(
-        Stages(np.array([[0.0, 0.5], [0.0, np.nan]]), np.array([[0.2, 1.0], [0.6, np.nan]])),
+        Endings(np.array([[0.0, 0.5], [0.0, np.nan]]), np.array([[0.2, 1.0], [0.6, np.nan]])),
         np.array(["a", "b"]),
         resamples=50,
         generator=generator(),
@@ -171,7 +116,7 @@ def test_endings_of_many_draws_have_the_hazard_that_is_read():
             if rng.random() < at_break[i, k]:
                 break
             ended[i] = k < 2
-    read_of = hazards(Stages(inside, at_break), np.arange(4000), resamples=10, generator=generator())
+    read_of = hazards(Endings(inside, at_break), np.arange(4000), resamples=10, generator=generator())
     np.testing.assert_allclose(read_of.point, survival_curve(time, ended, 4).hazard[1:], atol=0.04)
 
 
@@ -223,39 +168,39 @@ def test_controls_are_other_heads_of_the_same_layers(runner: Runner):
         head_sets(runner, [(layer, head) for layer in range(6) for head in range(8)], 1)
 
 
-def test_means_are_by_kind_and_the_same_for_every_adjective(runner: Runner, lists: lists_of.Lists):
-    few = [lists[0], lists[1], lists[4]]
-    means = kind_means(runner, few, [(2, 1)])
+def test_means_are_by_class_and_the_same_for_every_adjective(runner: Runner, lists: ListSet):
+    few = lists.of([0, 1, 4])
+    means = class_means(runner, few, [(2, 1)])
     hook = "blocks.2.attn.hook_z"
-    marks = lists[0].marks
     of_adjective = []
     for adjective in ("short", "long"):
         values = []
-        for one in few:
-            z = runner.capture([one.tokens], hook)[hook][0, :, 1]
-            places = [i for i, token in enumerate(one.tokens) if token == marks.line_break and i > one.prompt.hyphen]
-            values += [z[i] for i in places] if one.adjective == adjective else []
+        for row, start, word in zip(few.rows, few.starts, few.adjective, strict=True):
+            z = runner.capture([row], hook)[hook][0, :, 1]
+            places = [i for i, token in enumerate(row.tolist()) if token == few.special.line_break and i > start]
+            values += [z[i] for i in places] if word == adjective else []
         of_adjective.append(torch.stack(values).mean(0))
-    kind = int(means.kind_of_token[marks.line_break])
-    torch.testing.assert_close(means.values[2, 1][1, kind], torch.stack(of_adjective).mean(0), atol=1e-4, rtol=1e-4)
+    number = int(means.class_of_token[few.special.line_break])
+    torch.testing.assert_close(means.values[2, 1][1, number], torch.stack(of_adjective).mean(0), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["zero", "swap"])
-def test_lists_are_read_with_heads_changed(runner: Runner, lists: lists_of.Lists, mode: Any):
+def test_lists_are_read_with_heads_changed(runner: Runner, lists: ListSet, mode: Any):
     heads = ((3, 1), (5, 2))
-    found = read_changed(runner, lists, heads, mode, None, "")
-    one, hooks = lists[0], [f"blocks.{layer}.attn.hook_z" for layer, _ in heads]
-    other = lists_of.opposite(runner, [one.prompt])[0].with_completion(one.completion)
+    found = predict_changed(runner, lists, heads, mode, None, "")
+    one, hooks = lists.of([0]), [f"blocks.{layer}.attn.hook_z" for layer, _ in heads]
+    (prompt,) = list_prompts(runner.tokenizer, [one.topic[0]], ["long"])
+    other = prompt.with_completion(one.rows[0][one.starts[0] + 1 :].tolist())
     changes = []
     for hook, (_, head) in zip(hooks, heads, strict=True):
         value = 0.0 if mode == "zero" else runner.capture([other], hook)[hook][:, :, [head]]
         changes.append(replace(hook, value, heads=[head]))
     with runner.intervene(*changes):
-        expected = read(runner, [one], drawn=[None], label="")
-    width = int(np.isfinite(expected.end).sum())
-    np.testing.assert_allclose(found.end_logit[0, :width], expected.end_logit[0, :width], atol=2e-3)
-    plain = read(runner, [one], drawn=[None], label="")
-    assert np.abs(plain.end_logit - expected.end_logit)[0, :width].max() > 0.01
+        expected = predict(runner, one, label="").end_logit[0]
+    width = len(expected)
+    np.testing.assert_allclose(found.end_logit[0, :width], expected, atol=2e-3)
+    plain = predict(runner, one, label="").end_logit[0]
+    assert np.nanmax(np.abs(plain - expected)) > 0.01
 
 
 # the experiment
@@ -279,6 +224,15 @@ def test_the_whole_experiment(runner: Runner, intervention: Any):
     assert any("written again with the same random numbers" in sentence for sentence in sentences)
     assert set(asked.tables(results)) == {"conditions", "hazard", "lists", "heads"}
     assert {"hazard-short", "survival-short", "items-with-heads"} < set(asked.figures(results))
+
+
+def test_a_swap_leaves_lists_with_other_adjectives_out(runner: Runner):
+    asked = ListHazard(**SMALL, heads=("4.0",), intervention="swap", controls=0, adjectives=("none", "other", "short"))
+    results = asked.run(runner)
+    assert results["condition_adjective"].values.tolist() == ["short", "other", "none"]
+    assert results["by_adjective"].values.tolist() == ["short"]
+    assert asked.findings(results)
+    assert {"hazard-other", "hazard-with-heads-short"} <= set(asked.figures(results))
 
 
 def test_the_built_in_model_follows_its_process(runner: Runner):
@@ -329,7 +283,7 @@ def test_parameters_out_of_range_are_refused(changes: dict[str, Any], words: str
 def test_heads_that_the_model_lacks_are_refused_at_once(runner: Runner):
     with pytest.raises(InputError, match=r"heads must be of layers 0 to 5 and heads 0 to 7, not 9\.0"):
         ListHazard(**SMALL, heads=("9.0",)).run(runner)
-    with pytest.raises(InputError, match="intervention swap needs lists with an adjective"):
+    with pytest.raises(InputError, match="intervention swap needs lists with an adjective, short or long"):
         ListHazard(**SMALL, adjectives=("none",), heads=("3.0",), intervention="swap").run(runner)
 
 

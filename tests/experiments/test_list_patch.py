@@ -9,15 +9,15 @@ import xarray as xr
 
 from mechlist import LogitDifference, patch_grid
 from mechlist.datasets.chat import list_tokens
-from mechlist.datasets.lists.prompts import PromptedList, list_prompt
+from mechlist.datasets.lists.list_set import Provenance, list_set
+from mechlist.datasets.lists.made import made_completion
+from mechlist.datasets.lists.prompts import adjective_tokens, list_prompt
 from mechlist.errors import InputError
 from mechlist.experiments.list_pairs import list_pairs, named_roles
 from mechlist.experiments.list_patch.experiment import ListPatch
 from mechlist.experiments.list_patch.figures import effects, shares, survivors
 from mechlist.experiments.list_patch.findings import handover_sentence
 from mechlist.experiments.list_patch.handover import handover, null_rejections
-from mechlist.experiments.list_runs import list_data
-from mechlist.experiments.list_sources import written_list
 from mechlist.metrics.multiple import max_t
 from mechlist.runner import Runner
 
@@ -39,8 +39,8 @@ def test_roles_are_positions_patched_alone(runner: Runner, results: xr.Dataset):
     data = ListPatch(**FEW).data(runner).select("short")
     row, other = data.rows[1], data.swapped().rows[1]
     last = int(data.roles[1].where("line_break", item_from_end=0)[0])
-    marks = data.marks
-    metric = LogitDifference(answer=marks.end_of_turn, wrong=marks.hyphen)
+    special = data.special
+    metric = LogitDifference(answer=special.end_of_turn, wrong=special.hyphen)
     for side, base, source in (("denoising", other, row), ("noising", row, other)):
         alone = patch_grid(
             runner,
@@ -79,7 +79,7 @@ def test_every_position_has_one_role(runner: Runner):
         pooled = "earlier items" if count_from == "end" else "later items"
         at = names.index(pooled)
         assert names[at + 1 if count_from == "end" else at - 1].startswith(
-            "item -2" if count_from == "end" else "item 2"
+            "last - 1 item" if count_from == "end" else "item 2"
         )
     everything = named_roles(data.roles, lengths, "end", 9)
     assert "earlier items" not in everything
@@ -88,22 +88,23 @@ def test_every_position_has_one_role(runner: Runner):
 
 
 def test_lists_without_the_position_are_left_out(runner: Runner):
-    marks = list_tokens(runner.tokenizer)
+    special = list_tokens(runner.tokenizer)
     prompt = list_prompt(runner.tokenizer, "Fruits", "short")
-    whole = written_list(runner.tokenizer, prompt, ("Apple", "Pear"), marks, filler=False)
-    cut = PromptedList(prompt, (*whole.completion[:-2], marks.end_of_turn))
-    data = list_data([whole, cut], marks, source="written", tokenizer=runner.tokenizer)
+    whole = made_completion(runner.tokenizer, prompt, ("Apple", "Pear"), special, filler=False)
+    cut = (*whole[:-2], special.end_of_turn)
+    ids = adjective_tokens([prompt], runner.tokenizer)
+    data = list_set([prompt, prompt], [whole, cut], Provenance(origin="made", special=special), adjective_tokens=ids)
     found = list_pairs(data, "short", "break")
     assert (found.left_out, len(found.short)) == (1, 1)
-    assert int(found.short[0, found.lengths[0] - 1]) == marks.line_break
+    assert int(found.short[0, found.lengths[0] - 1]) == special.line_break
     assert found.own == "last item line break"
     differ = (found.short != found.long).nonzero()
     assert differ.tolist() == [[0, prompt.adjective_index]]
     both = list_pairs(data, "short", "item")
     assert (both.left_out, both.own) == (0, "last item last token")
-    assert both.direction.answer == (marks.blank,)
+    assert both.direction.answer == (special.blank,)
     with pytest.raises(InputError, match="none of the 1 lists has its last break"):
-        list_pairs(list_data([cut], marks, source="written", tokenizer=runner.tokenizer), "short", "break")
+        list_pairs(data.of([1]), "short", "break")
     with pytest.raises(InputError, match="adjective must be one that the lists have"):
         list_pairs(data, "long", "break")
 

@@ -11,14 +11,12 @@ import pytest
 import xarray as xr
 
 from mechlist.cli.main import main
-from mechlist.datasets.lists.parse import ListTokens, parse_list
 from mechlist.errors import InputError
 from mechlist.experiments.list_statistics.experiment import ListStatistics
-from mechlist.experiments.list_statistics.lists import survival_time
 from mechlist.results import load_dataset, save_dataset
 
 HYPHEN, BREAK, END, BLANK, EOS = 1, 2, 3, 4, 6
-MARKS = {"hyphen": HYPHEN, "line_break": BREAK, "end_of_turn": END, "blank": BLANK, "bos": 5, "eos": EOS}
+SPECIAL = {"hyphen": HYPHEN, "line_break": BREAK, "end_of_turn": END, "blank": BLANK, "bos": 5, "eos": EOS}
 A, B = 20, 21
 LEVEL = ("n_items", "ended", "n_filler", "filler_on_last", "n_single_token_items")
 Topics = dict[str, list[list[int]]]
@@ -35,7 +33,7 @@ def write(file: Path, topics: Topics, **change: Any) -> Path:
     """A file of recorded completions with the prompt 5 9 and the header 8 7."""
     whole = {topic: [[5, 9, 8, 7, *completion] for completion in lists] for topic, lists in topics.items()}
     value = {"model": "m", "adjective": "short", "adjective_index": 1, "temperature": 0.5, "model_header": [8, 7]}
-    file.write_text(json.dumps(value | {"token_ids_of_interest": MARKS, "topics": whole} | change))
+    file.write_text(json.dumps(value | {"token_ids_of_interest": SPECIAL, "topics": whole} | change))
     return file
 
 
@@ -113,7 +111,7 @@ def test_two_files_are_two_conditions(shared: Path):
     assert results["condition_n_lists"].values.tolist() == [115, 115]
     text = " ".join(ListStatistics().findings(results))
     assert "the lists are at T = 1.3 or, 115 of them, at one that is not known" in text
-    assert [source["file"] for source in results.attrs["sources"]] == ["gemma2_short.json", "gemma2_short_T1.3.json"]
+    assert [file["file"] for file in results.attrs["files"]] == ["gemma2_short.json", "gemma2_short_T1.3.json"]
 
 
 def test_lists_by_hand(run: Run):
@@ -147,29 +145,6 @@ def test_lists_by_hand(run: Run):
     np.testing.assert_allclose(results["hazard"].values, [[1 / 3, 1 / 4, 1 / 2, 1]])
     np.testing.assert_allclose(results["survival"].values, [[2 / 3, 1 / 2, 1 / 4, 0]], atol=1e-12)
     assert results["median_items"].item() == 1
-
-
-@pytest.mark.parametrize(
-    ("completion", "expected"),
-    [
-        ([], -1),
-        ([HYPHEN], -1),
-        ([HYPHEN, A], 0),
-        ([HYPHEN, BLANK], 0),
-        ([HYPHEN, A, BREAK], 0),
-        ([HYPHEN, A, BREAK, HYPHEN], 1),
-        ([HYPHEN, A, BREAK, HYPHEN, B], 1),
-        ([HYPHEN, A, BREAK, HYPHEN, B, BREAK], 1),
-        ([HYPHEN, A, BREAK, B, B], 0),
-        ([HYPHEN, A, BREAK, HYPHEN, B, BREAK, BREAK], 1),
-        ([HYPHEN, A, BREAK, END], 1),
-        ([HYPHEN, A, BREAK, HYPHEN, B, EOS], 2),
-        ([HYPHEN, A, BREAK, END, HYPHEN, B], 1),
-    ],
-)
-def test_when_a_list_is_censored(completion: list[int], expected: int):
-    tokens = ListTokens(**MARKS)
-    assert survival_time(completion, parse_list(completion, tokens), tokens) == expected
 
 
 @pytest.mark.parametrize("behind", [0, 1, 2], ids=["at the line break", "at the hyphen", "in the item"])
@@ -218,6 +193,26 @@ def test_adjectives_and_temperatures_have_curves_of_their_own(run: Run):
     figures = ListStatistics().figures(results)
     assert {"filler-share-by-temperature", "survival-by-temperature-none", "items-by-topic-long"} <= figures.keys()
     assert "censored" not in " ".join(ListStatistics().findings(results))
+
+
+def test_other_adjectives_stand_between_long_and_none(run: Run):
+    words = [None, "good", "long", "bad", "short"]
+    files = [({"A": [listed(2, (1,))], "B": [listed(3)]}, {"adjective": word, "temperature": 0.7}) for word in words]
+    results = run(*files)
+    assert results["by_adjective"].values.tolist() == ["short", "long", "good", "bad", "none"]
+    assert results["condition_adjective"].values.tolist() == ["short", "long", "good", "bad", "none"]
+    # Lists stay as they stand in the files.
+    assert results["adjective"].values.tolist()[::2] == ["none", "good", "long", "bad", "short"]
+    assert "Good: 2 of 2 lists ended, with 2.50 items on average" in " ".join(ListStatistics().findings(results))
+    assert "items-by-topic-good" in ListStatistics().figures(results)
+
+
+def test_items_are_counted_from_1_and_back_from_the_last(run: Run):
+    figures: Any = ListStatistics().figures(run(({"A": [listed(3, (0,))], "B": [listed(3)]}, {})))
+    start, end = (figures[f"filler-from-{side}"].layout.xaxis for side in ("start", "end"))
+    assert (start.title.text, end.title.text) == ("item", "item")
+    assert [round(x) for x in figures["filler-from-start"].data[0].x] == [1, 2, 3]
+    assert list(end.ticktext) == ["last", "last - 1", "last - 2"]
 
 
 def test_the_trend_is_found_and_said(run: Run):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from mechlist.datasets.lists.read import read_lists
 from mechlist.decode import Sampling
 from mechlist.errors import InputError
-from mechlist.experiments import whole_lists as lists_of
 from mechlist.experiments.list_temperature.endings import by_item, endings, expected_endings, line_breaks
 from mechlist.experiments.list_temperature.experiment import ListTemperature
 from mechlist.runner import Runner
@@ -49,7 +49,7 @@ def test_endings_by_hand(runner: Runner):
     assert float(found["noise_endings"][0]) == 0.5
     # The end came first at both breaks of the first list, which ended at the second, and at break 1 of the third, which
     # went on; whether it would have gone on behind its last break is not known.
-    assert float(found["noise_goings_on"][0]) == pytest.approx(2 / 3)
+    assert float(found["noise_continuations"][0]) == pytest.approx(2 / 3)
     assert (float(found["noise_endings_low"][0]), float(found["noise_endings_high"][0])) == (0, 1)
 
 
@@ -68,22 +68,33 @@ def test_means_by_item_by_hand(runner: Runner):
 
 
 def test_line_breaks_are_read_by_every_rule(runner: Runner, tmp_path: Path):
-    lists = lists_of.recorded(runner, [write_recorded(runner, tmp_path / "lists")], (), None)
+    folder = write_recorded(runner, tmp_path / "lists")
+    lists = read_lists([folder], keep_cut_off=True, tokenizer=runner.tokenizer).ordered()
     rules = [Sampling(temperature=0.5, top_p=0.8), Sampling(temperature=1.3)]
-    found = line_breaks(runner, lists, rules, 3)
-    one = lists[0]
-    place = one.parsed.items[2].line_break
+    found = line_breaks(runner, lists, rules)
+    place = lists.parsed[0].items[2].line_break
     assert place is not None
-    logits = runner.logits([one.tokens], positions=one.prompt.hyphen + place)[0]
+    logits = runner.logits([lists.rows[0]], positions=place)[0]
     for i, rule in enumerate(rules):
-        expected = rule.probabilities(logits)[0, [one.marks.end_of_turn, one.marks.eos]].sum()
+        expected = rule.probabilities(logits)[0, list(lists.special.ends)].sum()
         assert float(found["end_at_break"][0, 2, i]) == pytest.approx(float(expected), abs=1e-5)
     # A list that was cut off before its first line break has nothing to read.
     assert np.isnan(found["end_at_break"][3]).all()
     assert found["ended"].values.tolist() == [True, False] * 4
-    first = runner.logits([one.tokens], positions=len(one.tokens) - 2)[0, 0].argmax()
-    assert float(found["end_first"][0]) == float(int(first) == one.marks.end_of_turn)
+    first = runner.logits([lists.rows[0]], positions=len(lists.rows[0]) - 2)[0, 0].argmax()
+    assert float(found["end_first"][0]) == float(int(first) == lists.special.end_of_turn)
     assert np.isnan(found["end_first"][1])
+
+
+def test_other_adjectives_have_results_of_their_own(runner: Runner):
+    asked = ListTemperature(
+        topics=("Fruits", "Ocean"), adjectives=("none", "other"), samples=1, max_new_tokens=20, resamples=20
+    )
+    results = asked.run(runner)
+    assert results["by_adjective"].values.tolist() == ["other", "none"]
+    assert results["condition_adjective"].values.tolist() == ["other", "none"]
+    assert "Other lists: on average the end overtakes" in asked.findings(results)[1]
+    assert "scaled-logit-other" in asked.figures(results)
 
 
 def test_the_whole_experiment(runner: Runner):

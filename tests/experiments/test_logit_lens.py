@@ -36,8 +36,8 @@ def tuned(runner: Runner) -> xr.Dataset:
 
 def test_against_transformer_lens_one_list_at_a_time(runner: Runner, tuned: xr.Dataset):
     data = LogitLens(**FEW).data(runner)
-    swapped, marks = data.swapped().rows, data.marks
-    sides = {"A": (marks.end_of_turn, marks.hyphen), "B": (marks.blank, marks.line_break)}
+    swapped, special = data.swapped().rows, data.special
+    sides = {"A": (special.end_of_turn, special.hyphen), "B": (special.blank, special.line_break)}
     for number in (0, 4):
         for run, row in (("as written", data.rows[number]), ("adjective swapped", swapped[number])):
             with torch.no_grad():
@@ -45,9 +45,11 @@ def test_against_transformer_lens_one_list_at_a_time(runner: Runner, tuned: xr.D
                 stack = cache.accumulated_resid(layer=6, incl_mid=False)
                 logits = torch.stack([runner.model.ln_final(h) for h in stack])[:, 0] @ runner.model.W_U
             ids = row.tolist()
-            breaks = [p for p, token in enumerate(ids) if token == marks.line_break and p > data.prompts[number].hyphen]
+            breaks = [
+                p for p, token in enumerate(ids) if token == special.line_break and p > data.prompts[number].hyphen
+            ]
             for item, at in enumerate(breaks):
-                last = at - 2 if ids[at - 1] == marks.blank else at - 1
+                last = at - 2 if ids[at - 1] == special.blank else at - 1
                 for slot, position in enumerate((at, last)):
                     up, down = list(sides.values())[slot]
                     expected = logits[:, position, up] - logits[:, position, down]

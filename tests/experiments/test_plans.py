@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from mechlist.datasets.chat import list_tokens
-from mechlist.datasets.lists.parse import parse_list
 from mechlist.datasets.lists.recorded import read_recorded
 from mechlist.experiment import Experiment
 from mechlist.experiments.attribution_patch.experiment import AttributionPatch
@@ -20,7 +18,6 @@ from mechlist.experiments.generate_lists.experiment import GenerateLists
 from mechlist.experiments.induction.experiment import Induction
 from mechlist.experiments.list_hazard.experiment import ListHazard
 from mechlist.experiments.list_heads.experiment import ListHeads
-from mechlist.experiments.list_stand_in import list_stand_in
 from mechlist.experiments.list_temperature.experiment import ListTemperature
 from mechlist.experiments.logit_lens.experiment import LogitLens
 from mechlist.experiments.path_patch.experiment import PathPatch
@@ -149,16 +146,6 @@ def test_a_tuned_lens_is_drawn_out(runner: Runner):
     with Counter("cpu") as counter:
         short.run(runner)
     assert plan.flops == pytest.approx(counter.flops, rel=0.05)
-
-
-@pytest.mark.parametrize("limit", [5, 30, 31, 32, 100])
-def test_the_stand_in_ends_just_before_the_limit(runner: Runner, limit: int):
-    marks = list_tokens(runner.tokenizer)
-    tokens = list_stand_in(runner.tokenizer, limit)
-    parsed = parse_list((marks.hyphen, *tokens), marks)
-    assert parsed.ended == len(tokens) <= limit
-    assert len(tokens) > limit - 8
-    assert parsed.filler_on_last
 
 
 def test_stand_ins_are_recorded_lists(recorded: Path):

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mechlist.datasets.lists.made import made_lists
+from mechlist.datasets.lists.prompts import list_prompts
+from mechlist.datasets.lists.read import read_lists
 from mechlist.errors import InputError
-from mechlist.experiments import whole_lists as lists_of
-from mechlist.experiments.list_predictions import by_item, read
+from mechlist.experiments.list_predictions import predict
 from mechlist.experiments.written_lists.compare import MEASURES, compare
 from mechlist.experiments.written_lists.experiment import WrittenLists
 from mechlist.runner import Runner
@@ -20,7 +22,8 @@ def runner() -> Runner:
 
 
 def test_the_same_lists_do_not_differ(runner: Runner, tmp_path: Path):
-    lists = lists_of.recorded(runner, [write_recorded(runner, tmp_path / "lists")], (), None)
+    folder = write_recorded(runner, tmp_path / "lists")
+    lists = read_lists([folder], keep_cut_off=True, tokenizer=runner.tokenizer).ordered()
     found = compare(runner, lists, lists, 20)
     gaps = found["overall_difference"].values
     assert np.abs(gaps[np.isfinite(gaps)]).max() < 1e-6
@@ -28,12 +31,12 @@ def test_the_same_lists_do_not_differ(runner: Runner, tmp_path: Path):
 
 
 def test_means_are_over_the_items_that_both_have(runner: Runner):
-    prompts = lists_of.prompts_of(runner, ["Fruits", "Ocean"], ["short"])
-    topics = {"Fruits": ("Apple", "Banana", "Cherry", "Mango"), "Ocean": ("Pacific", "Atlantic")}
-    longer = lists_of.made_of(runner, prompts, topics, [4, 2])
-    shorter = lists_of.made_of(runner, prompts, topics, [2, 1])
+    prompts = list_prompts(runner.tokenizer, ["Fruits", "Ocean"], ["short"])
+    fruits, oceans = ("Apple", "Banana", "Cherry", "Mango"), ("Pacific", "Atlantic")
+    longer = made_lists(runner.tokenizer, prompts, [fruits, oceans], filler=False)
+    shorter = made_lists(runner.tokenizer, prompts, [fruits[:2], oceans[:1]], filler=False)
     found = compare(runner, longer, shorter, 20)
-    entropy = [by_item(read(runner, lists, label="").entropy, lists, "line_break", 4) for lists in (longer, shorter)]
+    entropy = [lists.by_item(predict(runner, lists, label="").entropy, "line_break") for lists in (longer, shorter)]
     expected = [np.mean([e[0, 0], e[0, 1], e[1, 0]]) for e in entropy]
     got = found["overall"].sel(by_adjective="short", measure=MEASURES[0])
     np.testing.assert_allclose(got, expected, rtol=1e-6)

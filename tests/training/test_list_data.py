@@ -72,18 +72,18 @@ def test_rows_are_prompts_with_well_formed_lists(tokenizer: Any, made_of: Materi
         prompt = list_prompt(tokenizer, topic, adjective)
         assert tuple(row.tokens[: len(prompt.tokens)]) == prompt.tokens
         completion = row.tokens[prompt.hyphen :]
-        assert well_formed(completion, made_of.marks)
-        items = [tuple(completion[i] for i in item.content) for item in parse_list(completion, made_of.marks).items]
+        assert well_formed(completion, made_of.special)
+        items = [tuple(completion[i] for i in item.content) for item in parse_list(completion, made_of.special).items]
         assert len(set(items)) == len(items)
         assert {tokenizer.decode(item) for item in items} <= set(load_topics()[topic])
 
 
 def test_targets_are_the_process(tokenizer: Any, made_of: Material):
     row = list_row(made_of, "short", np.random.default_rng(3))
-    marks, process = made_of.marks, PROCESSES["short"]
+    special, process = made_of.special, PROCESSES["short"]
     topic = next(t for t in made_of.items if f" of {t}." in tokenizer.decode(row.tokens))
     capacity, start = len(made_of.items[topic]), len(list_prompt(tokenizer, topic, "short").tokens) - 1
-    parsed = parse_list(row.tokens[start:], marks)
+    parsed = parse_list(row.tokens[start:], special)
     left = 1 / (np.arange(capacity) + FAME)
     assert len(row.choices) == 3 * len(parsed.items)
     for k, item in enumerate(parsed.items):
@@ -93,13 +93,13 @@ def test_targets_are_the_process(tokenizer: Any, made_of: Material):
         content = [row.tokens[start + i] for i in item.content]
         left[made_of.items[topic].index(content)] = 0
         assert row.choices[start + item.content[-1]] == (
-            (marks.blank, marks.line_break),
+            (special.blank, special.line_break),
             (pytest.approx(process.filler(capacity)[k]), pytest.approx(1 - process.filler(capacity)[k])),
         )
         ends = process.hazard_given(capacity, filler=item.filler is not None)[k]
         assert item.line_break is not None
         assert row.choices[start + item.line_break] == (
-            (marks.end_of_turn, marks.hyphen),
+            (special.end_of_turn, special.hyphen),
             (pytest.approx(ends), pytest.approx(1 - ends)),
         )
 
@@ -122,10 +122,10 @@ def test_blocks_repeat_after_bos(made_of: Material):
     kinds = set()
     for _ in range(40):
         row = block_row(made_of, 7, 3, generator)
-        assert row.tokens[0] == made_of.marks.bos
+        assert row.tokens[0] == made_of.special.bos
         assert row.tokens[1:] == row.tokens[1:8] * 3
         assert row.weight == pytest.approx([0.05] * 8 + [1.0] * 13)
-        kinds.add(made_of.marks.hyphen in row.tokens)
+        kinds.add(made_of.special.hyphen in row.tokens)
     assert kinds == {True, False}
 
 

@@ -1,14 +1,17 @@
 """Prompts that ask for a list, with the places of their parts (SOURCES.md S1; 001, Data)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mechlist.datasets.chat import chat_tokens, is_unknown, model_header, shared_start
 from mechlist.errors import InputError
+from mechlist.text import NO_ADJECTIVE, adjective_rank
 
 ADJECTIVES = ("short", "long", "")
 """Of the study; "" is the prompt without an adjective."""
+SWAP = {"short": "long", "long": "short"}
+"""The adjective that takes the place of another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +44,13 @@ class ListPrompt:
 
     @property
     def hyphen(self) -> int:
-        """Index of the prefilled hyphen, where the completion that `parse_list` reads begins."""
+        """Index of the prefilled hyphen, at which the list begins."""
         return len(self.tokens) - 1
+
+    @property
+    def adjective_name(self) -> str:
+        """The adjective as labels show it: `none` for none."""
+        return self.adjective or NO_ADJECTIVE
 
     def with_completion(self, completion: Sequence[int]) -> tuple[int, ...]:
         """The whole sequence; the completion is what follows the prefilled hyphen."""
@@ -72,20 +80,6 @@ class ListPrompt:
             raise InputError(f"adjective must be swapped for another one, not {self.adjective!r} for {adjective!r}.")
         i = self.adjective_index
         return replace(self, adjective=adjective, tokens=(*self.tokens[:i], token, *self.tokens[i + 1 :]))
-
-
-@dataclass(frozen=True)
-class PromptedList:
-    """A prompt and a list that answers it."""
-
-    prompt: ListPrompt
-    completion: tuple[int, ...]
-    """What follows the prefilled hyphen, with the end of turn and all after it where there is one."""
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        """The whole sequence."""
-        return self.prompt.with_completion(self.completion)
 
 
 def list_sentence(topic: str, adjective: str) -> str:
@@ -122,6 +116,53 @@ def list_prompt(tokenizer: Any, topic: str, adjective: str) -> ListPrompt:
     )
     _check_known(tokenizer, prompt)
     return prompt
+
+
+def list_prompts(tokenizer: Any, topics: Sequence[str], adjectives: Sequence[str]) -> list[ListPrompt]:
+    """A prompt for every adjective (`none` or "" for none) and topic; as `list_prompt`."""
+    words = ["" if adjective == NO_ADJECTIVE else adjective for adjective in adjectives]
+    return [list_prompt(tokenizer, topic, word) for word in words for topic in topics]
+
+
+def in_order(adjectives: Iterable[str]) -> list[str]:
+    """Each adjective once, as labels show them: short, long, other words as they come, none."""
+    return sorted(dict.fromkeys(adjectives), key=adjective_rank)
+
+
+def adjective_tokens(prompts: Sequence[ListPrompt], tokenizer: Any) -> dict[str, int]:
+    """The ids of " short" and " long" where the prompts tell them, or a tokenizer that writes each as one token."""
+    found = {p.adjective: p.tokens[p.adjective_index] for p in prompts if p.adjective_index is not None}
+    for adjective, topic in dict.fromkeys((SWAP[p.adjective], p.topic) for p in prompts if p.adjective in SWAP):
+        if adjective in found or tokenizer is None:
+            continue
+        try:
+            other = list_prompt(tokenizer, topic, adjective)
+        except InputError:
+            continue  # Of another topic the tokenizer may know the words.
+        if other.adjective_index is not None:
+            found[adjective] = other.tokens[other.adjective_index]
+    return found
+
+
+def swapped_prompt(prompt: ListPrompt, ids: Mapping[str, int]) -> ListPrompt:
+    """The prompt with long in place of short, or the other way round; nothing but the adjective's token changes.
+
+    Args:
+        prompt: with one of the two.
+        ids: of both adjectives, as `adjective_tokens` gives them.
+
+    Raises:
+        InputError: a prompt with another adjective or none, or an adjective whose token is not known.
+    """
+    other = SWAP.get(prompt.adjective)
+    if other is None:
+        raise InputError(f"Only short and long can be swapped for each other, not {prompt.adjective_name!r}.")
+    if other not in ids:
+        raise InputError(
+            f"To swap {prompt.adjective!r} for {other!r}, the recorded lists must hold both, or the model have a "
+            "tokenizer that writes each as one token."
+        )
+    return prompt.with_adjective(other, ids[other])
 
 
 def topic_spans(

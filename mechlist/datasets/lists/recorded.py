@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mechlist.datasets.lists.parse import ListTokens
-from mechlist.datasets.lists.prompts import ADJECTIVES
 from mechlist.errors import InputError
+from mechlist.text import NO_ADJECTIVE
 
-MARKS = tuple(field.name for field in dataclasses.fields(ListTokens))
-OPTIONAL_MARKS = ("bos", "eos")
-"""Marks that a model may lack: null in the file."""
+SPECIAL = tuple(field.name for field in dataclasses.fields(ListTokens))
+OPTIONAL = ("bos", "eos")
+"""Special tokens that a model may lack: null in the file."""
+LARGEST = 2**63 - 1
+"""That a token id or another whole number may be."""
 KEYS = ("model", "adjective", "adjective_index", "temperature", "token_ids_of_interest", "model_header", "topics")
 
 
@@ -24,7 +26,7 @@ class RecordedLists:
 
     model: str
     adjective: str
-    """`short`, `long` or ""."""
+    """One word; "" for none."""
     adjective_index: int | None
     """Of the adjective's token in every sequence; None where there is no adjective."""
     temperature: float | int | None
@@ -40,7 +42,7 @@ class RecordedLists:
     @property
     def adjective_name(self) -> str:
         """The adjective as labels show it: `none` for none."""
-        return self.adjective or "none"
+        return self.adjective or NO_ADJECTIVE
 
     def completion(self, ids: Sequence[int]) -> tuple[int, ...]:
         """What follows the first model header; it begins with the prefilled hyphen.
@@ -140,8 +142,8 @@ def _refused(constant: str) -> None:
 
 def _recorded(value: Mapping[str, Any]) -> RecordedLists:
     adjective = value["adjective"] if value["adjective"] is not None else ""
-    if not isinstance(adjective, str) or adjective not in ADJECTIVES:
-        raise InputError(f"adjective must be short, long or null, not {adjective!r}.")
+    if not isinstance(adjective, str) or adjective == NO_ADJECTIVE or (adjective and adjective.split() != [adjective]):
+        raise InputError(f"adjective must be one word, such as short or long, or null for none, not {adjective!r}.")
     if not isinstance(value["model"], str) or not value["model"]:
         raise InputError(f"model must be the name of a model, not {value['model']!r}.")
     header = value["model_header"]
@@ -152,29 +154,30 @@ def _recorded(value: Mapping[str, Any]) -> RecordedLists:
         adjective=adjective,
         adjective_index=_whole("adjective_index", value["adjective_index"]),
         temperature=_real("temperature", value["temperature"]),
-        tokens=_marks(value["token_ids_of_interest"]),
+        tokens=_special(value["token_ids_of_interest"]),
         model_header=tuple(header),
         topics=_topics(value["topics"]),
         top_p=_real("top_p", value.get("top_p")),
         max_new_tokens=_whole("max_new_tokens", value.get("max_new_tokens")),
     )
     _check_headers(recorded)
+    _check_kept(value, json.loads(recorded_json(recorded)))
     return recorded
 
 
-def _marks(value: Any) -> ListTokens:
+def _special(value: Any) -> ListTokens:
     key = "token_ids_of_interest"
     if not isinstance(value, dict):
-        raise InputError(f"{key} must be an object with {', '.join(MARKS)}, not {_kind(value)}.")
-    missing, foreign = [m for m in MARKS if m not in value], [m for m in value if m not in MARKS]
+        raise InputError(f"{key} must be an object with {', '.join(SPECIAL)}, not {_kind(value)}.")
+    missing, foreign = [m for m in SPECIAL if m not in value], [m for m in value if m not in SPECIAL]
     if missing or foreign:
         lacks = f"lacks {', '.join(missing)}" if missing else f"also has {', '.join(foreign)}"
-        raise InputError(f"{key} must hold {', '.join(MARKS)} and nothing else; it {lacks}.")
+        raise InputError(f"{key} must hold {', '.join(SPECIAL)} and nothing else; it {lacks}.")
     for name, token in value.items():
-        if not _is_id(token) and not (token is None and name in OPTIONAL_MARKS):
-            allowed = "a whole number of 0 or more" + (" or null" if name in OPTIONAL_MARKS else "")
+        if not _is_id(token) and not (token is None and name in OPTIONAL):
+            allowed = "a whole number of 0 or more" + (" or null" if name in OPTIONAL else "")
             raise InputError(f"{key}: {name} must be {allowed}, not {_short(token)}.")
-    for name in OPTIONAL_MARKS:
+    for name in OPTIONAL:
         twin = next((m for m in ("hyphen", "line_break", "blank") if value[m] == value[name]), None)
         if twin is not None:
             raise InputError(f"{key}: {name} and {twin} must be different tokens; both are {value[name]}.")
@@ -219,6 +222,18 @@ def _check_headers(recorded: RecordedLists) -> None:
         )
 
 
+def _check_kept(given: Mapping[str, Any], written: Mapping[str, Any]) -> None:
+    """What would be written back must be what was read; a key that may be null may be left out as well."""
+    for key, value in written.items():
+        before = given.get(key)
+        if key == "adjective":
+            before = before or None
+        if json.dumps(before, sort_keys=True) != json.dumps(value, sort_keys=True):
+            raise InputError(
+                f"{key} would be read as {_short(value)}, and is {_short(before)}: write it as it is read."
+            )
+
+
 def _after(ids: Sequence[int], header: Sequence[int]) -> int | None:
     """Index behind the first occurrence of `header`."""
     size = len(header)
@@ -227,7 +242,7 @@ def _after(ids: Sequence[int], header: Sequence[int]) -> int | None:
 
 def _is_id(value: Any) -> bool:
     # A JSON true is an int to Python.
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
 
 
 def _whole(name: str, value: Any) -> int | None:
@@ -237,7 +252,7 @@ def _whole(name: str, value: Any) -> int | None:
 
 
 def _real(name: str, value: Any) -> float | int | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, float) or _is_id(value)
     if value is None or (number and math.isfinite(value) and value >= 0):
         return value
     raise InputError(f"{name} must be a number of 0 or more, or null, not {_short(value)}.")

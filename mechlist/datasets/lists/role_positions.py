@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from mechlist.datasets.lists.roles import ROLES, Roles
 from mechlist.errors import InputError
+from mechlist.text import from_last
 
 CountFrom = Literal["start", "end"]
 _PROMPT = ("bos", "adjective", "topic", "prompt", "header")
@@ -25,6 +26,8 @@ _REST = {
 }
 """Of the list, but of no item."""
 _OUTSIDE = -1
+EARLIER, LATER = "earlier items", "later items"
+"""Roles of all items without roles of their own."""
 
 _Key = tuple[str, int]
 """Role, and item by its distance from the first or the last; `_OUTSIDE` for none."""
@@ -37,7 +40,7 @@ def role_positions(
 
     - `bos`, `prompt`, `adjective`, `topic`, `header`: of the prompt, in the order of their first tokens.
     - `item 1 hyphen`, `item 1 first token`, `item 1 inner tokens`, `item 1 last token`, `item 1 filler`,
-      `item 1 line break`, and so on for item 2; counted from the end, `item -2 hyphen` and so on, then `last item
+      `item 1 line break`, and so on for item 2; counted from the end, `last - 1 item hyphen` and so on, then `last item
       hyphen`. The one token of a single-token item is its last token, and not its first.
     - `hyphen outside items`, `text outside items`, `line break outside items`: of lines that are no items, as the
       prefilled hyphen is where nothing follows it.
@@ -73,6 +76,38 @@ def role_positions(
     return {_name(key, count_from): [of_list.get(key, []) for of_list in found] for key in [*prompt, *listed, *rest]}
 
 
+def named_roles(
+    roles: Sequence[Roles], lengths: Sequence[int], count_from: CountFrom, items: int
+) -> dict[str, list[list[int]]]:
+    """As `role_positions` before each length, with one role for all items but the nearest: nothing is left out.
+
+    That role is `earlier items`, before those counted from the end, or `later items`, behind all others. Roles that no
+    list has before its length are left out.
+
+    Raises:
+        InputError: fewer than one item, or as `role_positions`.
+    """
+    if items < 1:
+        raise InputError(f"role_items must be at least 1, not {items}.")
+    every = role_positions(roles, count_from=count_from)
+    named = role_positions(roles, count_from=count_from, items=items)
+    others = [where for name, where in every.items() if name not in named]
+    pooled = [sorted(p for where in others for p in where[i]) for i in range(len(roles))]
+    out: dict[str, list[list[int]]] = {}
+    for name, where in named.items():
+        # Items counted from the end stand behind the earlier ones, and from the start before the later ones.
+        if count_from == "end" and EARLIER not in out and name.startswith("last "):
+            out[EARLIER] = pooled
+        out[name] = where
+    if count_from == "start":
+        out[LATER] = pooled
+    cut = {
+        name: [[p for p in of_list if p < length] for of_list, length in zip(where, lengths, strict=True)]
+        for name, where in out.items()
+    }
+    return {name: where for name, where in cut.items() if any(where)}
+
+
 def _positions(one: Roles, count_from: CountFrom) -> dict[_Key, list[int]]:
     """Positions of a list by role and item, each once; those after its end too, which get no name."""
     # The last role of a position in the order of ROLES: `item_last` where it is `item_first` too.
@@ -90,4 +125,4 @@ def _name(key: _Key, count_from: CountFrom) -> str:
         return role if role in _PROMPT else _REST[role]
     if count_from == "start":
         return f"item {item + 1} {_PARTS[role]}"
-    return f"{'last item' if item == 0 else f'item -{item + 1}'} {_PARTS[role]}"
+    return f"{from_last(item)} item {_PARTS[role]}"

@@ -1,13 +1,13 @@
 """Roles of the positions of a prompt and its list, so that no analysis counts tokens by hand (SOURCES.md S1)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mechlist.datasets.lists.parse import Item, ListTokens, parse_list
-from mechlist.datasets.lists.prompts import ListPrompt, PromptedList, topic_spans
+from mechlist.datasets.lists.prompts import ListPrompt
 from mechlist.errors import InputError
 
 ROLES = (
@@ -63,7 +63,9 @@ class Roles:
         return np.flatnonzero(self.mask(role, item_from_start=item_from_start, item_from_end=item_from_end))
 
 
-def list_roles(prompt: ListPrompt, completion: Sequence[int], marks: ListTokens, *, length: int | None = None) -> Roles:
+def list_roles(
+    prompt: ListPrompt, completion: Sequence[int], special: ListTokens, *, length: int | None = None
+) -> Roles:
     """Roles of the prompt's tokens and of the completion that follows its prefilled hyphen.
 
     A whole sequence is given as `prompt.completion_of(sequence)`.
@@ -71,7 +73,7 @@ def list_roles(prompt: ListPrompt, completion: Sequence[int], marks: ListTokens,
     Args:
         prompt: up to the prefilled hyphen.
         completion: what follows; may be empty, or go on beyond the end of turn.
-        marks: the tokens of a list's form.
+        special: ids of the special tokens.
         length: positions in all, for sequences padded on the right; by default as many as there are tokens.
 
     Raises:
@@ -81,18 +83,18 @@ def list_roles(prompt: ListPrompt, completion: Sequence[int], marks: ListTokens,
     size = len(tokens) if length is None else length
     if size < len(tokens):
         raise InputError(f"length must be at least the {len(tokens)} tokens of prompt and completion, not {length}.")
-    if tokens[prompt.hyphen] != marks.hyphen:
-        raise InputError(f"The prompt must end with the hyphen {marks.hyphen}, not {tokens[prompt.hyphen]}.")
-    parsed = parse_list(tokens[prompt.hyphen :], marks)
-    end = len(tokens) if parsed.ended is None else prompt.hyphen + parsed.ended
-    labels = _prompt_labels(prompt, marks) + _line_labels(tokens[prompt.hyphen : end], marks)
+    if tokens[prompt.hyphen] != special.hyphen:
+        raise InputError(f"The prompt must end with the hyphen {special.hyphen}, not {tokens[prompt.hyphen]}.")
+    parsed = parse_list(tokens, special, start=prompt.hyphen)
+    end = len(tokens) if parsed.ended is None else parsed.ended
+    labels = _prompt_labels(prompt, special) + _line_labels(tokens[prompt.hyphen : end], special)
     labels += ["after"] * (size - len(labels))
     if parsed.ended is not None:
         labels[end] = "end_of_turn"
     masks = np.array([[label == role for label in labels] for role in ROLES])
     from_start = np.full(size, -1)
     for number, item in enumerate(parsed.items):
-        _place(masks, from_start, number, item, prompt.hyphen)
+        _place(masks, from_start, number, item)
     from_end = np.where(from_start >= 0, len(parsed.items) - 1 - from_start, -1)
     for array in (masks, from_start, from_end):
         array.setflags(write=False)
@@ -144,10 +146,10 @@ def gather(
     return found
 
 
-def _prompt_labels(prompt: ListPrompt, marks: ListTokens) -> list[str]:
+def _prompt_labels(prompt: ListPrompt, special: ListTokens) -> list[str]:
     """Roles of the prompt before the prefilled hyphen."""
     labels = ["prompt"] * prompt.hyphen
-    if prompt.tokens[0] == marks.bos:
+    if prompt.tokens[0] == special.bos:
         labels[0] = "bos"
     for name, span in {"topic": prompt.topic_span, "header": prompt.header}.items():
         labels[span.start : span.stop] = [name] * len(span)
@@ -156,92 +158,24 @@ def _prompt_labels(prompt: ListPrompt, marks: ListTokens) -> list[str]:
     return labels
 
 
-def _line_labels(completion: Sequence[int], marks: ListTokens) -> list[str]:
+def _line_labels(lines: Sequence[int], special: ListTokens) -> list[str]:
     """Roles of a list's tokens as far as their lines alone tell; what items are made of is `other` here."""
-    labels = ["line_break" if token == marks.line_break else "other" for token in completion]
-    for i, token in enumerate(completion):
-        if token == marks.hyphen and (i == 0 or completion[i - 1] == marks.line_break):
+    labels = ["line_break" if token == special.line_break else "other" for token in lines]
+    for i, token in enumerate(lines):
+        if token == special.hyphen and (i == 0 or lines[i - 1] == special.line_break):
             labels[i] = "hyphen"
     return labels
 
 
 def _place(
-    masks: Bool[np.ndarray, "role position"],
-    item_from_start: Int[np.ndarray, " position"],
-    number: int,
-    item: Item,
-    start: int,
+    masks: Bool[np.ndarray, "role position"], item_from_start: Int[np.ndarray, " position"], number: int, item: Item
 ) -> None:
     """Write an item's roles and its number over what its lines alone told."""
-    content = [start + i for i in item.content]
+    content = list(item.content)
     parts = {"item_first": content[:1], "item_inner": content[1:-1], "item_last": content[-1:]}
-    parts["filler"] = [] if item.filler is None else [start + item.filler]
+    parts["filler"] = [] if item.filler is None else [item.filler]
     for role, where in parts.items():
         masks[ROLES.index("other"), where] = False
         masks[ROLES.index(role), where] = True
-    last = content[-1] if item.line_break is None else start + item.line_break
-    item_from_start[start + item.hyphen : last + 1] = number
-
-
-def recorded_lists(
-    topics: Mapping[str, Sequence[Sequence[int]]],
-    *,
-    adjective: str,
-    adjective_index: int | None,
-    header: Sequence[int],
-    hyphen: int,
-    before: int | None = None,
-    after: int | None = None,
-) -> tuple[PromptedList, ...]:
-    """Recorded whole sequences, topic by topic, as prompts and the lists that answer them; needs no tokenizer.
-
-    Args:
-        topics: whole sequences by topic, all with the same adjective.
-        adjective: "" for none.
-        adjective_index: index of its token.
-        header: token ids that open the model's turn.
-        hyphen: id of the token that is prefilled after the header.
-        before: as in `topic_spans`.
-        after: as in `topic_spans`.
-
-    Raises:
-        InputError: a sequence without header and prefilled hyphen, two prompts of one topic, or as in `topic_spans`.
-    """
-    opening = (*header, hyphen)
-    prompts = {topic: _prompt(topic, lists, opening) for topic, lists in topics.items() if lists}
-    spans = topic_spans(list(prompts.values()), adjective_index=adjective_index, before=before, after=after)
-    found = []
-    for (topic, tokens), span in zip(prompts.items(), spans, strict=True):
-        prompt = ListPrompt(
-            topic=topic,
-            adjective=adjective,
-            tokens=tokens,
-            adjective_index=adjective_index,
-            topic_span=span,
-            header=range(len(tokens) - len(opening), len(tokens) - 1),
-        )
-        found += [PromptedList(prompt, prompt.completion_of(sequence)) for sequence in topics[topic]]
-    return tuple(found)
-
-
-def _prompt(topic: str, sequences: Sequence[Sequence[int]], opening: tuple[int, ...]) -> tuple[int, ...]:
-    """What all lists of a topic begin with, up to the first model header and the prefilled hyphen."""
-    prompts = [tuple(seq[: _prompt_length(topic, i, seq, opening)]) for i, seq in enumerate(sequences)]
-    odd = next((i for i, prompt in enumerate(prompts) if prompt != prompts[0]), None)
-    if odd is not None:
-        raise InputError(f"All lists of a topic must have one prompt; list {odd} of {topic!r} has another than list 0.")
-    return prompts[0]
-
-
-def _prompt_length(topic: str, number: int, sequence: Sequence[int], opening: tuple[int, ...]) -> int:
-    """Tokens up to the first model header and the prefilled hyphen, both included."""
-    width = len(opening) - 1
-    starts = range(len(sequence) - width + 1)
-    found = next((i for i in starts if tuple(sequence[i : i + width]) == opening[:-1]), None)
-    if found is None or tuple(sequence[found + width : found + width + 1]) != opening[-1:]:
-        lacks = "no model header" if found is None else "no hyphen after the model header"
-        raise InputError(
-            f"Every list must hold the model header {list(opening[:-1])} and the prefilled hyphen {opening[-1]}; list "
-            f"{number} of {topic!r} has {lacks}."
-        )
-    return found + len(opening)
+    last = content[-1] if item.line_break is None else item.line_break
+    item_from_start[item.hyphen : last + 1] = number

@@ -8,12 +8,13 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.datasets.lists.directions import Direction
+from mechlist.datasets.lists.list_set import ListSet
 from mechlist.errors import InputError
 from mechlist.experiments.direct_logit_attribution import figures as drawing
 from mechlist.experiments.direct_logit_attribution import findings as words
 from mechlist.experiments.direct_logit_attribution.terms import on_lists, on_pairs
-from mechlist.experiments.list_directions import text_direction
-from mechlist.experiments.list_runs import ListData, ListExperiment
+from mechlist.experiments.list_experiment import MadeListExperiment, text_direction
 from mechlist.experiments.patch_pairs import Pairs, name_pairs, own_pairs, read_pairs
 from mechlist.registry import register
 from mechlist.runner import Runner
@@ -21,7 +22,7 @@ from mechlist.runner import Runner
 
 @register("direct-logit-attribution")
 @dataclass(frozen=True, kw_only=True)
-class DirectLogitAttribution(ListExperiment):
+class DirectLogitAttribution(MadeListExperiment):
     """Split a logit difference into what each head, each MLP and the rest of the model add to it themselves."""
 
     data_set: Literal["list", "ioi"] = "list"
@@ -57,8 +58,8 @@ class DirectLogitAttribution(ListExperiment):
         if self._of_pairs:
             results = on_pairs(runner, self._pairs(runner))
         else:
-            data = self.data(runner)
-            results = on_lists(runner, data, self._directions(runner, data))
+            lists = self.data(runner)
+            results = on_lists(runner, lists, self._directions(runner, lists))
         cap = getattr(runner.model.cfg, "output_logits_soft_cap", None) or 0.0
         return results.assign_attrs(model=runner.language_model.info["name"], softcap=max(float(cap), 0.0))
 
@@ -81,7 +82,7 @@ class DirectLogitAttribution(ListExperiment):
     def _pairs(self, runner: Runner) -> Pairs:
         return name_pairs(runner, self.examples) if self.pairs is None else own_pairs(runner, read_pairs(self.pairs))
 
-    def _directions(self, runner: Runner, data: ListData) -> list:
+    def _directions(self, runner: Runner, lists: ListSet) -> tuple[Direction, ...]:
         if not self.answer:
-            return list(data.directions)
-        return [text_direction(runner, self.answer, self.wrong, self.role)]
+            return lists.directions
+        return (text_direction(runner, self.answer, self.wrong, self.role),)

@@ -8,6 +8,7 @@ import xarray as xr
 from mechlist.experiments.direct_logit_attribution import summary
 from mechlist.experiments.effects import estimated
 from mechlist.figures import head_heatmap, heads_panel, interval_bars, interval_lines, position_heatmap
+from mechlist.text import from_last
 
 ITEMS = 8
 """Of the end of a list that are drawn."""
@@ -23,7 +24,7 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
         drawn[f"heads_{name}"] = _heads(part, direction)
         drawn[f"components_{name}"] = _components(part, direction)
         drawn[f"layers_{name}"] = _layers(part, direction)
-        if results.attrs["source"] != "pairs":
+        if results.attrs["origin"] != "pairs":
             drawn[f"items_{name}"] = _items(part, direction)
         change = summary.contrast(part["heads"])
         if change is not None:
@@ -87,11 +88,11 @@ def _items(part: xr.Dataset, direction: str) -> go.Figure:
     added = summary.of_adjective(summary.layers_added(part).isel(run=0, drop=True), first)
     number = min(ITEMS, int(added["n_items"].max()))
     columns = [summary.from_end(added, back).mean("list") for back in reversed(range(number))]
-    labels = ["last item" if back == 0 else f"item -{back + 1}" for back in reversed(range(number))]
+    labels = [from_last(back) for back in reversed(range(number))]
     return position_heatmap(
         xr.concat(columns, dim="position", coords="minimal", compat="override"),
         labels,
-        title=f"What each layer adds, by item: {direction}",
+        title=f"What each layer adds, by item from the end: {direction}",
         caption=f"Attention and MLP together, in {summary.group_name(first)}; look for layers that change sign at the "
         "last item: they tell it from the others.",
         unit="logits",
@@ -100,7 +101,7 @@ def _items(part: xr.Dataset, direction: str) -> go.Figure:
 
 def _contrast(part: xr.Dataset, change: xr.DataArray, direction: str) -> go.Figure:
     cells = estimated(change)
-    what = "corrupt prompt" if part.attrs["source"] == "pairs" else "other adjective"
+    what = "corrupt prompt" if part.attrs["origin"] == "pairs" else "other adjective"
     return head_heatmap(
         cells["estimate"],
         title=f"What each head writes, {summary.contrast_name(part)}: {direction}",
@@ -113,7 +114,7 @@ def _contrast(part: xr.Dataset, change: xr.DataArray, direction: str) -> go.Figu
 
 
 def _unit(part: xr.Dataset) -> str:
-    return "token" if part.attrs["source"] == "pairs" else "item"
+    return "token" if part.attrs["origin"] == "pairs" else "item"
 
 
 def _stacked(series: dict[str, xr.Dataset]) -> dict[str, Any]:

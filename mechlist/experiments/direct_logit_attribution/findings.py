@@ -60,7 +60,7 @@ def _totals(part: xr.Dataset, direction: str) -> str:
         if before.notnull().any():
             text += f" ({shown(estimated(before))} at the items before)"
         texts.append(text)
-    where = "last token" if part.attrs["source"] == "pairs" else "last item"
+    where = "last token" if part.attrs["origin"] == "pairs" else "last item"
     return f"{direction}: the logit difference at the {where} is {_joined(texts)}; intervals are over topics."
 
 

@@ -75,4 +75,4 @@ def contrast(values: xr.DataArray) -> xr.DataArray | None:
 
 def contrast_name(results: xr.Dataset) -> str:
     """As sentences name it."""
-    return "clean less corrupt" if results.attrs["source"] == "pairs" else "short less long"
+    return "clean less corrupt" if results.attrs["origin"] == "pairs" else "short less long"

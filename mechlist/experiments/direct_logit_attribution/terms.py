@@ -9,10 +9,9 @@ import xarray as xr
 from jaxtyping import Int
 from torch import Tensor
 
+from mechlist.datasets.lists.directions import Direction
+from mechlist.datasets.lists.list_set import ListSet
 from mechlist.errors import InputError
-from mechlist.experiments.list_directions import Direction
-from mechlist.experiments.list_runs import ListData
-from mechlist.experiments.list_sources import SWAP
 from mechlist.experiments.patch_pairs import Pairs
 from mechlist.lens.direct import Attribution, direct_attribution
 from mechlist.metrics.measure import Each
@@ -40,24 +39,24 @@ class _Run:
     found: Attribution
 
 
-def on_lists(runner: Runner, data: ListData, directions: Sequence[Direction]) -> xr.Dataset:
+def on_lists(runner: Runner, lists: ListSet, directions: Sequence[Direction]) -> xr.Dataset:
     """Every list, and every list with an adjective again with the other one, which leaves all positions in place."""
-    with_adjective = [i for i, adjective in enumerate(data.adjective) if adjective in SWAP]
-    swapped = data.swapped().rows if with_adjective else []
+    numbers = lists.swappable
+    swapped = list(lists.swapped().rows) if numbers else []
     parts = []
     for direction in directions:
-        where = torch.from_numpy(data.positions(direction.role))
+        where = torch.from_numpy(lists.positions(direction.role))
         if not (where >= 0).any():
             raise InputError(f"role must be one that some list has in an item; none has {direction.role!r}.")
         # A single set of tokens stands for every list.
         of: dict[str, Each] = {"answer": [direction.answer], "wrong": [direction.wrong]}
-        runs = {LISTS[0]: _run(runner, data.rows, where, of)}
-        if with_adjective and (where[with_adjective] >= 0).any():
-            runs[LISTS[1]] = _run(runner, swapped, where[with_adjective], of, with_adjective)
-        parts.append(_dataset(runs, len(data.rows), LISTS).expand_dims(direction=[direction.name]))
+        runs = {LISTS[0]: _run(runner, list(lists.rows), where, of)}
+        if numbers and (where[numbers] >= 0).any():
+            runs[LISTS[1]] = _run(runner, swapped, where[numbers], of, numbers)
+        parts.append(_dataset(runs, len(lists), LISTS).expand_dims(direction=[direction.name]))
     out = xr.concat(parts, dim="direction")
     out["role"] = ("direction", [direction.role for direction in directions])
-    return out.assign_coords(data.coords).assign_attrs(source=data.source)
+    return out.assign_coords(lists.coords("n_items")).assign_attrs(origin=lists.origin)
 
 
 def on_pairs(runner: Runner, pairs: Pairs) -> xr.Dataset:
@@ -73,7 +72,7 @@ def on_pairs(runner: Runner, pairs: Pairs) -> xr.Dataset:
     out["role"] = ("direction", ["last token"])
     topics = pairs.clusters or [f"pair {i + 1}" for i in range(number)]
     coords = {"topic": ("list", [visible(topic) for topic in topics]), "adjective": ("list", ["pairs"] * number)}
-    return out.assign_coords({**coords, "n_items": ("list", [1] * number)}).assign_attrs(source="pairs")
+    return out.assign_coords({**coords, "n_items": ("list", [1] * number)}).assign_attrs(origin="pairs")
 
 
 def _run(

@@ -8,24 +8,23 @@ import xarray as xr
 
 from mechlist.experiments.entropy import report as entropy_output
 from mechlist.experiments.entropy.moments import entropies, means, parts
-from mechlist.experiments.list_means import numpy_generator
-from mechlist.experiments.list_runs import ListExperiment
+from mechlist.experiments.list_experiment import MadeListExperiment
 from mechlist.registry import register
 from mechlist.runner import Runner
 
 
 @register("entropy")
 @dataclass(frozen=True, kw_only=True)
-class Entropy(ListExperiment):
+class Entropy(MadeListExperiment):
     """Entropy of the next token by item of lists, as written and with short and long exchanged in the prompt."""
 
     def run(self, runner: Runner) -> xr.Dataset:
         """Entropy and varentropy of every list and item, and their means over lists."""
-        data = self.data(runner)
-        results = entropies(runner, data)
-        generator = numpy_generator(runner, "entropy bootstrap")
+        lists = self.data(runner)
+        results = entropies(runner, lists)
+        generator = runner.numpy_generator("entropy bootstrap")
         results = results.merge(means(results, generator)).merge(parts(results, generator))
-        return results.assign_attrs(source=data.source, model=runner.language_model.info["name"])
+        return results.assign_attrs(origin=lists.origin, model=runner.language_model.info["name"])
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
         """Mean curves from either end of the lists, then every list as written and with the adjective swapped."""

@@ -5,16 +5,16 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.datasets.lists.prompts import SWAP
 from mechlist.experiments.entropy.moments import ENDS, QUANTITIES, RUNS
-from mechlist.experiments.list_means import counted, enough, with_interval
-from mechlist.experiments.list_sources import SWAP
 from mechlist.figures import interval_lines
+from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, counted, items_from_last
 from mechlist.figures.row_maps import row_maps
-from mechlist.text import number_of
+from mechlist.metrics.by_topic import counted_from, well_founded
+from mechlist.text import from_last, joined, lists_named, number_of, with_interval
 
-_AXIS = {"start": "item", "end": "items before the last (0 is the last)"}
 _PARTS = ("mean", "low", "high", "lists")
-_INTERVALS = "95 % bootstrap intervals over topics; points on fewer than 5 lists are not drawn where a curve has more"
+_INTERVALS = f"{OVER_TOPICS}; {NOT_FEW}"
 
 
 def figures(results: xr.Dataset) -> dict[str, go.Figure]:
@@ -49,28 +49,28 @@ def _curves(results: xr.Dataset, name: str, place: str, end: str) -> go.Figure:
     series = means.stack(series=("by_adjective", "run"), create_index=False)
     labels = [_label(*pair) for pair in zip(series["by_adjective"].values, series["run"].values, strict=True)]
     series = series.drop_vars(["by_adjective", "run"]).assign_coords(series=labels)
-    series = enough(series.isel(series=series["lists"].any("item_index").values), "item_index")
+    series = well_founded(series.isel(series=series["lists"].any("item_index").values), "lists", "item_index")
     index = series["item_index"].values
     shown = (
-        series.drop_vars("item_index").rename(item_index="x").assign_coords(x=index + 1 if end == "start" else -index)
+        series.drop_vars("item_index").rename(item_index="x").assign_coords(x=index + 1 if end == "start" else index)
     )
-    what = "Entropy" if name == "entropy" else "Varentropy"
-    return interval_lines(
+    figure = interval_lines(
         shown["mean"],
         low=shown["low"],
         high=shown["high"],
-        title=f"{what} at the {place}, by item from the {end}",
+        title=f"{name.capitalize()} at the {place}, by item from the {end}",
         caption=_curve_caption(name, place),
-        x_title=_AXIS[end],
+        x_title="item",
         y_title=f"{name} ({QUANTITIES[name]})",
-        note=_lists_note(shown["lists"]),
+        note=counted(shown["lists"], "lists"),
     )
+    return figure if end == "start" else items_from_last(figure, len(index))
 
 
 def _curve_caption(name: str, place: str) -> str:
     if name == "varentropy":
         return (
-            "How much the surprise of the next token varies about its mean: 0 where one token is certain or several "
+            "How much the surprisal of the next token varies about its mean: 0 where one token is certain or several "
             f"are equally likely and all others out of the question; {_INTERVALS}."
         )
     look = (
@@ -84,7 +84,7 @@ def _curve_caption(name: str, place: str) -> str:
 def _lists(results: xr.Dataset, adjective: str) -> go.Figure:
     """Every list of an adjective, aligned at its last item: each place as written and, if it was, swapped."""
     chosen = results["entropy"].isel(list=np.flatnonzero(results["adjective"].values == adjective))
-    behind = counted(chosen, "end")
+    behind = counted_from(chosen, "end")
     told = np.flatnonzero(behind.notnull().any(["list", "run", "place"]).values)
     behind = behind.isel(item_index=slice(told[-1] if len(told) else 0, None, -1))
     panels = behind.stack(name=("place", "run"), create_index=False)
@@ -93,14 +93,14 @@ def _lists(results: xr.Dataset, adjective: str) -> go.Figure:
     panels = panels.isel(name=panels.notnull().any(["list", "item_index"]).values)
     values = panels.drop_vars("item_index").rename(list="row", item_index="column")
     return row_maps(
-        values.assign_coords(column=-behind["item_index"].values),
+        values.assign_coords(column=[from_last(back) for back in behind["item_index"].values.tolist()]),
         chosen["topic"].values.tolist(),
-        title=f"Entropy of each list, {_group(adjective)}",
+        title=f"Entropy of each list, {lists_named(adjective)}",
         caption="One row a list, aligned at its last item; grey where a list has no such item. Look for dark cells at "
         "the end, and whether they stay when the adjective is swapped.",
         unit="nats",
         row_title="list",
-        column_title="item from the end",
+        column_title="item",
         columns=2 if adjective in SWAP else 1,
     )
 
@@ -112,11 +112,11 @@ def _of_part(results: xr.Dataset, adjective: str) -> str:
         at = _named(results, "entropy_part").sel(by_adjective=adjective, place=place, run=RUNS[0])
         last, earlier = at.sel(part="last item"), at.sel(part="earlier items")
         if int(last["lists"]):
-            before = f" and {with_interval(earlier)} at those before" if int(earlier["lists"]) else ""
-            said.append(f"at the {place} it is {with_interval(last, 'nats')} for the last item{before}")
-    group = _group(adjective)
+            before = f" and {_value(earlier)} at those before" if int(earlier["lists"]) else ""
+            said.append(f"at the {place} it is {_value(last, 'nats')} for the last item{before}")
     lists = int((results["adjective"] == adjective).sum())
-    return f"Entropy of {number_of(lists, 'lists')} ({group}): {'; '.join(said) or 'there is no item'}."
+    what = f"{number_of(lists, 'lists')} ({lists_named(adjective)})"
+    return f"Entropy of {what}: {'; '.join(said) or 'there is no item'}."
 
 
 def _of_swap(results: xr.Dataset, adjective: str) -> str:
@@ -125,10 +125,13 @@ def _of_swap(results: xr.Dataset, adjective: str) -> str:
     for place in results["place"].values.tolist():
         at = _named(results, "entropy_change").sel(by_adjective=adjective, place=place, part="last item")
         if int(at["lists"]):
-            said.append(f"{with_interval(at, 'nats')} at the {place}")
-    return (
-        f'"{SWAP[adjective]}" in place of "{adjective}" changes the entropy of the last item by {" and ".join(said)}.'
-    )
+            said.append(f"{_value(at, 'nats')} at the {place}")
+    return f'"{SWAP[adjective]}" in place of "{adjective}" changes the entropy of the last item by {joined(said)}.'
+
+
+def _value(means: xr.Dataset, unit: str = "") -> str:
+    mean, low, high = (float(means[name]) for name in ("mean", "low", "high"))
+    return with_interval(mean, low, high, ".2f", unit)
 
 
 def _named(results: xr.Dataset, name: str) -> xr.Dataset:
@@ -139,17 +142,8 @@ def _adjectives(results: xr.Dataset) -> list[str]:
     return results["by_adjective"].values.tolist()
 
 
-def _group(adjective: str) -> str:
-    return {"none": "lists without adjective"}.get(adjective, f"{adjective} lists")
-
-
 def _label(adjective: str, run: str) -> str:
-    return _group(adjective) if run == RUNS[0] else f'{_group(adjective)} after "{SWAP.get(adjective, "")}"'
-
-
-def _lists_note(lists: xr.DataArray) -> xr.DataArray:
-    texts = [number_of(int(count), "lists") for count in lists.values.ravel()]
-    return lists.copy(data=np.array(texts, dtype=object).reshape(lists.shape))
+    return lists_named(adjective) if run == RUNS[0] else f'{lists_named(adjective)} after "{SWAP.get(adjective, "")}"'
 
 
 def _slug(place: str) -> str:

@@ -11,18 +11,20 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.datasets.chat import list_tokens, model_header
+from mechlist.datasets.lists.made import example_completion
 from mechlist.datasets.lists.parse import ListTokens
-from mechlist.datasets.lists.prompts import ListPrompt, list_prompt
+from mechlist.datasets.lists.prompts import ListPrompt, list_prompts
 from mechlist.datasets.topics import choose_topics
 from mechlist.decode import Completion, Sampling, generate
 from mechlist.errors import InputError
 from mechlist.experiment import Experiment
 from mechlist.experiments.generate_lists import report as generate_lists_output
-from mechlist.experiments.list_stand_in import list_stand_in
 from mechlist.registry import register
 from mechlist.runner import Runner
+from mechlist.text import NO_ADJECTIVE
 
-NO_ADJECTIVE = generate_lists_output.NO_ADJECTIVE
+Row = tuple[float, ListPrompt, int, Completion]
+"""Temperature, prompt, number of the sample, and what was written."""
 
 
 @register("generate-lists")
@@ -71,20 +73,17 @@ class GenerateLists(Experiment):
     def run(self, runner: Runner) -> xr.Dataset:
         """Whole sequences as token ids, with the log-probability of each token that was written."""
         topics = choose_topics(self.topic_files, self.topics)
-        marks = list_tokens(runner.tokenizer)
-        words = ["" if a == NO_ADJECTIVE else a for a in self.adjectives]
-        prompts = [list_prompt(runner.tokenizer, topic, word) for word in words for topic in topics]
-        parts = [self._part(runner, prompts, marks, temperature) for temperature in self.temperatures]
-        lists = xr.concat(parts, "list", fill_value={"tokens": -1})
-        lists.attrs = self._attributes(runner, marks, prompts)
-        return lists
+        special = list_tokens(runner.tokenizer)
+        prompts = list_prompts(runner.tokenizer, list(topics), self.adjectives)
+        rows = [row for temperature in self.temperatures for row in self._rows(runner, prompts, special, temperature)]
+        return _dataset(runner, rows).assign_attrs(self._attributes(runner, special, prompts))
 
     def stand_in(self, runner: Runner) -> tuple[int, ...]:
         """See Experiment."""
-        return list_stand_in(runner.tokenizer, self.max_new_tokens)
+        return example_completion(runner.tokenizer, self.max_new_tokens)
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
-        """How far each list got, and how sure the model was of each kind of token."""
+        """How far each list got, and how sure the model was of its tokens, by what they decide."""
         return generate_lists_output.figures(results)
 
     def tables(self, results: xr.Dataset) -> dict[str, pd.DataFrame]:
@@ -102,29 +101,28 @@ class GenerateLists(Experiment):
     def _sampling(self, temperature: float | int) -> Sampling:
         return Sampling(greedy=self.greedy, temperature=temperature, top_p=self.top_p, top_k=self.top_k)
 
-    def _part(
-        self, runner: Runner, prompts: list[ListPrompt], marks: ListTokens, temperature: float | int
-    ) -> xr.Dataset:
-        stop = [token for token in (marks.end_of_turn, marks.eos) if token is not None]
+    def _rows(
+        self, runner: Runner, prompts: list[ListPrompt], special: ListTokens, temperature: float | int
+    ) -> list[Row]:
         written = generate(
             runner,
             [prompt.tokens for prompt in prompts],
             max_new_tokens=self.max_new_tokens,
             samples=self.samples,
             sampling=self._sampling(temperature),
-            stop_tokens=stop,
+            stop_tokens=special.ends,
             label=f"Writing lists at temperature {temperature:g}",
         )
-        rows = [(p, n, c) for p, samples in zip(prompts, written, strict=True) for n, c in enumerate(samples)]
-        return _dataset(runner, rows, math.nan if self.greedy else float(temperature))
+        shown = math.nan if self.greedy else float(temperature)
+        return [(shown, p, n, c) for p, samples in zip(prompts, written, strict=True) for n, c in enumerate(samples)]
 
-    def _attributes(self, runner: Runner, marks: ListTokens, prompts: list[ListPrompt]) -> dict[str, object]:
+    def _attributes(self, runner: Runner, special: ListTokens, prompts: list[ListPrompt]) -> dict[str, object]:
         return {
             "model": runner.language_model.info["name"],
-            "marks": asdict(marks),
-            "end_of_turn": runner.tokenizer.decode([marks.end_of_turn]),
+            "special_tokens": asdict(special),
+            "end_of_turn": runner.tokenizer.decode([special.end_of_turn]),
             "model_header": list(model_header(runner.tokenizer)),
-            "adjective_index": {p.adjective or NO_ADJECTIVE: p.adjective_index for p in prompts},
+            "adjective_index": {p.adjective_name: p.adjective_index for p in prompts},
             "top_p": self.top_p,
             "top_k": self.top_k,
             "greedy": self.greedy,
@@ -132,28 +130,28 @@ class GenerateLists(Experiment):
         }
 
 
-def _dataset(runner: Runner, rows: list[tuple[ListPrompt, int, Completion]], temperature: float) -> xr.Dataset:
+def _dataset(runner: Runner, rows: list[Row]) -> xr.Dataset:
     """One row a list; tokens are -1 after its end, log-probabilities NaN where nothing was written."""
-    width = max(len(p.tokens) + len(c.tokens) for p, _, c in rows)
+    width = max(len(p.tokens) + len(c.tokens) for _, p, _, c in rows)
     tokens = np.full((len(rows), width), -1)
     log_probs = np.full((len(rows), width), np.nan)
-    for i, (prompt, _, completion) in enumerate(rows):
+    for i, (_, prompt, _, completion) in enumerate(rows):
         sequence = prompt.with_completion(completion.tokens)
         tokens[i, : len(sequence)] = sequence
         log_probs[i, len(prompt.tokens) : len(sequence)] = completion.log_probs
     # Text may hold anything, NetCDF strings may not: as JSON it is plain ASCII.
-    texts = [json.dumps("-" + runner.tokenizer.decode(c.tokens)) for _, _, c in rows]
+    texts = [json.dumps("-" + runner.tokenizer.decode(c.tokens)) for _, _, _, c in rows]
     return xr.Dataset(
         {
             "tokens": (("list", "position"), tokens),
             "log_prob": (("list", "position"), log_probs),
-            "prompt_length": ("list", [len(p.tokens) for p, _, _ in rows]),
+            "prompt_length": ("list", [len(p.tokens) for _, p, _, _ in rows]),
             "text": ("list", texts),
         },
         {
-            "topic": ("list", [p.topic for p, _, _ in rows]),
-            "adjective": ("list", [p.adjective or NO_ADJECTIVE for p, _, _ in rows]),
-            "temperature": ("list", [temperature] * len(rows)),
-            "sample": ("list", [n for _, n, _ in rows]),
+            "topic": ("list", [p.topic for _, p, _, _ in rows]),
+            "adjective": ("list", [p.adjective_name for _, p, _, _ in rows]),
+            "temperature": ("list", [temperature for temperature, _, _, _ in rows]),
+            "sample": ("list", [n for _, _, n, _ in rows]),
         },
     )

@@ -7,34 +7,49 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 import xarray as xr
 
-from mechlist.datasets.lists.parse import ListTokens, parse_list, well_formed
+from mechlist.datasets.lists.list_set import ListSet, Provenance
+from mechlist.datasets.lists.parse import ListTokens, ParsedList, well_formed
 from mechlist.datasets.lists.recorded import RecordedLists, recorded_json
 from mechlist.figures import finish, grouped_bars, plot_text
-from mechlist.text import adjective_rank, number_of, visible
+from mechlist.text import NO_ADJECTIVE, adjective_rank, lists_named, number_of, visible
 
-NO_ADJECTIVE = "none"
-KINDS = ("first token of an item", "rest of an item", "filler or line break", "hyphen or end")
+DECISIONS = ("first token of an item", "rest of an item", "filler or line break", "hyphen or end")
 """What the model decides at each token of a list, as the figure names it."""
 FILLER, END = "\u2423", "<i>end of turn</i>"
 """Shown in place of a filler, which nobody could see, and where a list ended."""
 
 
-def marks(results: xr.Dataset) -> ListTokens:
-    """The ids that give the lists their form."""
-    return ListTokens(**results.attrs["marks"])
-
-
-def completions(results: xr.Dataset) -> list[tuple[int, ...]]:
-    """Each list from its prefilled hyphen on."""
-    tokens, starts = results["tokens"].values, results["prompt_length"].values - 1
-    return [tuple(int(t) for t in row[start:] if t >= 0) for row, start in zip(tokens, starts, strict=True)]
+def lists_of(results: xr.Dataset) -> ListSet:
+    """The lists that were written; nobody asks for the parts of their prompts here."""
+    attrs = results.attrs
+    special = ListTokens(**attrs["special_tokens"])
+    provenance = [
+        Provenance(
+            origin="sampled",
+            special=special,
+            model=attrs["model"],
+            temperature=None if np.isnan(temperature) else temperature,
+            top_p=attrs["top_p"],
+            max_new_tokens=attrs["max_new_tokens"],
+        )
+        for temperature in results["temperature"].values.tolist()
+    ]
+    return ListSet(
+        rows=tuple(torch.from_numpy(row[row >= 0]) for row in results["tokens"].values),
+        starts=tuple((results["prompt_length"].values - 1).tolist()),
+        topic=tuple(results["topic"].values.tolist()),
+        adjective=tuple(results["adjective"].values.tolist()),
+        number=tuple((results["sample"].values + 1).tolist()),
+        provenance=tuple(provenance),
+    )
 
 
 def figures(results: xr.Dataset) -> dict[str, go.Figure]:
-    """Lists side by side, and the surprise of each kind of token."""
-    return {"lists": sheet(results), "surprise": surprise(results)}
+    """Lists side by side, and the surprisal of the tokens by what they decide."""
+    return {"lists": sheet(results), "surprisal": surprisal(results)}
 
 
 def sheet(results: xr.Dataset) -> go.Figure:
@@ -71,21 +86,19 @@ def sheet(results: xr.Dataset) -> go.Figure:
     return figure
 
 
-def surprise(results: xr.Dataset) -> go.Figure:
-    """Mean surprise of the tokens that were written, by kind and adjective."""
-    adjectives = list(dict.fromkeys(results["adjective"].values))
-    nats = {(kind, a): [] for kind in KINDS for a in adjectives}
-    starts = results["prompt_length"].values - 1
-    for row, start, adjective, completion in zip(
-        results["log_prob"].values, starts, results["adjective"].values, completions(results), strict=True
-    ):
-        for place, kind in _kinds(completion, marks(results)):
-            nats[kind, adjective].append(-row[start + place])
-    means = [[float(np.mean(nats[kind, a])) if nats[kind, a] else np.nan for a in adjectives] for kind in KINDS]
-    values = xr.DataArray(means, dims=("category", "series"), coords={"category": list(KINDS), "series": adjectives})
+def surprisal(results: xr.Dataset) -> go.Figure:
+    """Mean surprisal of the tokens that were written, by what they decide and by adjective."""
+    lists = lists_of(results)
+    adjectives = list(dict.fromkeys(lists.adjective))
+    nats = {(decision, a): [] for decision in DECISIONS for a in adjectives}
+    for row, adjective, parsed in zip(results["log_prob"].values, lists.adjective, lists.parsed, strict=True):
+        for position, decision in _decisions(parsed):
+            nats[decision, adjective].append(-row[position])
+    means = [[float(np.mean(nats[d, a])) if nats[d, a] else np.nan for a in adjectives] for d in DECISIONS]
+    coords = {"category": list(DECISIONS), "series": adjectives}
     return grouped_bars(
-        values,
-        title="Surprise of the tokens that were written",
+        xr.DataArray(means, dims=("category", "series"), coords=coords),
+        title="Surprisal of the tokens that were written",
         caption="-log p of each token by the model itself (temperature 1): what it leaves open, and what is settled.",
         y_title="mean -log p (nats)",
     )
@@ -93,65 +106,59 @@ def surprise(results: xr.Dataset) -> go.Figure:
 
 def table(results: xr.Dataset) -> pd.DataFrame:
     """One row a list."""
-    form = marks(results)
-    parsed = [parse_list(c, form) for c in completions(results)]
-    return pd.DataFrame(
-        {
-            "topic": results["topic"].values,
-            "adjective": results["adjective"].values,
-            "temperature": results["temperature"].values,
-            "sample": results["sample"].values,
-            "n_items": [len(p.items) for p in parsed],
-            "ended": [p.ended is not None for p in parsed],
-            "text": [visible(text) for text in _texts(results)],
-        }
-    )
+    lists = lists_of(results)
+    columns = {name: results[name].values for name in ("topic", "adjective", "temperature", "sample")}
+    columns |= {"n_items": lists.n_items, "ended": lists.ended}
+    return pd.DataFrame(columns | {"text": [visible(text) for text in _texts(results)]})
 
 
 def files(results: xr.Dataset) -> dict[str, str]:
     """`lists.jsonl`, and `lists/ADJECTIVE_TTEMPERATURE.json` in the format of recorded lists."""
-    out = {"lists.jsonl": "".join(json.dumps(line) + "\n" for line in _lines(results))}
-    adjectives, temperatures = results["adjective"].values, results["temperature"].values
-    for adjective in dict.fromkeys(adjectives):
-        for temperature in dict.fromkeys(temperatures):
-            here = (adjectives == adjective) & ((temperatures == temperature) | np.isnan(temperatures))
-            name = f"{adjective}_{'greedy' if np.isnan(temperature) else f'T{temperature:g}'}".replace(" ", "-")
-            out[f"lists/{name}.json"] = recorded_json(_recorded(results.isel(list=here)))
+    lists = lists_of(results)
+    out = {"lists.jsonl": "".join(json.dumps(line) + "\n" for line in _lines(results, lists))}
+    for adjective, temperature, rows in lists.by_condition():
+        at = "greedy" if np.isnan(temperature) else f"T{_digits(temperature)}"
+        name = f"{adjective}_{at}".replace(" ", "-")
+        out[f"lists/{name}.json"] = recorded_json(_recorded(results, lists.of(rows)))
     return out
 
 
 def findings(results: xr.Dataset) -> list[str]:
     """How many lists were written, ended, and well formed."""
-    form, adjectives = marks(results), results["adjective"].values
-    written = completions(results)
-    parsed = [parse_list(c, form) for c in written]
+    lists = lists_of(results)
+    columns = zip(lists.rows, lists.starts, strict=True)
+    tidy = sum(well_formed(row.tolist(), lists.special, start=start) for row, start in columns)
     sentences = [
-        f"{results.attrs['model']} wrote {number_of(len(written), 'lists')} of "
-        f"{number_of(len(set(results['topic'].values)), 'topics')}; "
-        f"{sum(p.ended is not None for p in parsed)} ended within {results.attrs['max_new_tokens']} tokens, and "
-        f"{sum(well_formed(c, form) for c in written)} of these are well formed."
+        f"{results.attrs['model']} wrote {number_of(len(lists), 'lists')} of "
+        f"{number_of(len(set(lists.topic)), 'topics')}; {int(lists.ended.sum())} ended within "
+        f"{results.attrs['max_new_tokens']} tokens, and {tidy} of these are well formed."
     ]
-    for adjective in dict.fromkeys(adjectives):
-        here = [p for p, a in zip(parsed, adjectives, strict=True) if a == adjective]
-        cut = sum(p.ended is None for p in here)
+    for adjective in dict.fromkeys(lists.adjective):
+        here = lists.select(adjective)
+        cut = int((~here.ended).sum())
         note = f" ({cut} of {len(here)} were cut off, so that the mean is too low)" if cut else ""
-        what = "Lists without an adjective" if adjective == NO_ADJECTIVE else f"{str(adjective).capitalize()} lists"
-        sentences.append(f"{what} have {np.mean([len(p.items) for p in here]):.1f} items on average{note}.")
+        what = lists_named(adjective).capitalize()
+        sentences.append(f"{what} have {here.n_items.mean():.1f} items on average{note}.")
     return sentences
 
 
-def _kinds(completion: tuple[int, ...], tokens: ListTokens) -> Iterator[tuple[int, str]]:
-    """Places in the completion with what was decided there."""
-    parsed = parse_list(completion, tokens)
+def _decisions(parsed: ParsedList) -> Iterator[tuple[int, str]]:
+    """Positions with what was decided there; the first hyphen is prefilled."""
     for number, item in enumerate(parsed.items):
-        yield item.content.start, KINDS[0]
-        yield from ((place, KINDS[1]) for place in item.content[1:])
+        yield item.content.start, DECISIONS[0]
+        yield from ((position, DECISIONS[1]) for position in item.content[1:])
         if item.line_break is not None:
-            yield item.content.stop, KINDS[2]
+            yield item.content.stop, DECISIONS[2]
         if number:
-            yield item.hyphen, KINDS[3]
+            yield item.hyphen, DECISIONS[3]
     if parsed.ended is not None:
-        yield parsed.ended, KINDS[3]
+        yield parsed.ended, DECISIONS[3]
+
+
+def _digits(temperature: float) -> str:
+    """As short as it can be without being that of another temperature."""
+    short = f"{temperature:g}"
+    return short if float(short) == temperature else repr(temperature)
 
 
 def _texts(results: xr.Dataset) -> list[str]:
@@ -159,47 +166,45 @@ def _texts(results: xr.Dataset) -> list[str]:
 
 
 def _shown(text: str, end: str) -> str:
-    """A list in lines, with fillers that one can see and a mark where it ended."""
+    """A list in lines, with fillers that one can see and a sign where it ended."""
     body, turn, _ = text.partition(end)
     lines = [plot_text(line[:-1]) + FILLER if line.endswith(" ") else plot_text(line) for line in body.split("\n")]
     return "<br>".join(line for line in lines if line) + (f"<br>{END}" if turn else "")
 
 
-def _lines(results: xr.Dataset) -> Iterator[dict[str, Any]]:
-    for i, completion in enumerate(completions(results)):
-        row = results.isel(list=i)
-        temperature = float(row["temperature"])
-        start = int(row["prompt_length"]) - 1
-        log_probs = row["log_prob"].values[start + 1 : start + len(completion)]
+def _lines(results: xr.Dataset, lists: ListSet) -> Iterator[dict[str, Any]]:
+    texts = _texts(results)
+    for i, (row, start) in enumerate(zip(lists.rows, lists.starts, strict=True)):
+        temperature = float(lists.temperature[i])
+        log_probs = results["log_prob"].values[i, start + 1 : len(row)]
         yield {
-            "topic": str(row["topic"].values),
-            "adjective": _word(str(row["adjective"].values)),
+            "topic": lists.topic[i],
+            "adjective": _word(lists.adjective[i]),
             "temperature": None if np.isnan(temperature) else temperature,
-            "sample": int(row["sample"]),
-            "prompt": [int(t) for t in row["tokens"].values[:start]],
-            "completion": list(completion),
+            "sample": lists.number[i] - 1,
+            "prompt": row[:start].tolist(),
+            "completion": row[start:].tolist(),
             "log_probs": [round(float(x), 6) for x in log_probs],
-            "text": json.loads(str(row["text"].values)),
+            "text": texts[i],
         }
 
 
-def _recorded(results: xr.Dataset) -> RecordedLists:
+def _recorded(results: xr.Dataset, lists: ListSet) -> RecordedLists:
     """Lists of one adjective and one temperature."""
-    attrs, temperature = results.attrs, float(results["temperature"].values[0])
-    adjective = str(results["adjective"].values[0])
+    adjective, one = lists.adjective[0], lists.provenance[0]
     topics: dict[str, list[list[int]]] = {}
-    for topic, row in zip(results["topic"].values, results["tokens"].values, strict=True):
-        topics.setdefault(str(topic), []).append([int(t) for t in row if t >= 0])
+    for topic, row in zip(lists.topic, lists.rows, strict=True):
+        topics.setdefault(topic, []).append(row.tolist())
     return RecordedLists(
-        model=attrs["model"],
+        model=one.model,
         adjective=_word(adjective) or "",
-        adjective_index=attrs["adjective_index"][adjective],
-        temperature=None if np.isnan(temperature) else temperature,
-        tokens=marks(results),
-        model_header=tuple(attrs["model_header"]),
+        adjective_index=results.attrs["adjective_index"][adjective],
+        temperature=one.temperature,
+        tokens=one.special,
+        model_header=tuple(results.attrs["model_header"]),
         topics=topics,
-        top_p=attrs["top_p"],
-        max_new_tokens=attrs["max_new_tokens"],
+        top_p=one.top_p,
+        max_new_tokens=one.max_new_tokens,
     )
 
 

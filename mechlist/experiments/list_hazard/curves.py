@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from mechlist.datasets.lists.process import length_of
-from mechlist.experiments.list_predictions import Stages
+from mechlist.experiments.list_hazard.endings import Endings
 from mechlist.metrics.ratios import ends, resampled_ratios
 from mechlist.metrics.statistics import Interval
 from mechlist.metrics.survival import survival_curve, survival_intervals
@@ -50,14 +50,14 @@ class Hazards(NamedTuple):
 
 
 def hazards(
-    stages: Stages, topics: Shaped[np.ndarray, " label"], *, resamples: int, generator: np.random.Generator
+    endings: Endings, topics: Shaped[np.ndarray, " label"], *, resamples: int, generator: np.random.Generator
 ) -> Hazards:
     """Hazard of the lists together: of those that got to a stage, the mean probability of an end there.
 
     Lists of the model's own, read by the rules that they were drawn with, give an estimate of their hazard without the
     noise of whether each of them did end.
     """
-    values = np.concatenate(stages, axis=1)
+    values = np.concatenate(endings, axis=1)
     told = np.isfinite(values)
     shares = _shares(np.nan_to_num(values).sum(axis=0), told.sum(axis=0))
     drawn = resampled_ratios(

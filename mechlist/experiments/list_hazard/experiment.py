@@ -1,34 +1,34 @@
 """Ending as an event: how likely a list ends after each item, by the model, by its lists, and with heads changed."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.topics import load_topics
 from mechlist.decode import HeadMode
 from mechlist.errors import InputError
-from mechlist.experiments import whole_lists as list_hazard_lists
+from mechlist.experiments.list_experiment import SampledListExperiment
 from mechlist.experiments.list_hazard import figures as list_hazard_figures
 from mechlist.experiments.list_hazard import findings as list_hazard_words
 from mechlist.experiments.list_hazard import hazards as list_hazard_steps
+from mechlist.experiments.list_hazard.endings import endings, true_endings
 from mechlist.experiments.list_hazard.heads import (
     CLEAN,
     check_heads,
+    class_means,
     head_sets,
     heads_from,
-    kind_means,
     parse_heads,
-    read_changed,
-    write_changed,
+    predict_changed,
+    sample_changed,
 )
-from mechlist.experiments.list_predictions import Readings, read, true_stages
-from mechlist.experiments.own_lists import OwnLists
-from mechlist.experiments.whole_lists import Lists
+from mechlist.experiments.list_predictions import Predictions, drawing_rules, predict
 from mechlist.registry import register
 from mechlist.runner import Runner
 from mechlist.types import Head, head_name
@@ -39,7 +39,7 @@ KNOWN = "list-tiny"
 
 @register("list-hazard")
 @dataclass(frozen=True, kw_only=True)
-class ListHazard(OwnLists):
+class ListHazard(SampledListExperiment):
     """Read the model's probability of ending a list after each item, without the noise of sampling.
 
     Against the lengths of the lists, for `list-tiny` against the process that wrote its training lists, and with heads
@@ -72,17 +72,23 @@ class ListHazard(OwnLists):
         """Probabilities of every list, hazards by adjective and temperature, and with heads changed."""
         heads = parse_heads(self.heads) if self.heads_from is None else heads_from(self.heads_from, self.strongest)
         check_heads(runner, heads)
-        lists = self.own_lists(runner)
-        items = max(1, int(list_hazard_lists.n_items(lists).max()))
-        readings = read(runner, lists, label="Reading lists")
+        lists = self.data(runner)
+        predictions = predict(runner, lists, rules=drawing_rules(lists), label="Reading lists")
         known = runner.language_model.info["name"] == KNOWN
         capacities = {topic: len(names) for topic, names in load_topics().items()} if known else {}
-        level = list_hazard_steps.every_list(lists, readings, true_stages(lists, capacities, items), items)
-        parts = [level, list_hazard_steps.by_condition(runner, level, self.resamples)]
+        by_rule = {
+            "model": endings(predictions.end, lists),
+            "as drawn": endings(predictions.drawn_end, lists),
+            "truth": true_endings(lists, capacities),
+        }
+        parts = [
+            list_hazard_steps.every_list(lists, by_rule),
+            list_hazard_steps.by_condition(runner, lists, by_rule, self.resamples),
+        ]
         sets: dict[str, tuple[Head, ...]] = {}
         if heads:
             sets = head_sets(runner, heads, self.controls)
-            parts += self._with_heads(runner, lists, readings, sets)
+            parts += self._with_heads(runner, lists, predictions, sets)
         results = xr.merge(parts, compat="equals", join="outer")
         return results.assign_attrs(self._attributes(runner, lists, sets, known=known))
 
@@ -99,25 +105,24 @@ class ListHazard(OwnLists):
         return list_hazard_words.findings(results)
 
     def _with_heads(
-        self, runner: Runner, lists: Lists, readings: Readings, sets: dict[str, tuple[Head, ...]]
+        self, runner: Runner, lists: ListSet, predictions: Predictions, sets: dict[str, tuple[Head, ...]]
     ) -> list[xr.Dataset]:
         """Given lists read again, and lists written again, with each set of heads changed."""
         means = None
         if self.intervention == "mean":
-            means = kind_means(runner, lists, sorted({head for chosen in sets.values() for head in chosen}))
-        rows = [i for i, one in enumerate(lists) if self.intervention != "swap" or one.prompt.adjective]
+            means = class_means(runner, lists, sorted({head for chosen in sets.values() for head in chosen}))
+        rows = lists.swappable if self.intervention == "swap" else list(range(len(lists)))
         if not rows:
-            raise InputError("intervention swap needs lists with an adjective, and there is none.")
-        kept = [lists[i] for i in rows]
-        read_again = {CLEAN: Readings(*(part[rows] for part in readings))}
+            raise InputError("intervention swap needs lists with an adjective, short or long, and there is none.")
+        kept = lists.of(rows)
+        read_again = {CLEAN: Predictions(*(part[rows] for part in predictions))}
         for name, chosen in sets.items():
             if chosen:
                 label = f"Reading lists ({name})"
-                read_again[name] = read_changed(runner, kept, chosen, self.intervention, means, label)
-        prompts = list({one.prompt.tokens: one.prompt for one in kept}.values())
-        written = write_changed(
+                read_again[name] = predict_changed(runner, kept, chosen, self.intervention, means, label)
+        written = sample_changed(
             runner,
-            prompts,
+            kept.each_prompt,
             sets,
             self.intervention,
             means,
@@ -132,16 +137,16 @@ class ListHazard(OwnLists):
         ]
 
     def _attributes(
-        self, runner: Runner, lists: Lists, sets: dict[str, tuple[Head, ...]], *, known: bool
+        self, runner: Runner, lists: ListSet, sets: dict[str, tuple[Head, ...]], *, known: bool
     ) -> dict[str, Any]:
-        sampling = self.sampling
-        nucleus = {one.sampling.top_p for one in lists if one.sampling is not None}
+        sampling, drawn = self.sampling, np.isfinite(lists.temperature)
+        nucleus = {1.0 if np.isnan(top_p) else float(top_p) for top_p in lists.top_p[drawn]}
         return {
             "model": runner.language_model.info["name"],
-            "source": "recorded" if self.recorded else "written",
+            "origin": lists.origin,
             "truth_known": known,
             "top_p": nucleus.pop() if len(nucleus) == 1 else None,
-            "unknown_rules": sum(math.isnan(one.temperature) for one in lists),
+            "unknown_rules": int((~drawn).sum()),
             "intervention": self.intervention,
             "sets": {name: [head_name(head) for head in chosen] for name, chosen in sets.items()},
             "written_temperature": sampling.temperature,

@@ -1,16 +1,14 @@
 """Figures of `list-hazard`, from its saved results alone."""
 
-from typing import Any
-
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist import figures as draw
-from mechlist.experiments.list_drawing import FEWEST, NOT_FEW, OVER_TOPICS, counted
-from mechlist.experiments.list_hazard.hazards import ALL
 from mechlist.experiments.list_hazard.heads import CHOSEN, CLEAN
-from mechlist.text import number_of
+from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, counted, ends
+from mechlist.metrics.by_topic import enough, well_founded
+from mechlist.text import lists_named, number_of
 
 NAMES = {
     "model": "the model itself",
@@ -44,25 +42,20 @@ def set_words(results: xr.Dataset, name: str) -> str:
     return listed if name == CHOSEN else f"{name} ({listed})"
 
 
-def lists_words(adjective: str) -> str:
-    """Lists of an adjective, in a title."""
-    return {"none": "lists without adjective", ALL: "all lists"}.get(adjective, f"{adjective} lists")
-
-
 def _middle(results: xr.Dataset, adjective: str) -> xr.Dataset:
     rows = np.flatnonzero(results["condition_adjective"].values == adjective)
     return results.isel(condition=int(rows[len(rows) // 2]))
 
 
 def _hazard(part: xr.Dataset, adjective: str) -> go.Figure:
-    shown = _enough(part, "hazard")
+    shown = part.sel(rule=[rule for rule in part["rule"].values if _told(part, rule)])
+    shown = well_founded(shown[["hazard", "hazard_low", "hazard_high", "lists_at"]], "lists_at", "item")
     words = [_rule_words(part, rule) for rule in shown["rule"].values]
     renamed = {"rule": "series", "item": "x"}
     return draw.interval_lines(
         shown["hazard"].rename(renamed).assign_coords(series=words),
-        low=shown["hazard_low"].rename(renamed),
-        high=shown["hazard_high"].rename(renamed),
-        title=f"Hazard of {lists_words(adjective)}: how likely one ends after an item, if it got there",
+        **ends(shown, "hazard", **renamed),
+        title=f"Hazard of {lists_named(adjective)}: how likely one ends after an item, if it got there",
         caption="The model's own probability of ending, averaged over the lists that got there, should lie on the "
         "share of lists that did end there, once the rules of drawing are applied"
         f"{', and on the known truth without them' if _told(part, 'truth') else ''}; {OVER_TOPICS}; {NOT_FEW}.",
@@ -78,9 +71,8 @@ def _survival(part: xr.Dataset, adjective: str) -> go.Figure:
     renamed = {"rule": "series", "item": "x"}
     return draw.interval_lines(
         shown["survival"].rename(renamed).assign_coords(series=words),
-        low=shown["survival_low"].rename(renamed),
-        high=shown["survival_high"].rename(renamed),
-        title=f"Survival of {lists_words(adjective)}: lengths that the hazards imply",
+        **ends(shown, "survival", **renamed),
+        title=f"Survival of {lists_named(adjective)}: lengths that the hazards imply",
         caption="Two hazards that differ little at each item can still imply different lengths: look where the curves "
         f"part; {OVER_TOPICS}.",
         x_title="items written",
@@ -92,19 +84,14 @@ def _survival(part: xr.Dataset, adjective: str) -> go.Figure:
 
 def _changed(results: xr.Dataset, adjective: str) -> go.Figure:
     part = results.sel(by_adjective=adjective)
-    names = part["set"].values.tolist()
-    words = [set_words(results, name) for name in names]
-    held = part["changed_lists"]
-    many = (held >= np.minimum(held.max(), FEWEST)) & (held > 0)
-    curves: dict[str, Any] = {
-        end: part[f"changed_hazard{end}"].where(many).rename({"set": "series", "item": "x"}).assign_coords(series=words)
-        for end in ("", "_low", "_high")
-    }
+    words = [set_words(results, name) for name in part["set"].values.tolist()]
+    renamed = {"set": "series", "item": "x"}
+    names = ["changed_hazard", "changed_hazard_low", "changed_hazard_high"]
+    shown = part[names].where(enough(part["changed_lists"], "item")).assign_coords(set=words)
     return draw.interval_lines(
-        curves[""],
-        low=curves["_low"],
-        high=curves["_high"],
-        title=f"Hazard of {lists_words(adjective)} with heads changed ({results.attrs['intervention']})",
+        shown["changed_hazard"].rename(renamed),
+        **ends(shown, "changed_hazard", **renamed),
+        title=f"Hazard of {lists_named(adjective)} with heads changed ({results.attrs['intervention']})",
         caption="The same given lists, read again: a head that ends lists lowers the curve when it is changed, and "
         f"random heads do not; {OVER_TOPICS}; {NOT_FEW}.",
         x_title="items written",
@@ -115,21 +102,15 @@ def _changed(results: xr.Dataset, adjective: str) -> go.Figure:
 def _items(results: xr.Dataset) -> go.Figure:
     names = [name for name in results["set"].values.tolist() if name != CLEAN]
     keys = [(of, name) for of in results["of_lists"].values.tolist() for name in names]
-    labels = [f"{lists_words(of)}: {'heads' if name == CHOSEN else name}" for of, name in keys]
-    ends = {
-        end: xr.DataArray(
-            [float(results[f"items_change{end}"].sel(of_lists=of, set=name)) for of, name in keys],
-            dims=("category",),
-            coords={"category": labels},
-        )
-        for end in ("", "_low", "_high")
-    }
+    labels = [f"{lists_named(of)}: {'heads' if name == CHOSEN else name}" for of, name in keys]
+    chosen = results[[f"items_change{end}" for end in ("", "_low", "_high")]].sel(set=names)
+    rows = chosen.stack(category=("of_lists", "set"), create_index=False)
+    rows = rows.drop_vars(["of_lists", "set"]).assign_coords(category=labels)
     sets = "; ".join(f"{name}: {', '.join(results.attrs['sets'][name])}" for name in names)
     cut = int((~results["written_ended"]).sum())
     return draw.interval_rows(
-        ends[""],
-        low=ends["_low"],
-        high=ends["_high"],
+        rows["items_change"],
+        **ends(rows, "items_change"),
         title=f"Change of the number of items with heads changed ({results.attrs['intervention']})",
         caption=f"Lists written again with the same random numbers, each against its twin ({sets}); {OVER_TOPICS}; "
         f"{number_of(cut, 'lists')} of all sets were cut off at {results.attrs['max_new_tokens']} tokens and "
@@ -137,15 +118,6 @@ def _items(results: xr.Dataset) -> go.Figure:
         x_title="items more (paired mean)",
         mean=None,
     )
-
-
-def _enough(part: xr.Dataset, name: str) -> xr.Dataset:
-    """The rules that tell something, without points that stand on few lists."""
-    shown = part.sel(rule=[rule for rule in part["rule"].values if _told(part, rule)])
-    held = shown["lists_at"]
-    fewest = np.minimum(held.max("item"), FEWEST)
-    kept = shown[[name, f"{name}_low", f"{name}_high"]].where((held >= fewest) & (held > 0))
-    return kept.assign(lists_at=held)
 
 
 def _told(part: xr.Dataset, rule: str) -> bool:

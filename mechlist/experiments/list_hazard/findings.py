@@ -4,10 +4,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mechlist.experiments.list_hazard.figures import lists_words, set_words
-from mechlist.experiments.list_hazard.hazards import ALL
+from mechlist.experiments.list_hazard.figures import set_words
 from mechlist.experiments.list_hazard.heads import CHOSEN, CLEAN
-from mechlist.text import number_of
+from mechlist.text import ALL_LISTS, lists_named, number_of, with_interval
 
 
 def findings(results: xr.Dataset) -> list[str]:
@@ -55,7 +54,7 @@ def _data(results: xr.Dataset) -> str:
 def _named(part: xr.Dataset) -> str:
     temperature = float(part["condition_temperature"])
     at = "" if np.isnan(temperature) else f" at T = {temperature:g}"
-    return f"{lists_words(str(part['condition_adjective'].values)).capitalize()}{at}"
+    return f"{lists_named(str(part['condition_adjective'].values)).capitalize()}{at}"
 
 
 def _lengths(part: xr.Dataset) -> str:
@@ -111,7 +110,7 @@ def _read(results: xr.Dataset, adjective: str) -> str:
     change = _value(part.sel(set=CHOSEN), "changed_mean_items", "+.2f")
     against = f" (controls {', '.join(_value(part.sel(set=c), 'changed_mean_items', '+.2f') for c in controls)})"
     return (
-        f"{lists_words(adjective).capitalize()}, read again with {set_words(results, CHOSEN)} changed "
+        f"{lists_named(adjective).capitalize()}, read again with {set_words(results, CHOSEN)} changed "
         f"({results.attrs['intervention']}): the expected number of items changes by {change}"
         f"{against if controls else ''}."
     )
@@ -123,14 +122,14 @@ def _written(results: xr.Dataset) -> list[str]:
     out = []
     for of in results["of_lists"].values.tolist():
         part = results.sel(of_lists=of)
-        rows = np.full(results.sizes["written"], True) if of == ALL else results["written_adjective"].values == of
+        rows = np.full(results.sizes["written"], True) if of == ALL_LISTS else results["written_adjective"].values == of
         before, after = (float(p["written_items"].values[rows].mean()) for p in (clean, chosen))
         beyond = part["items_change_beyond_controls"]
         against = (
             f"; beyond the controls {_value(part, 'items_change_beyond_controls', '+.2f')}" if beyond.notnull() else ""
         )
         out.append(
-            f"{lists_words(of).capitalize()}, written again with the same random numbers: {before:.2f} items as it is, "
+            f"{lists_named(of).capitalize()}, written again with the same random numbers: {before:.2f} items as it is, "
             f"{after:.2f} with {set_words(results, CHOSEN)} changed, "
             f"{_value(part.sel(set=CHOSEN), 'items_change', '+.2f')} a list{against}."
         )
@@ -146,7 +145,7 @@ def _written(results: xr.Dataset) -> list[str]:
 def _value(part: xr.Dataset, name: str, form: str) -> str:
     """A value with its interval in brackets, where there is one."""
     value, low, high = (float(part[f"{name}{end}"]) for end in ("", "_low", "_high"))
-    return f"{value:{form}}" + (f" [{low:{form}}, {high:{form}}]" if low < high else "")
+    return with_interval(value, low, high, form)
 
 
 def _conditions(results: xr.Dataset) -> pd.DataFrame:

@@ -5,30 +5,30 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
+import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.lists.parse import ListTokens
-from mechlist.datasets.lists.prompts import ListPrompt
-from mechlist.decode import HeadEdit, HeadMode, KindMeans, Sampling
+from mechlist.datasets.lists.prompts import ListPrompt, adjective_tokens, swapped_prompt
+from mechlist.decode import ClassMeans, HeadEdit, HeadMode, Sampling
 from mechlist.errors import InputError
-from mechlist.experiments import whole_lists as lists_of
-from mechlist.experiments.list_heads.report import strongest_heads
-from mechlist.experiments.list_predictions import Readings, read
-from mechlist.experiments.whole_lists import Lists, WholeList
+from mechlist.experiments.list_experiment import sample_lists
+from mechlist.experiments.list_predictions import Predictions, predict
 from mechlist.patching.ablation import matched_random_heads
 from mechlist.results import load_dataset
 from mechlist.runner import Intervention, Runner, replace
 from mechlist.runner.batch import Batch
-from mechlist.runner.batching import pad_right
 from mechlist.runner.interventions import Rows
 from mechlist.types import Head
 
 _NAME = re.compile(r"(?:L?(\d+)[.H])(\d+)")
 CLEAN, CHOSEN = "clean", "heads"
 _OTHER = 0
-"""The kind of all tokens that are no mark."""
+"""The class of all tokens that are not special."""
 
 
 def parse_heads(names: Sequence[str]) -> tuple[Head, ...]:
@@ -63,6 +63,15 @@ def heads_from(file: Path, count: int) -> tuple[Head, ...]:
     return tuple(strongest_heads(results, count))
 
 
+def strongest_heads(results: xr.Dataset, count: int) -> list[Head]:
+    """Of a list-heads run, the heads with the largest mean effect at any role, exact where it was verified."""
+    mean = results["exact"].mean("list").fillna(results["effect"].mean("list"))
+    size = abs(mean).fillna(0).max("role").transpose("layer", "head")
+    order = np.argsort(-size.values, axis=None, kind="stable")[:count]
+    layers, heads = np.unravel_index(order, size.shape)
+    return [(int(results["layer"][a]), int(results["head"][b])) for a, b in zip(layers, heads, strict=True)]
+
+
 def check_heads(runner: Runner, heads: Sequence[Head]) -> None:
     """Whether the model has the heads.
 
@@ -95,105 +104,105 @@ def head_sets(runner: Runner, heads: Sequence[Head], controls: int) -> dict[str,
     return sets
 
 
-def kind_means(runner: Runner, lists: Lists, heads: Sequence[Head]) -> KindMeans:
-    """Mean z of heads by kind of token (each mark, and all else), in the prompt and in the list.
+def class_means(runner: Runner, lists: ListSet, heads: Sequence[Head]) -> ClassMeans:
+    """Mean z of heads by class of token (each special token, and all else), in the prompt and in the list.
 
-    Adjectives count alike, however long their lists are. A kind that the lists lack has the mean of its part.
+    Adjectives count alike, however long their lists are. A class that the lists lack has the mean of its part.
     """
-    kinds = _kinds(lists[0].marks, runner.shape.d_vocab)
-    number = int(kinds.max()) + 1
+    classes = _token_classes(lists.special, runner.shape.d_vocab)
+    number = int(classes.max()) + 1
     layers = sorted({layer for layer, _ in heads})
     hooks = {layer: runner.hooks(f"blocks.{layer}.attn.hook_z")[0] for layer in layers}
-    last = torch.tensor([one.prompt.hyphen for one in lists])
+    starts = torch.tensor(lists.starts)
 
     def sums(batch: Batch) -> dict[str, Tensor]:
         tokens = batch.tokens.cpu()
-        part = (torch.arange(tokens.shape[1]) >= last[batch.rows.index][:, None]).long()
-        cell = torch.nn.functional.one_hot(part * number + kinds[tokens], 2 * number).float()
+        part = (torch.arange(tokens.shape[1]) >= starts[batch.rows.index][:, None]).long()
+        cell = torch.nn.functional.one_hot(part * number + classes[tokens], 2 * number).float()
         cell *= batch.real.cpu()[..., None]
         z = torch.stack([batch[hooks[layer]][:, :, head].float().cpu() for layer, head in heads], dim=2)
         return {"sum": torch.einsum("rpc,rphd->rchd", cell, z), "count": cell.sum(1)}
 
-    found = runner.map([one.tokens for one in lists], sums, capture=list(hooks.values()), label="Mean outputs of heads")
+    found = runner.map(lists.rows, sums, capture=list(hooks.values()), label="Mean outputs of heads")
     of_adjective: list[tuple[Tensor, Tensor]] = []
-    for adjective in lists_of.adjectives_in(lists):
-        rows = torch.tensor([one.adjective == adjective for one in lists])
+    for adjective in lists.adjectives:
+        rows = torch.tensor([one == adjective for one in lists.adjective])
         of_adjective.append((found["sum"][rows].sum(0), found["count"][rows].sum(0)))
     means = _balanced(of_adjective, number)
-    return KindMeans(kinds, {head: means[:, :, i] for i, head in enumerate(heads)})
+    return ClassMeans(classes, {head: means[:, :, i] for i, head in enumerate(heads)})
 
 
-def edit_of(
-    runner: Runner, heads: tuple[Head, ...], mode: HeadMode, means: KindMeans | None, prompts: Sequence[ListPrompt]
-) -> HeadEdit:
-    """The change for lists that are written after `prompts`."""
-    donors = [p.tokens for p in lists_of.opposite(runner, prompts)] if mode == "swap" else None
-    return HeadEdit(heads=heads, mode=mode, means=means, donors=donors)
-
-
-def read_changed(
-    runner: Runner, lists: Lists, heads: tuple[Head, ...], mode: HeadMode, means: KindMeans | None, label: str
-) -> Readings:
-    """What the model with changed heads expects along given lists."""
+def predict_changed(
+    runner: Runner, lists: ListSet, heads: tuple[Head, ...], mode: HeadMode, means: ClassMeans | None, label: str
+) -> Predictions:
+    """What the model with changed heads predicts along given lists."""
     with _changed(runner, lists, heads, mode, means):
-        return read(runner, lists, drawn=[None] * len(lists), label=label)
+        return predict(runner, lists, label=label)
 
 
-def write_changed(
+def sample_changed(
     runner: Runner,
     prompts: Sequence[ListPrompt],
     sets: Mapping[str, tuple[Head, ...]],
     mode: HeadMode,
-    means: KindMeans | None,
+    means: ClassMeans | None,
     *,
     sampling: Sampling,
     samples: int,
     max_new_tokens: int,
-    clean: Lists | None = None,
-) -> dict[str, list[WholeList]]:
+    clean: ListSet | None = None,
+) -> dict[str, ListSet]:
     """Lists with each set of heads changed (none is the model as it is), all drawn with the same random numbers.
 
     `clean` are those of the model as it is, where they have been written already.
     """
-    written: dict[str, list[WholeList]] = {}
+    written: dict[str, ListSet] = {}
     for name, heads in sets.items():
         if not heads and clean is not None:
             written[name] = clean
             continue
-        edit = edit_of(runner, heads, mode, means, prompts) if heads else None
-        written[name] = lists_of.write(
+        written[name] = sample_lists(
             runner,
             prompts,
             sampling=sampling,
             samples=samples,
             max_new_tokens=max_new_tokens,
-            edit=edit,
+            edit=_edit(runner, heads, mode, means, prompts) if heads else None,
             label=f"Writing lists ({name})",
         )
     return written
 
 
+def _edit(
+    runner: Runner, heads: tuple[Head, ...], mode: HeadMode, means: ClassMeans | None, prompts: Sequence[ListPrompt]
+) -> HeadEdit:
+    """The change for lists that are written after `prompts`."""
+    donors = None
+    if mode == "swap":
+        ids = adjective_tokens(prompts, runner.tokenizer)
+        donors = [swapped_prompt(prompt, ids).tokens for prompt in prompts]
+    return HeadEdit(heads=heads, mode=mode, means=means, donors=donors)
+
+
 def _changed(
-    runner: Runner, lists: Lists, heads: tuple[Head, ...], mode: HeadMode, means: KindMeans | None
+    runner: Runner, lists: ListSet, heads: tuple[Head, ...], mode: HeadMode, means: ClassMeans | None
 ) -> AbstractContextManager[None]:
     if not heads:
         return nullcontext()
     hooks = {layer: runner.hooks(f"blocks.{layer}.attn.hook_z")[0] for layer in sorted({layer for layer, _ in heads})}
     if mode == "swap":
-        prompts = lists_of.opposite(runner, [one.prompt for one in lists])
-        return runner.intervene(*_swaps(runner, lists_of.with_prompts(lists, prompts), heads, hooks))
+        return runner.intervene(*_swaps(runner, lists.swapped(), heads, hooks))
     made = HeadEdit(heads=heads, mode=mode, means=means)
-    tokens = pad_right([torch.tensor(one.tokens) for one in lists])
-    return runner.intervene(*[_along(hook, layer, made, lists, tokens) for layer, hook in hooks.items()])
+    return runner.intervene(*[_along(hook, layer, made, lists) for layer, hook in hooks.items()])
 
 
-def _along(hook: str, layer: int, edit: HeadEdit, lists: Lists, tokens: Tensor) -> Intervention:
+def _along(hook: str, layer: int, edit: HeadEdit, lists: ListSet) -> Intervention:
     """The edit of a layer on whole sequences, whose prompts end at different positions."""
 
     def change(activation: Tensor, rows: Rows) -> Tensor:
         width = activation.shape[1]
         changed = [
-            edit.changed(layer, activation[row : row + 1], tokens[i : i + 1, :width], 0, lists[i].prompt.hyphen)
+            edit.changed(layer, activation[row : row + 1], lists.tokens[i : i + 1, :width], 0, lists.starts[i])
             for row, i in enumerate(rows.index.tolist())
         ]
         return torch.cat(changed)
@@ -201,36 +210,34 @@ def _along(hook: str, layer: int, edit: HeadEdit, lists: Lists, tokens: Tensor) 
     return Intervention(hook, change)
 
 
-def _swaps(runner: Runner, donors: Lists, heads: Sequence[Head], hooks: Mapping[int, str]) -> list[Intervention]:
+def _swaps(runner: Runner, donors: ListSet, heads: Sequence[Head], hooks: Mapping[int, str]) -> list[Intervention]:
     """Each head's z from the same list behind the other prompt."""
     chosen = {layer: [head for at, head in heads if at == layer] for layer in hooks}
 
     def taken(batch: Batch) -> dict[str, Tensor]:
         return {str(layer): batch[hook][:, :, chosen[layer]] for layer, hook in hooks.items()}
 
-    found = runner.map(
-        [one.tokens for one in donors], taken, capture=list(hooks.values()), label="Heads under the other adjective"
-    )
+    found = runner.map(donors.rows, taken, capture=list(hooks.values()), label="Heads under the other adjective")
     return [replace(hook, found[str(layer)], heads=chosen[layer]) for layer, hook in hooks.items()]
 
 
-def _kinds(marks: ListTokens, d_vocab: int) -> Int[Tensor, " vocab"]:
-    own = [marks.hyphen, marks.line_break, marks.blank, marks.end_of_turn, marks.bos]
-    kinds = torch.full((d_vocab,), _OTHER)
+def _token_classes(special: ListTokens, d_vocab: int) -> Int[Tensor, " vocab"]:
+    own = [special.hyphen, special.line_break, special.blank, special.end_of_turn, special.bos]
+    classes = torch.full((d_vocab,), _OTHER)
     for number, token in enumerate(dict.fromkeys(token for token in own if token is not None), start=1):
-        kinds[token] = number
-    return kinds
+        classes[token] = number
+    return classes
 
 
-def _balanced(groups: Sequence[tuple[Tensor, Tensor]], kinds: int) -> Float[Tensor, "part kind head d_head"]:
-    """Mean over groups of the mean of each part and kind."""
+def _balanced(groups: Sequence[tuple[Tensor, Tensor]], classes: int) -> Float[Tensor, "part class head d_head"]:
+    """Mean over groups of the mean of each part and class."""
     means, weights = [], []
     for total, count in groups:
         means.append(total / count.clamp(min=1)[:, None, None])
         weights.append((count > 0).float())
     weight = torch.stack(weights)
     mean = (torch.stack(means) * weight[..., None, None]).sum(0) / weight.sum(0).clamp(min=1)[:, None, None]
-    mean, told = mean.unflatten(0, (2, kinds)), weight.sum(0).view(2, kinds) > 0
+    mean, told = mean.unflatten(0, (2, classes)), weight.sum(0).view(2, classes) > 0
     for part in range(2):
         mean[part, ~told[part]] = mean[part, told[part]].mean(0)
     return mean

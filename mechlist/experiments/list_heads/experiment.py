@@ -13,9 +13,9 @@ from jaxtyping import Float
 
 from mechlist.datasets.lists.role_positions import CountFrom
 from mechlist.errors import InputError
+from mechlist.experiments.list_experiment import MadeListExperiment
 from mechlist.experiments.list_heads import report as output
 from mechlist.experiments.list_pairs import At, ListPairs, Side, list_pairs
-from mechlist.experiments.list_runs import ListExperiment
 from mechlist.patching.attribution import attribution_grid
 from mechlist.patching.grid import prepare
 from mechlist.patching.sweep.task import Task
@@ -25,7 +25,7 @@ from mechlist.runner import Runner
 
 @register("list-heads")
 @dataclass(frozen=True, kw_only=True)
-class ListHeads(ListExperiment):
+class ListHeads(MadeListExperiment):
     """Estimate what every head's output does at every role between short and long; patch the strongest exactly."""
 
     at: At = "item"

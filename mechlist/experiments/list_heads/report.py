@@ -12,7 +12,6 @@ from mechlist.experiments.list_patch.figures import NAMES
 from mechlist.figures import agreement, head_heatmap, position_heatmap
 from mechlist.metrics.ratios import resampled_ratios
 from mechlist.metrics.statistics import rank_correlation
-from mechlist.types import Head
 
 NAMED = 5
 """Heads that sentences name."""
@@ -84,15 +83,6 @@ def checked_cells(results: xr.Dataset) -> pd.DataFrame:
         :, ["layer", "head", "role", "estimate", "exact", "low", "high", "n", "p_corrected"]
     ]
     return table.sort_values("estimate", key=np.abs, ascending=False, ignore_index=True)
-
-
-def strongest_heads(results: xr.Dataset, count: int) -> list[Head]:
-    """The heads with the largest mean effect at any role, exact where it was verified, the largest first."""
-    mean = results["exact"].mean("list").fillna(results["effect"].mean("list"))
-    size = abs(mean).fillna(0).max("role").transpose("layer", "head")
-    order = np.argsort(-size.values, axis=None, kind="stable")[:count]
-    layers, heads = np.unravel_index(order, size.shape)
-    return [(int(results["layer"][a]), int(results["head"][b])) for a, b in zip(layers, heads, strict=True)]
 
 
 def rank_agreement(results: xr.Dataset) -> Agreement:

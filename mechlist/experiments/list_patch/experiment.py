@@ -7,16 +7,15 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import torch
 import xarray as xr
 
 from mechlist.datasets.lists.role_positions import CountFrom
 from mechlist.errors import InputError
+from mechlist.experiments.list_experiment import MadeListExperiment
 from mechlist.experiments.list_pairs import At, ListPairs, Side, list_pairs
 from mechlist.experiments.list_patch import figures as drawing
 from mechlist.experiments.list_patch import findings as words
 from mechlist.experiments.list_patch.handover import null_rejections
-from mechlist.experiments.list_runs import ListExperiment
 from mechlist.patching.grid import patch_grid, prepare
 from mechlist.patching.sweep.cells import HEAD_SITES, KEY_VALUE_SITES, Site
 from mechlist.patching.sweep.plan import plan_patching
@@ -31,7 +30,7 @@ SIDES: tuple[Side, ...] = get_args(Side)
 
 @register("list-patch")
 @dataclass(frozen=True, kw_only=True)
-class ListPatch(ListExperiment):
+class ListPatch(MadeListExperiment):
     """Exchange parts of the runs of the same list after "short" and after "long", role by role, both ways."""
 
     lists: int = 1
@@ -134,8 +133,7 @@ class ListPatch(ListExperiment):
             return {}
         counts = []
         for number, site in enumerate(self.sites):
-            seed = int(torch.randint(2**31, (1,), generator=runner.generator(f"null control {number}")))
             effects = (results[f"patched_{site}"] - results["base"]).sel(side=SIDES[0]).transpose("list", ...)
-            generator = np.random.default_rng(seed)
+            generator = runner.numpy_generator(f"null control {number}")
             counts.append(null_rejections(effects.values, topics, permutations=self.permutations, generator=generator))
         return {"null_rejections": ("site", counts), "site": ("site", list(self.sites))}

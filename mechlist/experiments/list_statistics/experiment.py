@@ -1,20 +1,24 @@
 """List statistics: how long recorded lists are, what their items are made of, and where they carry a filler."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.datasets.lists.list_set import ListSet
+from mechlist.datasets.lists.read import read_lists
 from mechlist.errors import InputError
 from mechlist.experiment import Experiment
 from mechlist.experiments.list_statistics import figures as list_statistics_figures
 from mechlist.experiments.list_statistics import findings as list_statistics_words
 from mechlist.experiments.list_statistics import statistics as list_statistics_steps
-from mechlist.experiments.list_statistics.lists import read_lists
 from mechlist.registry import register
 from mechlist.runner import Runner
+from mechlist.text import visible
 
 
 @register("list-statistics")
@@ -40,7 +44,7 @@ class ListStatistics(Experiment):
                 "list-statistics needs --recorded FILE: recorded completions, or the `exports/lists` folder of a "
                 "generate-lists run."
             )
-        lists = read_lists(self.recorded)
+        lists = read_lists(self.recorded, keep_cut_off=True, located=False)
         steps = (
             list_statistics_steps.item_tokens,
             list_statistics_steps.fillers,
@@ -48,8 +52,8 @@ class ListStatistics(Experiment):
             list_statistics_steps.filler_by_temperature,
         )
         parts = [step(lists, self.resamples) for step in steps]
-        results = xr.merge([lists.level, *parts], compat="equals", join="exact")
-        return results.assign_attrs(sources=lists.sources, resamples=self.resamples, seed=list_statistics_steps.SEED)
+        results = xr.merge([list_statistics_steps.every_list(lists), *parts], compat="equals", join="exact")
+        return results.assign_attrs(files=_files(lists), resamples=self.resamples, seed=list_statistics_steps.SEED)
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
         """In the study's order: tokens per item, fillers, number of items, temperature, survival and hazard."""
@@ -62,3 +66,22 @@ class ListStatistics(Experiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """What the results say, with intervals over topics."""
         return list_statistics_words.findings(results)
+
+
+def _files(lists: ListSet) -> list[dict[str, Any]]:
+    """What is known of each file: name, SHA-256, model, adjective, how its lists were drawn, and how many they are."""
+    words = dict(zip(lists.provenance, lists.adjective, strict=True))
+    return [
+        {
+            "file": visible(one.path.name),
+            "sha256": hashlib.sha256(one.path.read_bytes()).hexdigest(),
+            "model": visible(one.model),
+            "adjective": adjective,
+            "temperature": one.temperature,
+            "top_p": one.top_p,
+            "max_new_tokens": one.max_new_tokens,
+            "n_lists": lists.provenance.count(one),
+        }
+        for one, adjective in words.items()
+        if one.path is not None
+    ]

@@ -5,18 +5,12 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist import figures as draw
-from mechlist.experiments.list_drawing import (
-    ADJECTIVES,
-    NOT_FEW,
-    OVER_LISTS,
-    OVER_TOPICS,
-    counted,
-    ends,
-    enough,
-)
 from mechlist.experiments.list_statistics import length_figures as length
 from mechlist.experiments.list_statistics.findings import condition_names, trend_sentence
+from mechlist.experiments.list_statistics.length_figures import ADJECTIVES
 from mechlist.experiments.list_statistics.statistics import MOST_TOKENS, OUTCOMES
+from mechlist.figures.notes import NOT_FEW, OVER_LISTS, OVER_TOPICS, counted, ends, items_from_last
+from mechlist.metrics.by_topic import well_founded
 
 
 def figures(results: xr.Dataset) -> dict[str, go.Figure]:
@@ -81,23 +75,25 @@ def _fillers(results: xr.Dataset) -> go.Figure:
 
 def _by_index(results: xr.Dataset, end: str) -> dict[str, go.Figure]:
     """Fillers by item; nothing from the end where no list ended."""
-    stem = f"filler_{end.replace('-', '_')}"
+    stem, from_end = f"filler_{end.replace('-', '_')}", end == "from-end"
     names = {**ADJECTIVES, "item_index": "x"}
-    shown = enough(results, stem, f"{stem}_items")
+    curves = results[[stem, f"{stem}_low", f"{stem}_high", f"{stem}_items"]]
+    shown = well_founded(curves, f"{stem}_items", "item_index")
     if not np.isfinite(shown[stem]).any():
         return {}
-    from_end = end == "from-end"
-    what = "0 is the last item of a list that ended" if from_end else "Items that the token cap cut off are left out"
+    # From the start the first item is item 1; from the end 0 is the last one.
+    shown = shown.assign_coords(item_index=shown["item_index"].values + (0 if from_end else 1))
+    what = "Lists that ended, by items from their end" if from_end else "Items that the token cap cut off are left out"
     figure = draw.interval_lines(
         shown[stem].rename(names),
         **ends(shown, stem, **names),
         title=f"Filler by item, counted from the {'end' if from_end else 'start'}",
         caption=f"{what}; {OVER_TOPICS}; {NOT_FEW}.",
-        x_title="items that follow" if from_end else "items that came before",
+        x_title="item",
         y_title="share of items with a filler",
         note=counted(shown[f"{stem}_items"].rename(names), "items"),
     )
-    return {f"filler-{end}": figure}
+    return {f"filler-{end}": items_from_last(figure, shown.sizes["item_index"]) if from_end else figure}
 
 
 def _by_temperature(results: xr.Dataset) -> dict[str, go.Figure]:

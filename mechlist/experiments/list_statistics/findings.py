@@ -1,13 +1,12 @@
 """Findings and tables of the list statistics, from their saved results alone."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mechlist.experiments.list_drawing import FEWEST
 from mechlist.experiments.list_statistics.statistics import OUTCOMES
+from mechlist.metrics.by_topic import FEWEST
+from mechlist.text import NO_ADJECTIVE, between, number_of, with_interval
 
 
 def condition_names(results: xr.Dataset) -> list[str]:
@@ -53,14 +52,13 @@ def trend_sentence(results: xr.Dataset, outcome: str) -> str:
         return _no_trend(results)
     trend = {name: float(results[f"trend_{name}"].sel(outcome=outcome)) for name in ("slope", "low", "high", "p_value")}
     units, strata = (int(results[f"trend_{name}"].sel(outcome=outcome)) for name in ("n_units", "n_strata"))
-    low, high = trend["low"], trend["high"]
-    interval = f" [{low:+.3f}, {high:+.3f}]" if low < high else ""
+    change = with_interval(trend["slope"], trend["low"], trend["high"], "+.3f")
     p = f"{trend['p_value']:.2g}"
     if trend["p_value"] <= 1 / (1 + results.attrs["resamples"]):
         p += f", the least that {results.attrs['resamples']} permutations can give"
     return (
-        f"The {outcome} changes by {trend['slope']:+.3f}{interval} for one unit of temperature within topic and "
-        f"adjective ({_count(units, 'list')} in {_count(strata, 'group')}). A permutation test of the hypothesis that "
+        f"The {outcome} changes by {change} for one unit of temperature within topic and adjective "
+        f"({number_of(units, 'lists')} in {number_of(strata, 'groups')}). A permutation test of the hypothesis that "
         f"temperature does not matter within them gives p = {p}."
     )
 
@@ -86,10 +84,10 @@ def _data(results: xr.Dataset) -> str:
     named = ", ".join(models[:4]) + (f" and {len(models) - 4} more" if len(models) > 4 else "")
     pooled = f"; all numbers pool the {len(models)} models" if len(models) > 1 else ""
     empty = int((results["n_items"] == 0).sum())
-    without = f"; {_count(empty, 'list')} {'has' if empty == 1 else 'have'} no item" if empty else ""
+    without = f"; {number_of(empty, 'lists')} {'has' if empty == 1 else 'have'} no item" if empty else ""
     topics = len(set(results["topic"].values.tolist()))
-    held = f"hold{'s' if lists == 1 else ''} {_count(items, 'item')}"
-    return f"{_count(lists, 'list')} of {named} on {_count(topics, 'topic')} {held}{without}{pooled}."
+    held = f"hold{'s' if lists == 1 else ''} {number_of(items, 'items')}"
+    return f"{number_of(lists, 'lists')} of {named} on {number_of(topics, 'topics')} {held}{without}{pooled}."
 
 
 def _tokens(results: xr.Dataset) -> str:
@@ -106,15 +104,19 @@ def _tokens(results: xr.Dataset) -> str:
 def _length(part: xr.Dataset, adjective: str) -> str:
     lists, ended = int(part["n_lists"]), int(part["n_lists_ended"])
     median = float(part["median_items"])
-    start = f"{_named(adjective)}: {ended} of {_count(lists, 'list')} ended"
+    start = f"{_named(adjective)}: {ended} of {number_of(lists, 'lists')} ended"
     mean = f", with {float(_of(part, adjective)['n_items'].mean()):.2f} items on average"
     if ended < lists:
         left = lists - ended
-        mean = f"; {_count(left, 'list')} {'was' if left == 1 else 'were'} cut off, so that a mean would be too small"
+        mean = (
+            f"; {number_of(left, 'lists')} {'was' if left == 1 else 'were'} cut off, so that a mean would be too small"
+        )
     if not np.isfinite(median):
         return f"{start}{mean}, and too few ended for a median."
-    interval = _interval(part, "median_items", lambda v: "not reached" if np.isinf(v) else f"{v:.0f}")
-    return f"{start}{mean}; the median length is {_count(round(median), 'item')}{interval} (Kaplan-Meier).{_peak(part)}"
+    low, high = _ends(part, "median_items")
+    interval = f" [{low:.0f}, {'not reached' if np.isinf(high) else f'{high:.0f}'}]" if low < high else ""
+    length = f"{number_of(round(median), 'items')}{interval} (Kaplan-Meier)"
+    return f"{start}{mean}; the median length is {length}.{_peak(part)}"
 
 
 def _peak(part: xr.Dataset) -> str:
@@ -124,8 +126,8 @@ def _peak(part: xr.Dataset) -> str:
         return ""
     peak = hazard.isel(item=int(hazard.fillna(-1).values.argmax()))
     return (
-        f" An ending is most likely after {_count(int(peak['item']), 'item')}: {float(peak):.0%} of the lists that get "
-        "there end there."
+        f" An ending is most likely after {number_of(int(peak['item']), 'items')}: {float(peak):.0%} of the lists that "
+        "get there end there."
     )
 
 
@@ -137,18 +139,17 @@ def _fillers(part: xr.Dataset, adjective: str) -> str:
             here = part.sel(place=place)
             words.append(
                 f"{int(here['filler_lists'])} of {int(here['filler_lists_among'])} {place}"
-                + _interval(here, "filler_lists_share", lambda v: f"{v:.0%}")
+                + between(*_ends(here, "filler_lists_share"), ".0%")
             )
-    share = f"{float(part['mean_filler_share']):.1%}{_interval(part, 'mean_filler_share', lambda v: f'{v:.1%}')}"
+    share = with_interval(float(part["mean_filler_share"]), *_ends(part, "mean_filler_share"), ".1%")
     return (
         f"{_named(adjective)}: lists with a filler: {', '.join(words)}; on average {share} of a list's items have one."
     )
 
 
-def _interval(part: xr.Dataset, name: str, text: Callable[[float], str]) -> str:
-    """An interval in brackets; nothing where there is none or where it is a point."""
-    low, high = float(part[f"{name}_low"]), float(part[f"{name}_high"])
-    return f" [{text(low)}, {text(high)}]" if low < high else ""
+def _ends(part: xr.Dataset, name: str) -> tuple[float, float]:
+    """Of the interval of a variable."""
+    return float(part[f"{name}_low"]), float(part[f"{name}_high"])
 
 
 def _of(results: xr.Dataset, adjective: str) -> xr.Dataset:
@@ -156,11 +157,7 @@ def _of(results: xr.Dataset, adjective: str) -> xr.Dataset:
 
 
 def _named(adjective: str) -> str:
-    return "No adjective" if adjective == "none" else adjective.capitalize()
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number} {unit}" + ("" if number == 1 else "s")
+    return "No adjective" if adjective == NO_ADJECTIVE else adjective.capitalize()
 
 
 def _conditions(results: xr.Dataset) -> pd.DataFrame:

@@ -5,16 +5,13 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist import figures as draw
-from mechlist.experiments.list_drawing import (
-    ADJECTIVES,
-    NOT_FEW,
-    OVER_LISTS,
-    OVER_TOPICS,
-    counted,
-    ends,
-    enough,
-)
+from mechlist.datasets.lists.conditions import conditions, membership
 from mechlist.experiments.list_statistics.findings import condition_names, temperature_name
+from mechlist.figures.notes import NOT_FEW, OVER_LISTS, OVER_TOPICS, counted, ends
+from mechlist.metrics.by_topic import well_founded
+from mechlist.text import NO_ADJECTIVE
+
+ADJECTIVES = {"by_adjective": "series"}
 
 
 def items_by_topic(results: xr.Dataset) -> dict[str, go.Figure]:
@@ -42,7 +39,8 @@ def items_by_topic(results: xr.Dataset) -> dict[str, go.Figure]:
 def items(results: xr.Dataset) -> go.Figure:
     """A row an adjective and temperature."""
     names = condition_names(results)
-    rows = np.stack([_in_condition(results, i) for i in range(len(names))], axis=1)
+    found = conditions(results["adjective"].values.tolist(), results["temperature"].values)
+    rows = membership([one.rows for one in found], results.sizes["list"])
     several = len({*results["condition_adjective"].values}) < len(names)
     return _bubbles(
         _counts(results, rows, names),
@@ -52,13 +50,6 @@ def items(results: xr.Dataset) -> go.Figure:
         title="Number of items by adjective" + (" and temperature" if several else ""),
         interval=OVER_TOPICS,
     )
-
-
-def _in_condition(results: xr.Dataset, index: int) -> np.ndarray:
-    adjective, temperature = (results[f"condition_{name}"].values[index] for name in ("adjective", "temperature"))
-    here = results["temperature"].values
-    same = np.isnan(here) if np.isnan(temperature) else here == temperature
-    return same & (results["adjective"].values == adjective)
 
 
 def _counts(results: xr.Dataset, rows: np.ndarray, names: list[str]) -> xr.DataArray:
@@ -120,7 +111,7 @@ def _curves(results: xr.Dataset, stem: str, dim: str, names: list[str], title: s
 def hazard(results: xr.Dataset) -> go.Figure:
     """One curve an adjective."""
     names = {**ADJECTIVES, "item": "x"}
-    shown = enough(results, "hazard", "at_risk")
+    shown = well_founded(results[["hazard", "hazard_low", "hazard_high", "at_risk"]], "at_risk", "item")
     return draw.interval_lines(
         shown["hazard"].rename(names),
         **ends(shown, "hazard", **names),
@@ -133,4 +124,4 @@ def hazard(results: xr.Dataset) -> go.Figure:
 
 
 def _adjective_words(adjective: str) -> str:
-    return "no adjective" if adjective == "none" else f'"{adjective}"'
+    return "no adjective" if adjective == NO_ADJECTIVE else f'"{adjective}"'

@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from mechlist.experiments.list_statistics.lists import Lists
+from mechlist.datasets.lists.conditions import membership
+from mechlist.datasets.lists.list_set import ListSet
+from mechlist.metrics.by_topic import ratio_variables
 from mechlist.metrics.ratios import ratio_interval
 from mechlist.metrics.statistics import Interval
 from mechlist.metrics.survival import Survival, SurvivalIntervals, survival_curve, survival_intervals
 from mechlist.metrics.trend import trend_test
+from mechlist.text import visible
 
 SEED = 0
 """Of every resample and permutation: a run without a model has no generator of its own."""
@@ -23,45 +26,65 @@ MOST_TOKENS = 20
 Variables = dict[str, Any]
 
 
-def item_tokens(lists: Lists, resamples: int) -> xr.Dataset:
+def every_list(lists: ListSet) -> xr.Dataset:
+    """One entry a list, over the dimension `list`."""
+    items, on_last = {"units": "items"}, _filler_on_last(lists)
+    tokens = [np.mean([len(item.content) for item in one.items]) if one.items else np.nan for one in lists.parsed]
+    variables: Variables = {
+        "n_items": ("list", lists.n_items, items),
+        "ended": ("list", lists.ended),
+        "n_filler": ("list", lists.n_filler, items),
+        "filler_on_last": ("list", on_last),
+        "n_single_token_items": ("list", [one.n_single_token_items for one in lists.parsed], items),
+        "filler_only_on_last": ("list", on_last & (lists.n_filler == 1)),
+        "n_whole_items": ("list", _whole_items(lists), items),
+        "n_tokens_per_item": ("list", np.array(tokens, dtype=float), {"units": "tokens"}),
+        "survival_time": ("list", lists.time, items),
+    }
+    labels = {
+        "model": ("list", [visible(one.model) for one in lists.provenance]),
+        "file": ("list", [visible(one.path.name) if one.path else "" for one in lists.provenance]),
+        "number": ("list", list(lists.number)),
+    }
+    return xr.Dataset(variables, coords=lists.coords("temperature") | labels)
+
+
+def item_tokens(lists: ListSet, resamples: int) -> xr.Dataset:
     """How items distribute over their number of content tokens, by adjective; single-token items by topic.
 
     Items that the token cap cut off are left out: how long they would have become is not known. The last number of
     tokens, `MOST_TOKENS`, also holds the items that are longer.
     """
-    tokens, whole = lists.items.tokens, lists.items.whole
-    longest = int(tokens[whole].max()) if whole.any() else 0
+    tokens, whole = lists.item_tokens, lists.whole
+    longest = int(tokens[whole].max(initial=0))
     most = min(longest, MOST_TOKENS)
-    counts = lists.count(tokens.clip(max=MOST_TOKENS) - 1, most, whole)
+    counts = np.zeros((len(lists), most))
+    row, item = np.nonzero(whole)
+    np.add.at(counts, (row, tokens[row, item].clip(max=MOST_TOKENS) - 1), 1)
     by_list = np.broadcast_to(counts.sum(axis=1, keepdims=True), counts.shape)
-    group = lists.in_adjective()[:, :, None]
-    variables = _shares(
-        lists,
-        "item_tokens_share",
-        ("by_adjective", "item_tokens"),
-        group * counts[:, None],
-        group * by_list[:, None],
-        resamples,
-    )
-    variables["item_tokens_count"] = (("by_adjective", "item_tokens"), (group * counts[:, None]).sum(axis=0))
+    group = _in_adjective(lists)[:, :, None]
+    dims = ("by_adjective", "item_tokens")
+    variables = _shares(lists, "item_tokens_share", dims, group * counts[:, None], group * by_list[:, None], resamples)
+    variables["item_tokens_count"] = (dims, (group * counts[:, None]).sum(axis=0))
     single = counts[:, 0] if most else np.zeros(len(counts))
     variables |= _topic_shares(lists, "single_token_share", single, counts.sum(axis=1), resamples)
     variables["longest_item"] = ((), longest, {"units": "tokens"})
     return _dataset(lists, variables, item_tokens=np.arange(1, most + 1))
 
 
-def fillers(lists: Lists, resamples: int) -> xr.Dataset:
+def fillers(lists: ListSet, resamples: int) -> xr.Dataset:
     """Lists with a filler anywhere, on the last item and only there; chance of a filler by index from either end.
 
     An item that the token cap cut off may still have got a filler, and is left out. Only a list that ended has a last
     item, and an index from the end.
     """
-    level, items = lists.level, lists.items
-    written = level["n_whole_items"].values > 0
-    last = written & level["ended"].values
-    hits = np.stack([level["n_filler"] > 0, level["filler_on_last"], level["filler_only_on_last"]], axis=1)
-    among = np.stack([written, last, last], axis=1)
-    group = lists.in_adjective()[:, :, None]
+    number = lists.n_filler
+    written = _whole_items(lists) > 0
+    ended = written & lists.ended
+    on_last = _filler_on_last(lists)
+    hits = np.stack([number > 0, on_last, on_last & (number == 1)], axis=1)
+    among = np.stack([written, ended, ended], axis=1)
+    group = _in_adjective(lists)[:, :, None]
     variables: Variables = {}
     place = ("by_adjective", "place")
     variables |= _shares(
@@ -69,17 +92,17 @@ def fillers(lists: Lists, resamples: int) -> xr.Dataset:
     )
     variables["filler_lists"] = (place, (group * (hits & among)[:, None]).sum(axis=0))
     variables["filler_lists_among"] = (place, (group * among[:, None]).sum(axis=0))
-    number = int(level["n_items"].max())
-    directions = {
-        "filler_from_end": (items.from_end, items.whole & (items.from_end >= 0)),
-        "filler_from_start": (items.from_start, items.whole),
+    items = int(lists.n_items.max())
+    whole, filler = lists.whole[:, :items], lists.fillers[:, :items] == 1
+    sides = {
+        "filler_from_end": [_from_end(part & lists.ended[:, None], lists.n_items) for part in (whole, filler)],
+        "filler_from_start": [whole, filler],
     }
     dims = ("by_adjective", "item_index")
-    for stem, (index, chosen) in directions.items():
-        with_filler = group * lists.count(index, number, chosen & items.filler)[:, None]
-        every = group * lists.count(index, number, chosen)[:, None]
-        variables |= _shares(lists, stem, dims, with_filler, every, resamples)
-        variables[f"{stem}_items"] = (dims, every.sum(axis=0))
+    for stem, (chosen, with_filler) in sides.items():
+        every = group * chosen[:, None]
+        variables |= _shares(lists, stem, dims, group * with_filler[:, None], every, resamples)
+        variables[f"{stem}_items"] = (dims, every.sum(axis=0, dtype=float))
     variables |= _shares(
         lists,
         "mean_filler_share",
@@ -88,41 +111,42 @@ def fillers(lists: Lists, resamples: int) -> xr.Dataset:
         group[:, :, 0] * written[:, None],
         resamples,
     )
-    return _dataset(lists, variables, place=list(PLACES), item_index=np.arange(number))
+    return _dataset(lists, variables, place=list(PLACES), item_index=np.arange(items))
 
 
-def lengths(lists: Lists, resamples: int) -> xr.Dataset:
+def lengths(lists: ListSet, resamples: int) -> xr.Dataset:
     """Survival of lists by adjective, and by adjective and temperature; medians by adjective and topic too.
 
     Event: the list ended. Time: its number of items. See `survival_time` for lists that did not end.
     """
-    n_times = int(lists.level["n_items"].max()) + 1
+    n_times = int(lists.n_items.max()) + 1
     variables: Variables = {}
-    groups = {"": ("by_adjective", lists.in_adjective()), "condition_": ("condition", lists.in_condition())}
+    in_condition = _in_condition(lists)
+    groups = {"": ("by_adjective", _in_adjective(lists)), "condition_": ("condition", in_condition)}
     for stem, (dim, members) in groups.items():
-        curves = [_survival(lists, chosen, "topic", n_times, resamples) for chosen in members.T]
+        curves = [_survival(lists, chosen, n_times, resamples, by_topic=True) for chosen in members.T]
         variables |= _curves(stem, dim, curves)
-    mean = lists.in_condition() * lists.level["n_items"].values[:, None]
-    variables |= _shares(lists, "condition_mean_items", ("condition",), mean, lists.in_condition(), resamples)
+    mean = in_condition * lists.n_items[:, None]
+    variables |= _shares(lists, "condition_mean_items", ("condition",), mean, in_condition, resamples)
     variables |= _topic_medians(lists, n_times, resamples)
-    ended = lists.level["ended"].values[:, None]
+    ended = lists.ended[:, None]
     for stem, (dim, members) in groups.items():
         variables[f"{stem}n_lists"] = (dim, members.sum(axis=0))
         variables[f"{stem}n_lists_ended"] = (dim, (members & ended).sum(axis=0))
     return _dataset(lists, variables, item=np.arange(n_times))
 
 
-def filler_by_temperature(lists: Lists, resamples: int) -> xr.Dataset:
+def filler_by_temperature(lists: ListSet, resamples: int) -> xr.Dataset:
     """Fillers by adjective and temperature, and their trend over the temperature within topic, adjective and model."""
-    level, group = lists.level, lists.in_condition()[:, :, None]
-    written = level["n_whole_items"].values > 0
-    values = np.stack([_share(lists), level["n_filler"].values > 0], axis=1)
+    group, written = _in_condition(lists)[:, :, None], _whole_items(lists) > 0
+    values = np.stack([_share(lists), lists.n_filler > 0], axis=1)
     among = np.broadcast_to(written[:, None], values.shape)
     dims = ("condition", "outcome")
     variables = _shares(lists, "condition_filler", dims, group * values[:, None], group * among[:, None], resamples)
-    temperature, topic = level["temperature"].values, level["topic"].values
+    temperature, topic = lists.temperature, lists.clusters
     used = written & np.isfinite(temperature)
-    strata = np.array([repr(s) for s in zip(topic, level["adjective"].values, level["model"].values, strict=True)])
+    models = [visible(one.model) for one in lists.provenance]
+    strata = np.array([repr(stratum) for stratum in zip(topic, lists.adjective, models, strict=True)])
     trends = [
         trend_test(
             temperature[used], y[used], strata[used], topic[used], resamples=resamples, generator=_generator("trend")
@@ -134,30 +158,54 @@ def filler_by_temperature(lists: Lists, resamples: int) -> xr.Dataset:
     return _dataset(lists, variables, outcome=list(OUTCOMES))
 
 
-def _share(lists: Lists) -> np.ndarray:
+def _whole_items(lists: ListSet) -> np.ndarray:
+    """Items of each list whose line was seen to its end."""
+    return np.array([one.n_whole_items for one in lists.parsed], dtype=np.int64)
+
+
+def _filler_on_last(lists: ListSet) -> np.ndarray:
+    """Whether the last item of each list has a filler."""
+    return np.array([one.filler_on_last for one in lists.parsed], dtype=bool)
+
+
+def _share(lists: ListSet) -> np.ndarray:
     """Share of each list's items with a filler, among those whose line was seen whole; 0 where there is none."""
-    whole = lists.level["n_whole_items"].values
-    return np.divide(lists.level["n_filler"].values, whole, out=np.zeros(len(whole)), where=whole > 0)
+    whole = _whole_items(lists)
+    return np.divide(lists.n_filler, whole, out=np.zeros(len(whole)), where=whole > 0)
+
+
+def _from_end(values: np.ndarray, n_items: np.ndarray) -> np.ndarray:
+    """Values of items counted from the last of each list; False where a list has no such item."""
+    number = n_items[:, None] - 1 - np.arange(values.shape[1])
+    return np.take_along_axis(values, number.clip(min=0), axis=1) & (number >= 0)
+
+
+def _topics(lists: ListSet) -> list[str]:
+    """In the order of the files."""
+    return list(dict.fromkeys(lists.clusters.tolist()))
+
+
+def _in_adjective(lists: ListSet) -> np.ndarray:
+    """Whether each list (rows) is of each adjective (columns)."""
+    return np.array(lists.adjective)[:, None] == np.array(lists.adjectives)
+
+
+def _in_condition(lists: ListSet) -> np.ndarray:
+    """Whether each list (rows) is of each adjective with a temperature (columns)."""
+    return membership([one.rows for one in lists.by_condition()], len(lists))
 
 
 def _shares(
-    lists: Lists, name: str, dims: tuple[str, ...], above: np.ndarray, below: np.ndarray, resamples: int
+    lists: ListSet, name: str, dims: tuple[str, ...], above: np.ndarray, below: np.ndarray, resamples: int
 ) -> Variables:
-    """Ratio of sums over lists, with an interval over topics."""
-    above, below = above.astype(float), below.astype(float)
-    topics, generator = lists.level["topic"].values, _generator(name)
-    low, high = ratio_interval(above, below, topics, resamples=resamples, generator=generator)
-    sums = below.sum(axis=0)
-    value = np.divide(above.sum(axis=0), sums, out=np.full(sums.shape, np.nan), where=sums > 0)
-    return {name: (dims, value), f"{name}_low": (dims, low), f"{name}_high": (dims, high)}
+    return ratio_variables(name, dims, above, below, lists.clusters, resamples=resamples, generator=_generator(name))
 
 
-def _topic_shares(lists: Lists, name: str, above: np.ndarray, below: np.ndarray, resamples: int) -> Variables:
+def _topic_shares(lists: ListSet, name: str, above: np.ndarray, below: np.ndarray, resamples: int) -> Variables:
     """Ratio of sums over a topic's lists, with an interval over these lists."""
-    topics = lists.level["topic"].values
     columns: list[tuple[float, Interval]] = []
-    for topic in lists.topics:
-        a, b = above[topics == topic], below[topics == topic]
+    for topic in _topics(lists):
+        a, b = above[lists.clusters == topic], below[lists.clusters == topic]
         ends = ratio_interval(a, b, np.arange(len(a)), resamples=resamples, generator=_generator(f"{name} {topic}"))
         columns.append((a.sum() / b.sum() if b.sum() else np.nan, ends))
     return {
@@ -168,21 +216,22 @@ def _topic_shares(lists: Lists, name: str, above: np.ndarray, below: np.ndarray,
 
 
 def _survival(
-    lists: Lists, chosen: np.ndarray, clusters: str, n_times: int, resamples: int
+    lists: ListSet, chosen: np.ndarray, n_times: int, resamples: int, *, by_topic: bool
 ) -> tuple[Survival, SurvivalIntervals]:
-    """Curve and intervals of the chosen lists; `clusters` names their label, and without one each is its own."""
-    time, event = (lists.level[name].values[chosen] for name in ("survival_time", "ended"))
-    labels = lists.level[clusters].values[chosen] if clusters else np.arange(len(time))
+    """Curve and intervals of the chosen lists, over topics, or over the lists themselves."""
+    time, event = lists.time[chosen], lists.ended[chosen]
+    labels = lists.clusters[chosen] if by_topic else np.arange(len(time))
     ends = survival_intervals(time, event, labels, n_times, resamples=resamples, generator=_generator("survival"))
     return survival_curve(time, event, n_times), ends
 
 
-def _topic_medians(lists: Lists, n_times: int, resamples: int) -> Variables:
+def _topic_medians(lists: ListSet, n_times: int, resamples: int) -> Variables:
     """Medians over a topic's lists with one adjective, with an interval over these lists."""
-    topics, dims = lists.level["topic"].values, ("by_adjective", "by_topic")
-    members = lists.in_adjective()[:, :, None] & (topics[:, None] == np.array(lists.topics))[:, None]
+    dims = ("by_adjective", "by_topic")
+    of_topic = lists.clusters[:, None] == np.array(_topics(lists))
+    members = _in_adjective(lists)[:, :, None] & of_topic[:, None]
     medians = [
-        _survival(lists, members[:, a, t], "", n_times, resamples) if members[:, a, t].any() else None
+        _survival(lists, members[:, a, t], n_times, resamples, by_topic=False) if members[:, a, t].any() else None
         for a, t in np.ndindex(members.shape[1:])
     ]
     values = [(m[0].median, *map(float, m[1].median)) if m else (np.nan, np.nan, np.nan) for m in medians]
@@ -190,7 +239,7 @@ def _topic_medians(lists: Lists, n_times: int, resamples: int) -> Variables:
     names = [f"topic_median_items{end}" for end in ("", "_low", "_high")]
     variables: Variables = {name: (dims, grid[:, :, i], {"units": "items"}) for i, name in enumerate(names)}
     variables["topic_n_lists"] = (dims, members.sum(axis=0))
-    variables["topic_n_lists_ended"] = (dims, (members & lists.level["ended"].values[:, None, None]).sum(axis=0))
+    variables["topic_n_lists_ended"] = (dims, (members & lists.ended[:, None, None]).sum(axis=0))
     return variables
 
 
@@ -218,13 +267,13 @@ def _medians(stem: str, dim: str, curves: list[tuple[Survival, SurvivalIntervals
     }
 
 
-def _dataset(lists: Lists, variables: Variables, **coords: Any) -> xr.Dataset:
+def _dataset(lists: ListSet, variables: Variables, **coords: Any) -> xr.Dataset:
     """Variables with the labels of their groups."""
     labels = {
         "by_adjective": ("by_adjective", lists.adjectives),
-        "by_topic": ("by_topic", lists.topics),
-        "condition_adjective": ("condition", [name for name, _ in lists.conditions]),
-        "condition_temperature": ("condition", [temperature for _, temperature in lists.conditions]),
+        "by_topic": ("by_topic", _topics(lists)),
+        "condition_adjective": ("condition", [one.adjective for one in lists.by_condition()]),
+        "condition_temperature": ("condition", [one.temperature for one in lists.by_condition()]),
     }
     used = {dim for dims, *_ in variables.values() for dim in ([dims] if isinstance(dims, str) else dims)}
     kept = {name: value for name, value in labels.items() if value[0] in used}

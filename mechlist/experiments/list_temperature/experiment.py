@@ -9,17 +9,16 @@ import xarray as xr
 
 from mechlist.decode import Sampling
 from mechlist.errors import InputError
-from mechlist.experiments import whole_lists as list_hazard_lists
+from mechlist.experiments.list_experiment import SampledListExperiment
 from mechlist.experiments.list_temperature import endings as list_temperature_steps
 from mechlist.experiments.list_temperature import report as list_temperature_output
-from mechlist.experiments.own_lists import OwnLists
 from mechlist.registry import register
 from mechlist.runner import Runner
 
 
 @register("list-temperature")
 @dataclass(frozen=True, kw_only=True)
-class ListTemperature(OwnLists):
+class ListTemperature(SampledListExperiment):
     """Divide the final logit difference by the temperature, and ask where a list ends that the model would go on with.
 
     An ending is one of sampling noise where the end of the turn was not the most probable token.
@@ -38,9 +37,8 @@ class ListTemperature(OwnLists):
 
     def run(self, runner: Runner) -> xr.Dataset:
         """The logit difference and the end's probability at every line break, and how the lists did end."""
-        lists = self.own_lists(runner)
-        items = max(1, int(list_hazard_lists.n_items(lists).max()))
-        level = list_temperature_steps.line_breaks(runner, lists, self._rules, items)
+        lists = self.data(runner)
+        level = list_temperature_steps.line_breaks(runner, lists, self._rules)
         level = level.assign_coords(grid=np.array(sorted(self.grid)))
         parts = [
             level,

@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist import figures as draw
-from mechlist.experiments.list_drawing import FEWEST, NOT_FEW, OVER_TOPICS, counted
-from mechlist.experiments.list_hazard.figures import lists_words
-from mechlist.text import number_of
+from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, counted, ends
+from mechlist.metrics.by_topic import enough
+from mechlist.text import lists_named, number_of, with_interval
 
 ENDS = ("", "_low", "_high")
 
@@ -29,10 +29,10 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
 
 def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
     """The end at line breaks by adjective, item and temperature, and endings by adjective and temperature."""
-    ends = [f"mean_end_at_break{end}" for end in ENDS]
-    frame = results[ends].to_dataframe(dim_order=["by_adjective", "grid", "item"]).reset_index()
+    means = results[[f"mean_end_at_break{end}" for end in ENDS]]
+    frame = means.to_dataframe(dim_order=["by_adjective", "grid", "item"]).reset_index()
     frame = frame.loc[frame["mean_end_at_break"].notna()].rename(columns={"by_adjective": "adjective"})
-    names = ["noise_endings", "noise_endings_low", "noise_endings_high", "n_noise", "n_ended", "noise_goings_on"]
+    names = ["noise_endings", "noise_endings_low", "noise_endings_high", "n_noise", "n_ended", "noise_continuations"]
     conditions: dict[str, Any] = {
         "adjective": results["condition_adjective"].values,
         "temperature": results["condition_temperature"].values,
@@ -59,7 +59,7 @@ def findings(results: xr.Dataset) -> list[str]:
 def _turn(results: xr.Dataset, adjective: str) -> str:
     """Where the end becomes the model's preference, and what noise does at the outer temperatures."""
     part = results.sel(by_adjective=adjective)
-    above = np.flatnonzero((part["mean_end_logit"] > 0).values & _many(part["lists_at"]))
+    above = np.flatnonzero((part["mean_end_logit"] > 0) & enough(part["lists_at"], "item"))
     turn = (
         f"on average the end overtakes the hyphen after {number_of(int(part['item'].values[above[0]]), 'items')}"
         if len(above)
@@ -71,7 +71,7 @@ def _turn(results: xr.Dataset, adjective: str) -> str:
         for one in ([coldest] if part.sizes["grid"] == 1 else [coldest, hottest])
     ]
     return (
-        f"{lists_words(adjective).capitalize()}: {turn}; with top-p {results.attrs['nucleus']:g}, sampling noise would "
+        f"{lists_named(adjective).capitalize()}: {turn}; with top-p {results.attrs['nucleus']:g}, sampling noise would "
         f"make {' and '.join(shares)}."
     )
 
@@ -79,14 +79,14 @@ def _turn(results: xr.Dataset, adjective: str) -> str:
 def _observed_words(part: xr.Dataset) -> str:
     temperature = float(part["condition_temperature"])
     at = "" if np.isnan(temperature) else f" at T = {temperature:g}"
-    went_on = part["noise_goings_on"]
+    went_on = part["noise_continuations"]
     rest = (
-        f"; after {_share(part, 'noise_goings_on')} of the line breaks where it was, a list went on"
+        f"; after {_share(part, 'noise_continuations')} of the line breaks where it was, a list went on"
         if went_on.notnull()
         else ""
     )
     return (
-        f"{lists_words(str(part['condition_adjective'].values)).capitalize()} as they were written{at}: "
+        f"{lists_named(str(part['condition_adjective'].values)).capitalize()} as they were written{at}: "
         f"{int(part['n_noise'])} of {int(part['n_ended'])} endings ({_share(part, 'noise_endings')}) came where the "
         f"end of the turn was not the most probable token{rest}."
     )
@@ -96,21 +96,20 @@ def _share(part: xr.Dataset, name: str) -> str:
     value, low, high = (float(part[f"{name}{end}"]) for end in ENDS)
     if np.isnan(value):
         return "none"
-    return f"{value:.0%}" + (f" [{low:.0%}, {high:.0%}]" if low < high else "")
+    return with_interval(value, low, high, ".0%")
 
 
-def _many(held: xr.DataArray) -> np.ndarray:
-    return (held >= np.minimum(held.max("item"), FEWEST)).values & (held > 0).values
+def _shown(part: xr.Dataset, name: str) -> xr.Dataset:
+    """A mean by item with its interval, without points that stand on few lists."""
+    return part[[f"{name}{end}" for end in ENDS]].where(enough(part["lists_at"], "item"))
 
 
 def _logit(results: xr.Dataset) -> go.Figure:
     renamed = {"by_adjective": "series", "item": "x"}
-    many = xr.DataArray(_many(results["lists_at"]), dims=("by_adjective", "item"))
-    shown = {end: results[f"mean_end_logit{end}"].where(many).rename(renamed) for end in ENDS}
+    shown = _shown(results, "mean_end_logit")
     return draw.interval_lines(
-        shown[""],
-        low=shown["_low"],
-        high=shown["_high"],
+        shown["mean_end_logit"].rename(renamed),
+        **ends(shown, "mean_end_logit", **renamed),
         title="Direction A at line breaks: logit of end of turn minus hyphen",
         caption="Where a curve crosses zero, the model's preference turns from another item to the end; "
         f"{OVER_TOPICS}; {NOT_FEW}.",
@@ -122,16 +121,12 @@ def _logit(results: xr.Dataset) -> go.Figure:
 
 def _scaled(results: xr.Dataset, adjective: str) -> go.Figure:
     part = results.sel(by_adjective=adjective)
-    many = xr.DataArray(_many(part["lists_at"]), dims=("item",))
-    ends = {
-        end: (part[f"mean_end_logit{end}"].where(many) / part["grid"]).rename(item="x", grid="series") for end in ENDS
-    }
-    words = _temperatures(results)
+    renamed = {"item": "x", "grid": "series"}
+    shown = _shown(part, "mean_end_logit") / part["grid"]
     return draw.interval_lines(
-        ends[""].transpose("series", "x").assign_coords(series=words),
-        low=ends["_low"].transpose("series", "x"),
-        high=ends["_high"].transpose("series", "x"),
-        title=f"Direction A divided by the temperature, {lists_words(adjective)}",
+        shown["mean_end_logit"].rename(renamed).assign_coords(series=_temperatures(results)),
+        **ends(shown, "mean_end_logit", **renamed),
+        title=f"Direction A divided by the temperature, {lists_named(adjective)}",
         caption="All curves cross zero after the same item: a temperature changes how firmly the model decides, and "
         f"not what it prefers; {OVER_TOPICS}.",
         x_title="items written",
@@ -140,15 +135,12 @@ def _scaled(results: xr.Dataset, adjective: str) -> go.Figure:
 
 
 def _probability(results: xr.Dataset, adjective: str) -> go.Figure:
-    part = results.sel(by_adjective=adjective)
-    many = xr.DataArray(_many(part["lists_at"]), dims=("item",))
     renamed = {"item": "x", "grid": "series"}
-    ends = {end: part[f"mean_end_at_break{end}"].where(many).rename(renamed).transpose("series", "x") for end in ENDS}
+    shown = _shown(results.sel(by_adjective=adjective), "mean_end_at_break")
     return draw.interval_lines(
-        ends[""].assign_coords(series=_temperatures(results)),
-        low=ends["_low"],
-        high=ends["_high"],
-        title=f"Probability of the end at line breaks by temperature, {lists_words(adjective)}",
+        shown["mean_end_at_break"].rename(renamed).assign_coords(series=_temperatures(results)),
+        **ends(shown, "mean_end_at_break", **renamed),
+        title=f"Probability of the end at line breaks by temperature, {lists_named(adjective)}",
         caption=f"Under top-p {results.attrs['nucleus']:g}, along the same lists: a cold curve jumps where direction A "
         f"crosses zero, a warm one rises before, which is noise that ends lists; {OVER_TOPICS}.",
         x_title="items written",
@@ -158,11 +150,9 @@ def _probability(results: xr.Dataset, adjective: str) -> go.Figure:
 
 def _expected(results: xr.Dataset) -> go.Figure:
     renamed = {"by_adjective": "series", "grid": "x"}
-    ends = {end: results[f"expected_noise_endings{end}"].rename(renamed) for end in ENDS}
     return draw.interval_lines(
-        ends[""],
-        low=ends["_low"],
-        high=ends["_high"],
+        results["expected_noise_endings"].rename(renamed),
+        **ends(results, "expected_noise_endings", **renamed),
         title="Share of endings that sampling noise makes, along the given lists",
         caption="An ending is noise where the end of turn is not the most probable token; top-p "
         f"{results.attrs['nucleus']:g}; {OVER_TOPICS}.",
@@ -174,19 +164,18 @@ def _expected(results: xr.Dataset) -> go.Figure:
 def _observed(results: xr.Dataset) -> go.Figure:
     temperatures = results["condition_temperature"].values
     labels = [
-        lists_words(a) + ("" if np.isnan(t) else f", T = {t:g}")
+        lists_named(a) + ("" if np.isnan(t) else f", T = {t:g}")
         for a, t in zip(results["condition_adjective"].values.tolist(), temperatures, strict=True)
     ]
-    ends = {end: results[f"noise_endings{end}"].rename(condition="category") for end in ENDS}
-    ended = [number_of(int(n), "endings") for n in results["n_ended"].values]
+    rows = results[[f"noise_endings{end}" for end in ENDS]].rename(condition="category")
+    rows = rows.drop_vars(["condition_adjective", "condition_temperature"]).assign_coords(category=labels)
     return draw.interval_rows(
-        xr.DataArray(ends[""].values, dims=("category",), coords={"category": labels}),
-        low=xr.DataArray(ends["_low"].values, dims=("category",)),
-        high=xr.DataArray(ends["_high"].values, dims=("category",)),
+        rows["noise_endings"],
+        **ends(rows, "noise_endings"),
         title="Share of the lists' own endings at which the end was not the model's first choice",
         caption=f"Lists as they were written, each at its own temperature; {OVER_TOPICS}.",
         x_title="share of endings",
-        note=xr.DataArray(ended, dims=("category",)),
+        note=counted(results["n_ended"], "endings"),
     )
 
 

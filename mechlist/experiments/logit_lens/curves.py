@@ -3,9 +3,9 @@
 import numpy as np
 import xarray as xr
 
-from mechlist.experiments.list_means import clustered_means, counted, split
 from mechlist.experiments.logit_lens.predictions import LISTS, PAIRS
 from mechlist.lens.change_points import ChangePoint, change_point
+from mechlist.metrics.by_topic import clustered_means, counted_from, last_and_earlier
 
 SERIES = ("last item", "earlier items", "last item, adjective swapped")
 CONTRASTS = ("last item", "last - earlier items", "effect of the adjective")
@@ -18,7 +18,7 @@ def series(difference: xr.DataArray) -> xr.DataArray:
     """The curves of each list over the dimension `series`; of each pair its two runs."""
     if _is_pairs(difference):
         return difference.isel(item=0, drop=True).rename(run="series")
-    parts = split(difference)
+    parts = last_and_earlier(difference)
     written, swapped = (parts.sel(run=run, drop=True) for run in LISTS)
     curves = [
         written.sel(part="last item", drop=True),
@@ -47,14 +47,14 @@ def changes(results: xr.Dataset, generator: np.random.Generator) -> xr.Dataset:
     """The largest step of each contrast between neighbouring layers, and of the last layer between items.
 
     A step from stage s to the next is made by layer s. Along items it goes from `place` to the next item: counted from
-    1 at the start, or backwards from 0 for the last one at the end.
+    1 at the start, or backwards at the end, where 0 is the last and 1 the one before it.
     """
     by_layer = _by_adjective(contrasts(results["difference"]), "stage", generator)
     out = by_layer.rename({str(name): f"layer_change_{name}" for name in by_layer.data_vars})
     if results.sizes["item"] < 2:
         return out
     last = results["difference"].isel(run=0, stage=-1, drop=True)
-    by_item = [_by_item(counted(last, end), end, generator) for end in ENDS]
+    by_item = [_by_item(counted_from(last, end), end, generator) for end in ENDS]
     along = xr.concat(by_item, dim="end").assign_coords(end=list(ENDS))
     return out.merge(along.rename({str(name): f"item_change_{name}" for name in along.data_vars}))
 

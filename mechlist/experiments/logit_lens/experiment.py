@@ -11,13 +11,11 @@ import xarray as xr
 
 from mechlist.decode.rehearsal import rehearse
 from mechlist.errors import InputError
-from mechlist.experiments.list_directions import text_direction
-from mechlist.experiments.list_means import numpy_generator
-from mechlist.experiments.list_runs import ListExperiment
+from mechlist.experiments.list_experiment import MadeListExperiment, text_direction
 from mechlist.experiments.logit_lens import figures as logit_lens_figures
 from mechlist.experiments.logit_lens import findings as logit_lens_words
 from mechlist.experiments.logit_lens.curves import changes, curves
-from mechlist.experiments.logit_lens.predictions import Readings, list_readings, pair_readings, read
+from mechlist.experiments.logit_lens.predictions import LensInputs, differences, list_inputs, pair_inputs
 from mechlist.experiments.logit_lens.tuned import load_translators, train, tuned_results
 from mechlist.experiments.patch_pairs import own_pairs, read_pairs
 from mechlist.lens.logit_lens import Translate, as_it_is
@@ -32,7 +30,7 @@ PLANNED_STEPS = 3
 
 @register("logit-lens")
 @dataclass(frozen=True, kw_only=True)
-class LogitLens(ListExperiment):
+class LogitLens(MadeListExperiment):
     """Logit differences from the residual stream of every layer, by item of lists, and where they are made."""
 
     answer: tuple[str, ...] = ()
@@ -66,30 +64,30 @@ class LogitLens(ListExperiment):
 
     def run(self, runner: Runner) -> xr.Dataset:
         """The differences of every list, item and layer, their means, and their change points."""
-        readings = self._readings(runner)
+        inputs = self._inputs(runner)
         lenses: dict[str, Translate] = {"plain": as_it_is}
         found = load_translators(self.translators, runner) if self.translators is not None else None
         if found is None and self.tuned:
-            found = train(runner, readings, steps=self.tuned_steps, batch=self.tuned_batch)
+            found = train(runner, inputs, steps=self.tuned_steps, batch=self.tuned_batch)
         if found is not None:
             lenses["tuned"] = found
-        results = read(runner, readings, lenses, softcap=self.softcap)
-        generator = numpy_generator(runner, "logit lens bootstrap")
+        results = differences(runner, inputs, lenses, softcap=self.softcap)
+        generator = runner.numpy_generator("logit lens bootstrap")
         results = results.merge(curves(results, generator)).merge(changes(results, generator))
         if found is not None:
-            extra = tuned_results(runner, readings, found, generator, keep=self.translators is None)
+            extra = tuned_results(runner, inputs, found, generator, keep=self.translators is None)
             results = results.merge(extra).assign_attrs(extra.attrs)
         name = runner.language_model.info["name"]
-        return results.assign_attrs(source=readings.source, softcap=self.softcap, model=name)
+        return results.assign_attrs(origin=inputs.origin, softcap=self.softcap, model=name)
 
     def plan(self, runner: Runner) -> Plan:
         """As of any experiment; a tuned lens is trained for few steps."""
         if not self.tuned or self.translators is not None or self.tuned_steps <= 1 + PLANNED_STEPS:
             return super().plan(runner)
-        plan, readings = dataclasses.replace(self, tuned_steps=1).plan(runner), self._readings(runner)
+        plan, inputs = dataclasses.replace(self, tuned_steps=1).plan(runner), self._inputs(runner)
 
         def training(steps: int) -> Rehearsed[Any]:
-            return rehearse(runner, lambda other: train(other, readings, steps=steps, batch=self.tuned_batch))
+            return rehearse(runner, lambda other: train(other, inputs, steps=steps, batch=self.tuned_batch))
 
         # The first is for what happens once.
         _, one, more = (training(steps) for steps in (1, 1, 1 + PLANNED_STEPS))
@@ -112,9 +110,9 @@ class LogitLens(ListExperiment):
         """Where along layers and items the difference is made, with intervals over topics."""
         return logit_lens_words.findings(results)
 
-    def _readings(self, runner: Runner) -> Readings:
+    def _inputs(self, runner: Runner) -> LensInputs:
         if self.pairs is not None:
-            return pair_readings(own_pairs(runner, read_pairs(self.pairs)))
-        data = self.data(runner)
-        own = (text_direction(runner, self.answer, self.wrong, self.role),) if self.answer else data.directions
-        return list_readings(data, own)
+            return pair_inputs(own_pairs(runner, read_pairs(self.pairs)))
+        lists = self.data(runner)
+        own = (text_direction(runner, self.answer, self.wrong, self.role),) if self.answer else lists.directions
+        return list_inputs(lists, own)

@@ -4,16 +4,15 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from mechlist.experiments.list_means import counted
 from mechlist.experiments.logit_lens.curves import ENDS
 from mechlist.figures import interval_lines, interval_rows
+from mechlist.figures.notes import OVER_TOPICS, counted, items_from_last
 from mechlist.figures.row_maps import row_maps
-from mechlist.text import number_of
+from mechlist.metrics.by_topic import counted_from, enough
+from mechlist.text import from_last, lists_named
 
 PARTS = ("mean", "low", "high", "lists")
-_INTERVALS = "95 % bootstrap intervals over topics"
 _STAGES = "layers passed (0 is the embedding, the last the model's own output)"
-_GROUPS = {"pairs": "pairs of prompts", "none": "lists without adjective"}
 
 
 def figures(results: xr.Dataset) -> dict[str, go.Figure]:
@@ -36,7 +35,7 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
 
 def group(adjective: str) -> str:
     """As figures and sentences name the lists of an adjective."""
-    return _GROUPS.get(adjective, f"{adjective} lists")
+    return "pairs of prompts" if adjective == "pairs" else lists_named(adjective)
 
 
 def slug(direction: str) -> str:
@@ -55,8 +54,6 @@ def _curves(results: xr.Dataset, direction: str, adjective: str) -> go.Figure:
     ]
     flat = flat.drop_vars(["lens", "series"]).rename(name="series").assign_coords(series=names)
     flat = flat.isel(series=flat["lists"].any("stage").values).rename(stage="x")
-    texts = [number_of(int(n), "lists" if adjective != "pairs" else "pairs") for n in flat["lists"].values.ravel()]
-    note = flat["lists"].copy(data=np.array(texts, dtype=object).reshape(flat["lists"].shape))
     where = results["difference"].attrs["units"]
     parting = (
         "where the last item parts from the earlier ones, and from itself after the other adjective"
@@ -69,22 +66,21 @@ def _curves(results: xr.Dataset, direction: str, adjective: str) -> go.Figure:
         high=flat["high"],
         title=f"Logit lens, {direction}: {group(adjective)}",
         caption=f"Mean logit difference read from the residual stream after each layer; look for {parting}; "
-        f"{_INTERVALS}.",
+        f"{OVER_TOPICS}.",
         x_title=_STAGES,
         y_title=f"logit difference ({where})",
-        note=note,
+        note=counted(flat["lists"], "pairs" if adjective == "pairs" else "lists"),
     )
 
 
 def _map(results: xr.Dataset, direction: str, lens: str, end: str) -> go.Figure:
     """Layers downwards, items from either end to the right; one panel an adjective and run."""
-    values = counted(results["difference"].sel(direction=direction, lens=lens), end)
+    values = counted_from(results["difference"].sel(direction=direction, lens=lens), end)
     panels = {}
     for adjective in results["by_adjective"].values.tolist():
         own = values.isel(list=np.flatnonzero(values["adjective"].values == adjective))
         # Means of a list or two beside those of many would only be noise.
-        held = own.notnull().sum("list")
-        shown = own.mean("list").where(held >= np.minimum(held.max("item_index"), 5))
+        shown = own.mean("list").where(enough(own.notnull().sum("list"), "item_index"))
         for run in results["run"].values.tolist():
             if shown.sel(run=run).notnull().any():
                 panels[f"{group(adjective)}, {run}"] = shown.sel(run=run, drop=True)
@@ -92,19 +88,20 @@ def _map(results: xr.Dataset, direction: str, lens: str, end: str) -> go.Figure:
     whole = whole.drop_vars([n for n in whole.coords if n != "item_index"]).assign_coords(name=list(panels))
     told = np.flatnonzero(whole.notnull().any(["name", "stage"]).values)
     whole = whole.isel(item_index=slice(0, told[-1] + 1))
-    columns = whole["item_index"].values + 1
+    columns = (whole["item_index"].values + 1).tolist()
     if end == "end":
-        whole, columns = whole.isel(item_index=slice(None, None, -1)), 1 - columns[::-1]
+        whole = whole.isel(item_index=slice(None, None, -1))
+        columns = [from_last(back) for back in whole["item_index"].values.tolist()]
     return row_maps(
         whole.drop_vars("item_index").rename(stage="row", item_index="column").assign_coords(column=columns),
         [str(stage) for stage in results["stage"].values.tolist()],
         title=f"Logit lens by layer and item, {direction}" + ("" if lens == "plain" else f" ({lens} lens)"),
         caption=f"Mean over lists, aligned at the {'last' if end == 'end' else 'first'} item; grey where fewer than 5 "
-        "lists have such an item. Look for the layer from which the last items stand out, and whether they do with the "
-        "adjective swapped.",
+        "lists have such an item and others more. Look for the layer from which the last items stand out, and whether "
+        "they do with the adjective swapped.",
         unit=results["difference"].attrs["units"],
         row_title="layers passed",
-        column_title=f"item from the {end}",
+        column_title="item",
         diverging=True,
     )
 
@@ -136,15 +133,15 @@ def _item_changes(results: xr.Dataset) -> go.Figure:
     flat = points.stack(category=("direction", "by_adjective"), create_index=False)
     flat = flat.isel(category=np.isfinite(flat["item_change_place"].values))
     pairs = zip(flat["direction"].values, flat["by_adjective"].values, strict=True)
-    return _rows(
+    figure = _rows(
         flat,
         "item_change",
         [f"{slug(str(d))}, {group(str(a))}" for d, a in pairs],
         title="Item from which the model's own difference makes its largest step",
-        caption="Counted back from the last item: at 1 the step is from the last but one to the last; 95 % bootstrap "
-        "intervals over topics.",
-        x_title="items before the last",
+        caption=f"At last - 1 the step is from the item before the last to the last; {OVER_TOPICS}.",
+        x_title="item",
     )
+    return items_from_last(figure, results.sizes["item"])
 
 
 def _rows(flat: xr.Dataset, name: str, labels: list[str], *, title: str, caption: str, x_title: str) -> go.Figure:
@@ -174,7 +171,7 @@ def _fit(results: xr.Dataset) -> go.Figure:
         high=curves["kl_high"],
         title="How far each lens is from the model's own prediction",
         caption=f"KL divergence from the model's final distribution, mean over the tokens of lists of {unseen}: where "
-        f"the plain lens is far off, its curves say more of the lens than of the model; {_INTERVALS}.",
+        f"the plain lens is far off, its curves say more of the lens than of the model; {OVER_TOPICS}.",
         x_title=_STAGES,
         y_title="KL(model || lens), nats",
     )

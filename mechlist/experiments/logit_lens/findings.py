@@ -4,10 +4,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mechlist.experiments.list_means import with_interval
 from mechlist.experiments.logit_lens.curves import CONTRASTS, PAIR_CONTRASTS, SERIES
 from mechlist.experiments.logit_lens.figures import PARTS, group
-from mechlist.text import number_of
+from mechlist.text import from_last, number_of, with_interval
 
 _OF_LAYERS = "layer_change_"
 _OF_ITEMS = "item_change_"
@@ -30,7 +29,7 @@ def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
 def findings(results: xr.Dataset) -> list[str]:
     """For each direction and adjective where the difference is made; how far the lens can be trusted."""
     out = []
-    pairs = results.attrs["source"] == "pairs"
+    pairs = results.attrs["origin"] == "pairs"
     for direction in results["direction"].values.tolist():
         for adjective in results["by_adjective"].values.tolist():
             at = results.sel(direction=direction, by_adjective=adjective)
@@ -43,11 +42,11 @@ def findings(results: xr.Dataset) -> list[str]:
 
 def _of_lists(at: xr.Dataset, direction: str, adjective: str) -> str:
     last, earlier, swapped = (_curve(at, name) for name in SERIES)
-    said = f"{direction}, {group(adjective)}: the model itself gives {with_interval(last)} at the last item"
+    said = f"{direction}, {group(adjective)}: the model itself gives {_value(last)} at the last item"
     if int(earlier["lists"]):
-        said += f", {with_interval(earlier)} at those before"
+        said += f", {_value(earlier)} at those before"
     if int(swapped["lists"]):
-        said += f", and {with_interval(swapped)} at the last item after the other adjective"
+        said += f", and {_value(swapped)} at the last item after the other adjective"
     parting = {CONTRASTS[1]: "The last item parts from the earlier ones", CONTRASTS[2]: "The adjective's effect grows"}
     steps = [f"{words} most {_step(at, name)}." for name, words in parting.items() if _known(at, name)]
     return f"{said}. {' '.join(steps)}".rstrip()
@@ -56,8 +55,8 @@ def _of_lists(at: xr.Dataset, direction: str, adjective: str) -> str:
 def _of_pairs(at: xr.Dataset, direction: str) -> str:
     clean, corrupt = (_curve(at, name) for name in ("clean", "corrupt"))
     return (
-        f"{direction}, {number_of(int(clean['lists']), 'pairs')}: the model itself gives {with_interval(clean)} after "
-        f"the clean prompts and {with_interval(corrupt)} after the corrupt ones. They part most "
+        f"{direction}, {number_of(int(clean['lists']), 'pairs')}: the model itself gives {_value(clean)} after "
+        f"the clean prompts and {_value(corrupt)} after the corrupt ones. They part most "
         f"{_step(at, PAIR_CONTRASTS[1])}."
     )
 
@@ -78,15 +77,20 @@ def _along_items(at: xr.Dataset, direction: str, adjective: str) -> list[str]:
     place, low, high = (float(at[f"{_OF_ITEMS}{n}"].sel(end="end")) for n in ("place", "place_low", "place_high"))
     if np.isnan(place):
         return []
-    spread = "" if np.isnan(low) else f" (interval {low:.0f} to {high:.0f} before the last)"
-    places = "the last but one to the last" if place == 1 else f"{place:.0f} to {place - 1:.0f} before the last"
+    spread = "" if np.isnan(low) else f" (interval {from_last(round(high))} to {from_last(round(low))})"
+    places = f"{from_last(round(place))} to {from_last(round(place) - 1)}"
     jump = _jump(at, _OF_ITEMS, end="end")
     return [f"{direction}, {group(adjective)}: along items the largest step is from {places}{spread}, by {jump}."]
 
 
 def _jump(at: xr.Dataset, prefix: str, **where: str) -> str:
     jump, low, high = (float(at[f"{prefix}{n}"].sel(where)) for n in ("jump", "jump_low", "jump_high"))
-    return f"{jump:+.2f} logits" + ("" if np.isnan(low) else f" [{low:+.2f}, {high:+.2f}]")
+    return with_interval(jump, low, high, unit="logits")
+
+
+def _value(means: xr.Dataset, unit: str = "") -> str:
+    mean, low, high = (float(means[name]) for name in ("mean", "low", "high"))
+    return with_interval(mean, low, high, ".2f", unit)
 
 
 def _known(at: xr.Dataset, contrast: str) -> bool:
@@ -113,8 +117,8 @@ def _of_fit(results: xr.Dataset) -> list[str]:
             for lens in ("plain", "tuned")
         )
         said.append(
-            f"after {number_of(stage, 'layers')} the plain lens is {with_interval(plain, 'nats')} from the model's "
-            f"own distribution and the tuned one {with_interval(tuned, 'nats')}"
+            f"after {number_of(stage, 'layers')} the plain lens is {_value(plain, 'nats')} from the model's "
+            f"own distribution and the tuned one {_value(tuned, 'nats')}"
         )
     bias = results["bias"].isel(stage=layers // 2)
     return [

@@ -10,10 +10,9 @@ import xarray as xr
 from jaxtyping import Int
 from torch import Tensor
 
+from mechlist.datasets.lists.directions import Direction
+from mechlist.datasets.lists.list_set import ListSet
 from mechlist.errors import InputError
-from mechlist.experiments.list_directions import Direction
-from mechlist.experiments.list_runs import ListData
-from mechlist.experiments.list_sources import SWAP
 from mechlist.experiments.patch_pairs import Pairs
 from mechlist.lens.logit_lens import Translate, checked_sets, lens_logits, set_difference
 from mechlist.metrics.measure import Each
@@ -28,13 +27,13 @@ LISTS, PAIRS = ("as written", "adjective swapped"), ("clean", "corrupt")
 class Run:
     """Prompts of one run."""
 
-    rows: list[Tensor]
+    rows: Sequence[Tensor]
     lists: list[int]
     """The list, or pair, of each."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Readings:
+class LensInputs:
     """Prompts, and for each direction where it is read and which tokens it compares."""
 
     runs: Mapping[str, Run]
@@ -49,10 +48,11 @@ class Readings:
     """Positions that a tuned lens is trained on; -1 for none."""
     topics: list[str]
     coords: Mapping[str, Any]
-    source: str
+    origin: str
+    """Of lists, as in ListSet; `pairs` of pairs."""
 
 
-def list_readings(data: ListData, directions: Sequence[Direction]) -> Readings:
+def list_inputs(lists: ListSet, directions: Sequence[Direction]) -> LensInputs:
     """Every list, and every list with an adjective again with the other one, which leaves all positions in place.
 
     Raises:
@@ -60,15 +60,13 @@ def list_readings(data: ListData, directions: Sequence[Direction]) -> Readings:
     """
     where = []
     for direction in directions:
-        where.append(torch.from_numpy(data.positions(direction.role)))
+        where.append(torch.from_numpy(lists.positions(direction.role)))
         if not (where[-1] >= 0).any():
             raise InputError(f"role must be one that some list has in an item; none has {direction.role!r}.")
-    runs = {LISTS[0]: Run(data.rows, list(range(len(data.rows))))}
-    with_adjective = [i for i, adjective in enumerate(data.adjective) if adjective in SWAP]
-    if with_adjective:
-        runs[LISTS[1]] = Run(data.swapped().rows, with_adjective)
-    starts = [prompt.hyphen for prompt in data.prompts]
-    return Readings(
+    runs = {LISTS[0]: Run(lists.rows, list(range(len(lists))))}
+    if lists.swappable:
+        runs[LISTS[1]] = Run(lists.swapped().rows, lists.swappable)
+    return LensInputs(
         runs=runs,
         run_names=LISTS,
         directions=[direction.name for direction in directions],
@@ -77,14 +75,14 @@ def list_readings(data: ListData, directions: Sequence[Direction]) -> Readings:
         answer=[[direction.answer] for direction in directions],
         wrong=[[direction.wrong] for direction in directions],
         # From the prefilled hyphen to the last token that another one follows.
-        trained=_spans(starts, [int(n) - 1 for n in data.lengths]),
-        topics=data.topic,
-        coords=data.coords,
-        source=data.source,
+        trained=_spans(lists.starts, [len(row) - 1 for row in lists.rows]),
+        topics=list(lists.topic),
+        coords=lists.coords("n_items"),
+        origin=lists.origin,
     )
 
 
-def pair_readings(pairs: Pairs) -> Readings:
+def pair_inputs(pairs: Pairs) -> LensInputs:
     """Both prompts of each pair, at their last token."""
     runs = {}
     for name in PAIRS:
@@ -93,7 +91,7 @@ def pair_readings(pairs: Pairs) -> Readings:
     lengths = [len(pair.clean) for pair in pairs.pairs]
     topics = pairs.clusters or [f"pair {n}" for n in range(1, len(lengths) + 1)]
     coords = {"topic": ("list", [visible(topic) for topic in topics]), "adjective": ("list", ["pairs"] * len(lengths))}
-    return Readings(
+    return LensInputs(
         runs=runs,
         run_names=PAIRS,
         directions=["answer - wrong"],
@@ -104,33 +102,32 @@ def pair_readings(pairs: Pairs) -> Readings:
         trained=_spans([min(1, n - 1) for n in lengths], lengths),
         topics=topics,
         coords={**coords, "n_items": ("list", [1] * len(lengths))},
-        source="pairs",
+        origin="pairs",
     )
 
 
-def read(runner: Runner, readings: Readings, lenses: Mapping[str, Translate], *, softcap: bool) -> xr.Dataset:
+def differences(runner: Runner, inputs: LensInputs, lenses: Mapping[str, Translate], *, softcap: bool) -> xr.Dataset:
     """Differences by lens, direction, run, list, item and stage; NaN where a list has no such item, or no such run."""
-    shape = (len(lenses), len(readings.run_names), *readings.where.shape, runner.shape.n_layers + 1)
+    shape = (len(lenses), len(inputs.run_names), *inputs.where.shape, runner.shape.n_layers + 1)
     found = np.full(shape, np.nan, dtype=np.float32)
     for number, translate in enumerate(lenses.values()):
-        for name, run in readings.runs.items():
-            values = _differences(runner, readings, run, translate, softcap)
-            found[number, readings.run_names.index(name), run.lists] = values.numpy()
+        for name, run in inputs.runs.items():
+            values = _differences(runner, inputs, run, translate, softcap)
+            found[number, inputs.run_names.index(name), run.lists] = values.numpy()
     dims = ("lens", "run", "list", "direction", "item", "stage")
     capped = getattr(runner.language_model, "softcap", None)
     units = {"units": "logits" + (f" {'after' if softcap else 'before'} the softcap" if capped else "")}
-    labels = {"lens": list(lenses), "run": list(readings.run_names), "direction": readings.directions}
+    labels = {"lens": list(lenses), "run": list(inputs.run_names), "direction": inputs.directions}
     numbers = {"item": np.arange(1, shape[4] + 1), "stage": np.arange(shape[5])}
-    return xr.Dataset({"difference": (dims, found, units)}, {**readings.coords, **labels, **numbers})
+    return xr.Dataset({"difference": (dims, found, units)}, {**inputs.coords, **labels, **numbers})
 
 
-def _differences(runner: Runner, readings: Readings, run: Run, translate: Translate, softcap: bool) -> Tensor:
+def _differences(runner: Runner, inputs: LensInputs, run: Run, translate: Translate, softcap: bool) -> Tensor:
     """All directions in one pass: float32 [row, direction, item, stage]."""
-    where = readings.where[run.lists]
-    total, d_vocab = len(readings.topics), runner.shape.d_vocab_out
+    where = inputs.where[run.lists]
+    total, d_vocab = len(inputs.topics), runner.shape.d_vocab_out
     sides = [
-        checked_sets(answer, wrong, total, d_vocab)
-        for answer, wrong in zip(readings.answer, readings.wrong, strict=True)
+        checked_sets(answer, wrong, total, d_vocab) for answer, wrong in zip(inputs.answer, inputs.wrong, strict=True)
     ]
     columns = torch.cat([ids[there] for pair in sides for ids, there in pair]).unique()
     logits = lens_logits(runner, run.rows, where.flatten(1), columns, softcap=softcap, translate=translate)

@@ -8,11 +8,11 @@ import xarray as xr
 from torch import Tensor
 
 from mechlist.errors import InputError
-from mechlist.experiments.list_means import clustered_means
-from mechlist.experiments.logit_lens.predictions import Readings
+from mechlist.experiments.logit_lens.predictions import LensInputs
 from mechlist.lens.logit_lens import as_it_is
 from mechlist.lens.translators import Translators
 from mechlist.lens.tuned_lens import lens_fit, train_translators
+from mechlist.metrics.by_topic import clustered_means
 from mechlist.results import load_dataset
 from mechlist.runner import Runner
 from mechlist.text import visible
@@ -21,23 +21,23 @@ HELD_OUT = 0.25
 """Share of the topics that training does not see."""
 
 
-def train(runner: Runner, readings: Readings, *, steps: int, batch: int) -> Translators:
+def train(runner: Runner, inputs: LensInputs, *, steps: int, batch: int) -> Translators:
     """Translators from the lists of three quarters of the topics, in all runs.
 
     Raises:
         InputError: a single topic: none would be left to judge them on.
     """
-    topics = list(dict.fromkeys(readings.topics))
+    topics = list(dict.fromkeys(inputs.topics))
     if len(topics) < 2:
         raise InputError("tuned needs lists of two topics at least, or two pairs: one of them is held out.")
     generator = runner.generator("tuned lens")
     order = torch.randperm(len(topics), generator=generator).tolist()
     kept = {topics[i] for i in order[max(1, round(HELD_OUT * len(topics))) :]}
     rows, where = [], []
-    for run in readings.runs.values():
-        chosen = [(row, i) for row, i in zip(run.rows, run.lists, strict=True) if readings.topics[i] in kept]
+    for run in inputs.runs.values():
+        chosen = [(row, i) for row, i in zip(run.rows, run.lists, strict=True) if inputs.topics[i] in kept]
         rows += [row for row, _ in chosen]
-        where += [readings.trained[i] for _, i in chosen]
+        where += [inputs.trained[i] for _, i in chosen]
     names = [topic for topic in topics if topic in kept]
     return train_translators(
         runner, rows, torch.stack(where), steps=steps, batch=batch, generator=generator, trained_on=names
@@ -45,23 +45,23 @@ def train(runner: Runner, readings: Readings, *, steps: int, batch: int) -> Tran
 
 
 def tuned_results(
-    runner: Runner, readings: Readings, found: Translators, generator: np.random.Generator, *, keep: bool
+    runner: Runner, inputs: LensInputs, found: Translators, generator: np.random.Generator, *, keep: bool
 ) -> xr.Dataset:
     """How far the plain and the tuned lens are from the model on the topics that training did not see.
 
     Where it saw all of them, on all; the attribute `held_out` says which. With `keep`, the translators themselves.
     """
-    unseen = [i for i, topic in enumerate(readings.topics) if topic not in found.trained_on]
-    chosen = unseen or list(range(len(readings.topics)))
-    first = next(iter(readings.runs.values()))
-    rows, where = [first.rows[i] for i in chosen], readings.trained[chosen]
-    kl = np.full((2, runner.shape.n_layers + 1, len(readings.topics)), np.nan, dtype=np.float32)
+    unseen = [i for i, topic in enumerate(inputs.topics) if topic not in found.trained_on]
+    chosen = unseen or list(range(len(inputs.topics)))
+    first = next(iter(inputs.runs.values()))
+    rows, where = [first.rows[i] for i in chosen], inputs.trained[chosen]
+    kl = np.full((2, runner.shape.n_layers + 1, len(inputs.topics)), np.nan, dtype=np.float32)
     bias = np.zeros(kl.shape[:2], dtype=np.float32)
     for number, translate in enumerate((as_it_is, found)):
         fit = lens_fit(runner, rows, where, translate=translate)
         kl[number][:, chosen] = _by_prompt(fit.kl, fit.prompt, len(rows))
         bias[number] = fit.bias.numpy()
-    topics = ("list", [visible(topic) for topic in readings.topics])
+    topics = ("list", [visible(topic) for topic in inputs.topics])
     labels = {"lens": ["plain", "tuned"], "topic": topics}
     by_list = xr.DataArray(kl, dims=("lens", "stage", "list"), coords=labels)
     means = clustered_means(by_list, generator)
@@ -70,7 +70,7 @@ def tuned_results(
     if keep:
         out["translator_weight"] = (("layer", "d_in", "d_out"), found.weight.numpy())
         out["translator_bias"] = (("layer", "d_out"), found.bias.numpy())
-    held_out = list(dict.fromkeys(readings.topics[i] for i in unseen))
+    held_out = list(dict.fromkeys(inputs.topics[i] for i in unseen))
     return out.assign_attrs(fingerprint=found.fingerprint, trained_on=list(found.trained_on), held_out=held_out)
 
 

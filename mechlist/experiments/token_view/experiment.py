@@ -12,21 +12,24 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from mechlist.datasets.lists.list_set import ListSet
+from mechlist.datasets.lists.made import example_completion
+from mechlist.datasets.lists.prompts import list_prompts
+from mechlist.datasets.lists.read import read_lists
 from mechlist.datasets.topics import STUDY, choose_topics
 from mechlist.decode import Sampling
 from mechlist.errors import InputError
 from mechlist.experiment import Experiment
-from mechlist.experiments import whole_lists as list_hazard_lists
-from mechlist.experiments.list_predictions import read
-from mechlist.experiments.list_stand_in import list_stand_in
+from mechlist.experiments.list_experiment import sample_lists
+from mechlist.experiments.list_predictions import predict
 from mechlist.experiments.token_view import report as token_view_output
-from mechlist.experiments.whole_lists import NO_ADJECTIVE, WholeList
 from mechlist.registry import register
 from mechlist.runner import Runner
 from mechlist.runner.batch import Batch
-from mechlist.text import visible
+from mechlist.text import NO_ADJECTIVE, visible
 
-READ = ("end", "filler", "entropy", "end_logit", "filler_logit")
+SHOWN = ("end", "filler", "entropy", "end_logit", "filler_logit")
+"""Of the `Predictions`."""
 
 
 @register("token-view")
@@ -64,25 +67,21 @@ class TokenView(Experiment):
         _ = self._sampling
 
     def run(self, runner: Runner) -> xr.Dataset:
-        """Readings and the most probable next tokens at every token from the prefilled hyphen on."""
+        """Predictions and the most probable next tokens at every token from the prefilled hyphen on."""
         if self.alternatives > runner.shape.d_vocab_out:
             raise InputError(
                 f"alternatives must be at most {runner.shape.d_vocab_out}, the tokens of the vocabulary, not "
                 f"{self.alternatives}."
             )
-        one = self._chosen(runner)
-        start, tokens = one.prompt.hyphen, one.tokens[one.prompt.hyphen :]
-        readings = read(runner, [one], drawn=[None], label="Reading the list")
-        shown = {name: np.full(len(tokens), np.nan) for name in READ}
-        for name, values in shown.items():
-            told = getattr(readings, name)[0]
-            values[: len(told)] = told
-        ids, log_probs, own = self._next_tokens(runner, one)
+        lists = self._chosen(runner)
+        start, tokens = lists.starts[0], lists.rows[0][lists.starts[0] :].tolist()
+        predictions = predict(runner, lists, label="Reading the list")
+        ids, log_probs, own = self._next_tokens(runner, lists)
         results = xr.Dataset(
             {
-                "token": ("position", list(tokens)),
-                "text": ("position", _json(runner, list(tokens))),
-                **{name: ("position", values) for name, values in shown.items()},
+                "token": ("position", tokens),
+                "text": ("position", _json(runner, tokens)),
+                **{name: ("position", getattr(predictions, name)[0, start:]) for name in SHOWN},
                 "log_prob": ("position", own, {"units": "nats"}),
                 "top_token": (("position", "rank"), ids),
                 "top_text": (("position", "rank"), np.array([_json(runner, row) for row in ids.tolist()])),
@@ -90,21 +89,22 @@ class TokenView(Experiment):
             },
             coords={"position": start + np.arange(len(tokens)), "rank": 1 + np.arange(self.alternatives)},
         )
+        temperature = float(lists.temperature[0])
         results.attrs = {
             "model": runner.language_model.info["name"],
-            "topic": visible(one.prompt.topic),
-            "adjective": one.adjective,
-            "temperature": None if np.isnan(one.temperature) else one.temperature,
-            "ended": one.parsed.ended is not None,
-            "n_items": len(one.parsed.items),
-            "line_break": one.marks.line_break,
-            "prompt": list(one.prompt.tokens),
+            "topic": visible(lists.topic[0]),
+            "adjective": lists.adjective[0],
+            "temperature": None if np.isnan(temperature) else temperature,
+            "ended": bool(lists.ended[0]),
+            "n_items": int(lists.n_items[0]),
+            "line_break": lists.special.line_break,
+            "prompt": list(lists.prompts[0].tokens),
         }
         return results
 
     def stand_in(self, runner: Runner) -> tuple[int, ...]:
         """See Experiment."""
-        return list_stand_in(runner.tokenizer, self.max_new_tokens)
+        return example_completion(runner.tokenizer, self.max_new_tokens)
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
         """The list with its numbers."""
@@ -122,28 +122,35 @@ class TokenView(Experiment):
     def _sampling(self) -> Sampling:
         return Sampling(temperature=1.0 if self.temperature is None else self.temperature, top_p=self.top_p)
 
-    def _chosen(self, runner: Runner) -> WholeList:
+    def _chosen(self, runner: Runner) -> ListSet:
+        """The one list."""
         if not self.recorded:
             names = list(choose_topics((), (self.topic,)) if self.topic else choose_topics((STUDY,)))
-            prompts = list_hazard_lists.prompts_of(runner, names[:1], [self.adjective])
-            return list_hazard_lists.write(
+            prompts = list_prompts(runner.tokenizer, names[:1], [self.adjective])
+            lists = sample_lists(
                 runner, prompts, sampling=self._sampling, samples=self.number, max_new_tokens=self.max_new_tokens
-            )[-1]
-        topics = (self.topic,) if self.topic else ()
-        lists = list_hazard_lists.recorded(runner, self.recorded, topics, self.temperature)
-        found = [one for one in lists if one.adjective == self.adjective]
-        found = [one for one in found if one.prompt.topic == found[0].prompt.topic]
+            )
+            return lists.of([self.number - 1])
+        lists = read_lists(
+            self.recorded,
+            topics=(self.topic,) if self.topic else (),
+            temperature=self.temperature,
+            keep_cut_off=True,
+            tokenizer=runner.tokenizer,
+        )
+        found = [i for i, adjective in enumerate(lists.adjective) if adjective == self.adjective]
+        found = [i for i in found if lists.topic[i] == lists.topic[found[0]]]
         if self.number > len(found):
             what = "without adjective" if self.adjective == NO_ADJECTIVE else f"with the adjective {self.adjective!r}"
             raise InputError(
                 f"number must be at most {len(found)}, not {self.number}: so many recorded lists {what} there are."
             )
-        return found[self.number - 1]
+        return lists.of([found[self.number - 1]])
 
-    def _next_tokens(self, runner: Runner, one: WholeList) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _next_tokens(self, runner: Runner, lists: ListSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Most probable next tokens with their log-probabilities, and that of each token itself (NaN for the first)."""
-        start, size = one.prompt.hyphen, len(one.tokens)
-        target = torch.tensor([*one.tokens[start + 1 :], 0])
+        (row,), start = lists.rows, lists.starts[0]
+        target = torch.cat([row[start + 1 :], row.new_zeros(1)])
 
         def function(batch: Batch) -> dict[str, Tensor]:
             log_prob = batch.logits().float().log_softmax(-1)
@@ -152,9 +159,9 @@ class TokenView(Experiment):
             return {"ids": best.indices, "log_prob": best.values, "own": own}
 
         found = runner.map(
-            [one.tokens],
+            [row],
             function,
-            positions=list(range(start, size)),
+            positions=list(range(start, len(row))),
             row_bytes=lambda _, kept: 12 * kept * runner.shape.d_vocab_out,
             label="Alternatives",
         )

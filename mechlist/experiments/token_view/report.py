@@ -7,9 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from mechlist.experiments.list_hazard.figures import lists_words
 from mechlist.figures.token_sheet import token_sheet
-from mechlist.text import visible
+from mechlist.text import lists_named, visible
 
 MEASURES = {
     "end": "P(end)",
@@ -73,8 +72,8 @@ def findings(results: xr.Dataset) -> list[str]:
 
 
 def _list_words(results: xr.Dataset) -> str:
-    kind = lists_words(results.attrs["adjective"]).replace("lists", "list")
-    return f"{kind[0].upper()}{kind[1:]} of {results.attrs['topic']}"
+    named = lists_named(results.attrs["adjective"]).replace("lists", "list")
+    return f"{named[0].upper()}{named[1:]} of {results.attrs['topic']}"
 
 
 def _texts(values: xr.DataArray) -> list[str]:

@@ -1,15 +1,14 @@
 """Measures of two kinds of lists behind the same prompts, by item, and their differences over topics."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Shaped
 
-from mechlist.experiments import whole_lists as lists_of
-from mechlist.experiments.list_hazard.hazards import numpy_generator
-from mechlist.experiments.list_predictions import by_item, fillers, read
-from mechlist.experiments.whole_lists import Lists
+from mechlist.datasets.lists.list_set import ListSet
+from mechlist.experiments.list_predictions import predict
 from mechlist.metrics.ratios import clusters_of, quantiles, resampled_ratios
 from mechlist.runner import Runner
 
@@ -25,6 +24,13 @@ MEASURES = (
 LEVEL = 0.95
 
 
+class Sums(NamedTuple):
+    """Of a measure over lists, cell by cell: the sum in each list, and over how many items it runs."""
+
+    above: Float[np.ndarray, "list *cell"]
+    below: Shaped[np.ndarray, "list *cell"]
+
+
 class Compared(NamedTuple):
     """Means of both sources and their difference, own minus written; each with the ends of its interval."""
 
@@ -36,92 +42,71 @@ class Compared(NamedTuple):
     difference_high: Float[np.ndarray, " cell"]
 
 
-def compare(runner: Runner, own: Lists, written: Lists, resamples: int) -> xr.Dataset:
+def compare(runner: Runner, own: ListSet, written: ListSet, resamples: int) -> xr.Dataset:
     """Every measure by adjective and item, and over the items that both kinds of lists of a prompt have."""
-    items = int(max(lists_of.n_items(own).max(), lists_of.n_items(written).max()))
-    both = (own, written)
+    both, items = (own, written), max(own.width, written.width)
     values = [_measures(runner, lists, items, name) for lists, name in zip(both, SOURCES, strict=True)]
     shared = _shared_items(own, written)
-    adjectives = lists_of.adjectives_in(own)
-    by_index: list[Compared] = []
-    overall: list[Compared] = []
-    for adjective in adjectives:
-        rows = [np.array([one.adjective == adjective for one in lists]) for lists in both]
-        topics = [lists_of.clusters(lists)[row] for lists, row in zip(both, rows, strict=True)]
-        chosen = [value[row] for value, row in zip(values, rows, strict=True)]
-        cells = [value.reshape(len(value), -1) for value in chosen]
-        told = [np.isfinite(cell) for cell in cells]
-        sums = [np.nan_to_num(cell) for cell in cells]
-        generator = f"written lists {adjective}"
-        by_index.append(_compared(runner, sums, told, topics, resamples, generator))
+    by_item: list[Sums] = []
+    overall: list[Sums] = []
+    for value, lists in zip(values, both, strict=True):
+        told, filled = np.isfinite(value), np.nan_to_num(value)
+        by_item.append(Sums(filled, told))
         # Over all items only those count that both have, or the longer lists would tell of other items.
-        inside = [
-            told_of.reshape(value.shape)
-            & (np.arange(items) < np.array([shared[one.prompt.tokens] for one in lists])[row][:, None])[:, None]
-            for told_of, value, lists, row in zip(told, chosen, both, rows, strict=True)
-        ]
-        sums = [np.where(kept, np.nan_to_num(value), 0).sum(2) for kept, value in zip(inside, chosen, strict=True)]
-        overall.append(_compared(runner, sums, [kept.sum(2) for kept in inside], topics, resamples, generator))
+        number = np.array([shared.get(prompt.tokens, 0) for prompt in lists.prompts])
+        kept = told & (np.arange(items) < number[:, None])[:, None]
+        overall.append(Sums(np.where(kept, filled, 0).sum(axis=2), kept.sum(axis=2)))
     variables: dict[str, Any] = {}
-    variables |= _variables("mean", by_index, ("by_adjective", "measure", "item"), (len(MEASURES), items))
-    variables |= _variables("overall", overall, ("by_adjective", "measure"), (len(MEASURES),))
+    variables |= _variables(runner, "mean", by_item, both, ("measure", "item"), resamples)
+    variables |= _variables(runner, "overall", overall, both, ("measure",), resamples)
     at = [
-        [
-            np.isfinite(value[np.array([one.adjective == adjective for one in lists]), 0]).sum(axis=0)
-            for lists, value in zip(both, values, strict=True)
-        ]
-        for adjective in adjectives
+        [one.below[_rows(lists, adjective), 0].sum(axis=0) for lists, one in zip(both, by_item, strict=True)]
+        for adjective in own.adjectives
     ]
     variables["lists_at"] = (("by_adjective", "source", "item"), np.array(at))
     variables["n_lists"] = ("source", [len(lists) for lists in both])
-    variables["n_topics"] = ((), len(set(lists_of.clusters(own))))
-    coords = {"by_adjective": adjectives, "measure": list(MEASURES), "item": np.arange(1, items + 1)}
+    variables["n_topics"] = ((), len(set(own.clusters)))
+    coords = {"by_adjective": own.adjectives, "measure": list(MEASURES), "item": np.arange(1, items + 1)}
     return xr.Dataset(variables, coords=coords | {"source": list(SOURCES)})
 
 
-def _measures(runner: Runner, lists: Lists, items: int, name: str) -> Float[np.ndarray, "list measure item"]:
-    readings = read(runner, lists, drawn=[None] * len(lists), label=f"Reading {name} lists")
+def _measures(runner: Runner, lists: ListSet, items: int, name: str) -> Float[np.ndarray, "list measure item"]:
+    """NaN beyond the items of these lists, up to the `items` of the longest of both kinds."""
+    predictions = predict(runner, lists, label=f"Reading {name} lists")
     found = [
-        by_item(readings.entropy, lists, "line_break", items),
-        by_item(readings.entropy, lists, "item_last", items),
-        by_item(readings.end, lists, "line_break", items),
-        by_item(readings.filler, lists, "item_last", items),
-        fillers(lists, items),
+        lists.by_item(predictions.entropy, "line_break"),
+        lists.by_item(predictions.entropy, "item_last"),
+        lists.by_item(predictions.end, "line_break"),
+        lists.by_item(predictions.filler, "item_last"),
+        lists.fillers,
     ]
-    return np.stack(found, axis=1)
+    return np.pad(np.stack(found, axis=1), ((0, 0), (0, 0), (0, items - lists.width)), constant_values=np.nan)
 
 
-def _shared_items(own: Lists, written: Lists) -> dict[tuple[int, ...], int]:
+def _shared_items(own: ListSet, written: ListSet) -> dict[tuple[int, ...], int]:
     """Items that both kinds of lists of a prompt have."""
-    numbers: list[dict[tuple[int, ...], int]] = []
-    for lists in (own, written):
-        longest: dict[tuple[int, ...], int] = {}
-        for one in lists:
-            longest[one.prompt.tokens] = max(longest.get(one.prompt.tokens, 0), len(one.parsed.items))
-        numbers.append(longest)
-    return {prompt: min(number, numbers[1].get(prompt, 0)) for prompt, number in numbers[0].items()}
+    most = written.most_items()
+    return {prompt: min(number, most.get(prompt, 0)) for prompt, number in own.most_items().items()}
+
+
+def _rows(lists: ListSet, adjective: str) -> Bool[np.ndarray, " list"]:
+    return np.array(lists.adjective) == adjective
 
 
 def _compared(
-    runner: Runner,
-    above: list[np.ndarray],
-    below: list[np.ndarray],
-    topics: list[np.ndarray],
-    resamples: int,
-    purpose: str,
+    sums: Sequence[Sums], topics: Sequence[np.ndarray], resamples: int, generators: Sequence[np.random.Generator]
 ) -> Compared:
     """Ratio of sums [list cell] of each source, whose lists differ in number.
 
     Both have the same topics, and are drawn again with the same ones: the difference is within topics.
     """
     means, drawn, known = [], [], []
-    for a, told, labels in zip(above, below, topics, strict=True):
-        b = told.astype(float)
-        total = b.sum(axis=0)
-        means.append(np.divide(a.sum(axis=0), total, out=np.full(total.shape, np.nan), where=total > 0))
-        generator = numpy_generator(runner, purpose)
-        drawn.append(resampled_ratios(a, b, labels, resamples=resamples, generator=generator))
-        known.append(clusters_of(b, labels) > 1)
+    for (above, told), labels, generator in zip(sums, topics, generators, strict=True):
+        below = told.astype(float)
+        total = below.sum(axis=0)
+        means.append(np.divide(above.sum(axis=0), total, out=np.full(total.shape, np.nan), where=total > 0))
+        drawn.append(resampled_ratios(above, below, labels, resamples=resamples, generator=generator))
+        known.append(clusters_of(below, labels) > 1)
     ends = [quantiles(d, k, LEVEL) for d, k in zip(drawn, known, strict=True)]
     gap = quantiles(drawn[0] - drawn[1], known[0] & known[1], LEVEL)
     return Compared(
@@ -135,12 +120,21 @@ def _compared(
 
 
 def _variables(
-    stem: str, found: list[Compared], dims: tuple[str, ...], shape: tuple[int, ...]
+    runner: Runner, stem: str, sums: Sequence[Sums], both: Sequence[ListSet], dims: tuple[str, ...], resamples: int
 ) -> dict[str, tuple[tuple[str, ...], Any]]:
+    """Both means and their difference for each adjective, as variables over the dimensions of a list's cells."""
+    shape, found = sums[0].above.shape[1:], []
+    for adjective in both[0].adjectives:
+        rows = [_rows(lists, adjective) for lists in both]
+        chosen = [Sums(*(part[row].reshape(row.sum(), -1) for part in of)) for of, row in zip(sums, rows, strict=True)]
+        topics = [lists.clusters[row] for lists, row in zip(both, rows, strict=True)]
+        generators = [runner.numpy_generator(f"written lists {adjective}") for _ in both]
+        found.append(_compared(chosen, topics, resamples, generators))
     out: dict[str, tuple[tuple[str, ...], Any]] = {}
     for name, field in zip(("", "_low", "_high"), ("means", "low", "high"), strict=True):
         values = np.stack([getattr(one, field).reshape(2, *shape) for one in found])
-        out[f"{stem}{name}"] = ((dims[0], "source", *dims[1:]), values)
+        out[f"{stem}{name}"] = (("by_adjective", "source", *dims), values)
         field = f"difference{name}"
-        out[f"{stem}_{field}"] = (dims, np.stack([getattr(one, field).reshape(shape) for one in found]))
+        values = np.stack([getattr(one, field).reshape(shape) for one in found])
+        out[f"{stem}_{field}"] = (("by_adjective", *dims), values)
     return out

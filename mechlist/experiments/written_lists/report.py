@@ -1,15 +1,14 @@
 """Figures, tables and findings of `written-lists`, from its saved results alone."""
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist import figures as draw
-from mechlist.experiments.list_drawing import FEWEST, NOT_FEW, OVER_TOPICS, counted
-from mechlist.experiments.list_hazard.figures import lists_words
 from mechlist.experiments.written_lists.compare import MEASURES
-from mechlist.text import number_of
+from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, counted, ends
+from mechlist.metrics.by_topic import enough
+from mechlist.text import between, lists_named, number_of
 
 ENDS = ("", "_low", "_high")
 SLUGS = ("entropy-at-line-break", "entropy-at-last-token", "end-at-line-break", "filler-at-last-token", "fillers")
@@ -45,16 +44,15 @@ def findings(results: xr.Dataset) -> list[str]:
     for adjective in results["by_adjective"].values.tolist():
         part = results.sel(by_adjective=adjective)
         told = [_sentence(part.sel(measure=measure), measure) for measure in MEASURES]
-        out.append(f"{lists_words(adjective).capitalize()}, own against written: {'; '.join(told)}.")
+        out.append(f"{lists_named(adjective).capitalize()}, own against written: {'; '.join(told)}.")
     return out
 
 
 def _sentence(part: xr.Dataset, measure: str) -> str:
     own, written = (float(part["overall"].sel(source=source)) for source in ("own", "written"))
     gap, low, high = (float(part[f"overall_difference{end}"]) for end in ENDS)
-    ends = f" [{low:+.3f}, {high:+.3f}]" if low < high else ""
     unit = " nats" if measure.startswith("entropy") else ""
-    return f"{measure} {own:.3f} against {written:.3f}{unit} ({gap:+.3f}{ends})"
+    return f"{measure} {own:.3f} against {written:.3f}{unit} ({gap:+.3f}{between(low, high, '+.3f')})"
 
 
 def _frame(results: xr.Dataset, stem: str, dims: list[str]) -> pd.DataFrame:
@@ -65,46 +63,35 @@ def _frame(results: xr.Dataset, stem: str, dims: list[str]) -> pd.DataFrame:
 
 
 def _differences(results: xr.Dataset, measures: tuple[str, ...], what: str, unit: str) -> go.Figure:
-    keys = [(m, a) for m in measures for a in results["by_adjective"].values.tolist()]
-    ends = {
-        end: xr.DataArray(
-            [float(results[f"overall_difference{end}"].sel(measure=m, by_adjective=a)) for m, a in keys],
-            dims=("category",),
-            coords={"category": [f"{m}, {a}" for m, a in keys]},
-        )
-        for end in ENDS
-    }
+    chosen = results[[f"overall_difference{end}" for end in ENDS]].sel(measure=list(measures))
+    rows = chosen.stack(category=("measure", "by_adjective"), create_index=False)
+    pairs = zip(rows["measure"].values, rows["by_adjective"].values, strict=True)
+    labels = [f"{measure}, {adjective}" for measure, adjective in pairs]
+    rows = rows.drop_vars(["measure", "by_adjective"]).assign_coords(category=labels)
     return draw.interval_rows(
-        ends[""],
-        low=ends["_low"],
-        high=ends["_high"],
+        rows["overall_difference"],
+        **ends(rows, "overall_difference"),
         title=f"{what}: the model's own lists minus lists that it did not write",
         caption="Means over the items that both lists of a prompt have; an interval away from zero says that written "
-        f"lists ({results.attrs['written']}) are no stand-in for the model's own; {OVER_TOPICS}.",
+        f"lists ({results.attrs['written']}) are no substitute for the model's own; {OVER_TOPICS}.",
         x_title=f"difference ({unit})",
     )
 
 
 def _by_item(results: xr.Dataset, measure: str) -> go.Figure:
-    part = results.sel(measure=measure)
-    adjectives = part["by_adjective"].values.tolist()
-    keys = [(a, source) for a in adjectives for source in part["source"].values.tolist()]
-    held = np.stack([part["lists_at"].sel(by_adjective=a, source=s).values for a, s in keys])
-    many = (held >= np.minimum(held.max(axis=1, keepdims=True), FEWEST)) & (held > 0)
-    coords = {"series": [f"{a}, {source}" for a, source in keys], "x": part["item"].values}
-    ends = {}
-    for end in ENDS:
-        values = np.stack([part[f"mean{end}"].sel(by_adjective=a, source=s).values for a, s in keys])
-        ends[end] = xr.DataArray(np.where(many, values, np.nan), dims=("series", "x"), coords=coords)
+    part = results[[f"mean{end}" for end in ENDS]].sel(measure=measure).where(enough(results["lists_at"], "item"))
+    shown = part.assign(lists_at=results["lists_at"]).stack(series=("by_adjective", "source"), create_index=False)
+    pairs = zip(shown["by_adjective"].values, shown["source"].values, strict=True)
+    labels = [f"{adjective}, {source}" for adjective, source in pairs]
+    shown = shown.drop_vars(["by_adjective", "source"]).assign_coords(series=labels).rename(item="x")
     unit = " (nats)" if measure.startswith("entropy") else ""
     return draw.interval_lines(
-        ends[""],
-        low=ends["_low"],
-        high=ends["_high"],
+        shown["mean"],
+        **ends(shown, "mean"),
         title=f"{measure[0].upper()}{measure[1:]}, by item",
         caption=f"Own lists of the model against written ones ({results.attrs['written']}) behind the same prompts; "
         f"{OVER_TOPICS}; {NOT_FEW}.",
         x_title="item",
         y_title=f"mean{unit}",
-        note=counted(xr.DataArray(held, dims=("series", "x")), "lists"),
+        note=counted(shown["lists_at"], "lists"),
     )

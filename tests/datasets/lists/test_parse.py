@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mechlist.datasets.lists.parse import Item, ListTokens, parse_list
+from mechlist.datasets.lists.parse import Item, ListTokens, parse_list, survival_time, until_end, well_formed
 from mechlist.errors import InputError
 
 HYPHEN, BREAK, END, BLANK, EOS = 1, 2, 3, 4, 6
@@ -74,9 +74,73 @@ def test_a_model_without_eos_ends_at_the_end_of_turn_only():
     assert parse_list([HYPHEN, A, EOS, BREAK, END], tokens).ended == 4
 
 
-def test_marks_must_differ():
+def test_special_tokens_must_differ():
     with pytest.raises(InputError, match="hyphen and blank must be different tokens; both are 1"):
         ListTokens(hyphen=1, line_break=2, end_of_turn=3, blank=1, bos=None, eos=3)
+
+
+def test_tokens_that_end_a_list():
+    assert TOKENS.ends == (END, EOS)
+    same = ListTokens(hyphen=HYPHEN, line_break=BREAK, end_of_turn=END, blank=BLANK, bos=None, eos=END)
+    assert same.ends == (END,)
+
+
+LISTS = [
+    [HYPHEN, A, BREAK, HYPHEN, B, C, BLANK, BREAK, END, EOS],
+    [HYPHEN, A, BREAK, B, BREAK, HYPHEN, B],
+    [HYPHEN, END, A],
+    [HYPHEN],
+    [],
+]
+
+
+@pytest.mark.parametrize("completion", LISTS)
+def test_positions_are_those_of_the_whole_sequence(completion: list[int]):
+    # What stands before the list is no part of it, an end of turn and a hyphen included.
+    prompt = [5, HYPHEN, A, BREAK, END, 9]
+    alone, whole = parse_list(completion, TOKENS), parse_list([*prompt, *completion], TOKENS, start=6)
+    assert whole.ended == (None if alone.ended is None else alone.ended + 6)
+    moved = [
+        Item(
+            item.hyphen + 6,
+            range(item.content.start + 6, item.content.stop + 6),
+            None if item.filler is None else item.filler + 6,
+            None if item.line_break is None else item.line_break + 6,
+        )
+        for item in alone.items
+    ]
+    assert list(whole.items) == moved
+    times = [survival_time(completion, alone, TOKENS), survival_time([*prompt, *completion], whole, TOKENS, start=6)]
+    assert times[0] == times[1]
+    assert until_end([*prompt, *completion], TOKENS, start=6) == [*prompt, *until_end(completion, TOKENS)]
+    assert well_formed([*prompt, *completion], TOKENS, start=6) == well_formed(completion, TOKENS)
+
+
+def test_items_whose_line_was_seen_to_its_end():
+    assert [parse_list(completion, TOKENS).n_whole_items for completion in LISTS] == [2, 1, 0, 0, 0]
+    assert parse_list([HYPHEN, A, EOS], TOKENS).n_whole_items == 1
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        ([], -1),
+        ([HYPHEN], -1),
+        ([HYPHEN, A], 0),
+        ([HYPHEN, BLANK], 0),
+        ([HYPHEN, A, BREAK], 0),
+        ([HYPHEN, A, BREAK, HYPHEN], 1),
+        ([HYPHEN, A, BREAK, HYPHEN, B], 1),
+        ([HYPHEN, A, BREAK, HYPHEN, B, BREAK], 1),
+        ([HYPHEN, A, BREAK, B, B], 0),
+        ([HYPHEN, A, BREAK, HYPHEN, B, BREAK, BREAK], 1),
+        ([HYPHEN, A, BREAK, END], 1),
+        ([HYPHEN, A, BREAK, HYPHEN, B, EOS], 2),
+        ([HYPHEN, A, BREAK, END, HYPHEN, B], 1),
+    ],
+)
+def test_when_a_list_is_censored(completion: list[int], expected: int):
+    assert survival_time(completion, parse_list(completion, TOKENS), TOKENS) == expected
 
 
 def test_the_recorded_lists_have_the_study_s_counts(shared: Path):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -6,9 +7,12 @@ import pytest
 from mechlist.datasets.lists.prompts import (
     ADJECTIVES,
     ListPrompt,
-    PromptedList,
+    adjective_tokens,
+    in_order,
     list_prompt,
+    list_prompts,
     list_sentence,
+    swapped_prompt,
     topic_spans,
 )
 from mechlist.errors import InputError
@@ -79,9 +83,9 @@ def test_a_token_that_ends_the_topic_and_its_sentence_is_part_of_the_topic():
 
 def test_completions_follow_the_prefilled_hyphen():
     prompt = list_prompt(gemma_like(), "Animals", "short")
-    one = PromptedList(prompt, (37827, 108, 107))
-    assert one.tokens == prompt.with_completion([37827, 108, 107]) == (*prompt.tokens, 37827, 108, 107)
-    assert prompt.completion_of(one.tokens) == (37827, 108, 107)
+    whole = prompt.with_completion([37827, 108, 107])
+    assert whole == (*prompt.tokens, 37827, 108, 107)
+    assert prompt.completion_of(whole) == (37827, 108, 107)
     with pytest.raises(
         InputError, match=r"begin with the 31 tokens of its prompt for 'Animals', and leaves it at index 8"
     ):
@@ -93,6 +97,53 @@ def test_an_adjective_can_be_put_in_its_place_without_a_tokenizer():
     assert short.with_adjective("long", 1497) == long
     with pytest.raises(InputError, match="not '' for 'long'"):
         list_prompt(gemma_like(), "Animals", "").with_adjective("long", 1497)
+
+
+def test_prompts_of_every_adjective_and_topic():
+    found = list_prompts(gemma_like(), ["Animals", "City Names"], ["short", "none"])
+    assert [(prompt.adjective, prompt.adjective_name, prompt.topic) for prompt in found] == [
+        ("short", "short", "Animals"),
+        ("short", "short", "City Names"),
+        ("", "none", "Animals"),
+        ("", "none", "City Names"),
+    ]
+    assert found[1] == list_prompt(gemma_like(), "City Names", "short")
+
+
+def test_adjectives_have_an_order():
+    assert in_order(["none", "good", "long", "good", "bad", "short"]) == ["short", "long", "good", "bad", "none"]
+    assert in_order([]) == []
+
+
+def test_a_swap_changes_the_adjectives_token_alone():
+    short, long = (list_prompt(gemma_like(), "Animals", adjective) for adjective in ("short", "long"))
+    for ids in (adjective_tokens([short, long], None), adjective_tokens([short], gemma_like())):
+        assert ids == {"short": 3309, "long": 1497}
+        swapped = swapped_prompt(short, ids)
+        assert swapped == long
+        assert swapped.tokens == (*short.tokens[:8], 1497, *short.tokens[9:])
+        assert swapped_prompt(swapped, ids) == short
+
+
+@pytest.mark.parametrize(("adjective", "shown"), [("", "'none'"), ("other", "'other'")])
+def test_only_short_and_long_are_swapped(adjective, shown):
+    with pytest.raises(InputError, match=rf"^Only short and long can be swapped for each other, not {shown}\.$"):
+        swapped_prompt(list_prompt(gemma_like(), "Animals", adjective), {"short": 3309, "long": 1497})
+
+
+def test_a_swap_needs_the_other_adjective_as_one_token():
+    merging = gemma_like("▁long▁list", pieces="▁long▁list")
+    short = list_prompt(merging, "Animals", "short")
+    ids = adjective_tokens([short], merging)
+    assert ids == {"short": 3309}
+    with pytest.raises(
+        InputError, match=r"To swap 'short' for 'long', .* a tokenizer that writes each as one token\.$"
+    ):
+        swapped_prompt(short, ids)
+    # One topic whose words the tokenizer does not know is not the end of it.
+    foreign = replace(list_prompt(gemma_like(), "Animals", "short"), topic="Zebras")
+    assert adjective_tokens([foreign], gemma_like()) == {"short": 3309}
+    assert adjective_tokens([foreign, list_prompt(gemma_like(), "Animals", "short")], gemma_like())["long"] == 1497
 
 
 def test_an_adjective_of_several_tokens_is_refused():

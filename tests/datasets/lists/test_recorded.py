@@ -9,16 +9,22 @@ from typing import Any
 import pytest
 
 from mechlist.datasets.lists.parse import ListTokens
-from mechlist.datasets.lists.recorded import RecordedLists, read_recorded, recorded_files, recorded_json
+from mechlist.datasets.lists.recorded import (
+    RecordedLists,
+    _check_kept,
+    read_recorded,
+    recorded_files,
+    recorded_json,
+)
 from mechlist.errors import InputError
 
-MARKS = {"hyphen": 1, "line_break": 2, "end_of_turn": 3, "blank": 4, "bos": 5, "eos": 6}
+SPECIAL = {"hyphen": 1, "line_break": 2, "end_of_turn": 3, "blank": 4, "bos": 5, "eos": 6}
 GOOD: dict[str, Any] = {
     "model": "m",
     "adjective": "short",
     "adjective_index": 1,
     "temperature": 0.7,
-    "token_ids_of_interest": MARKS,
+    "token_ids_of_interest": SPECIAL,
     "model_header": [8, 7],
     "topics": {"Rivers": [[5, 9, 8, 7, 1, 20, 2, 3], [5, 9, 8, 7]], "Books": [[8, 7, 1, 8, 7, 3]]},
 }
@@ -37,7 +43,7 @@ def test_a_file_is_read(tmp_path: Path):
         adjective="short",
         adjective_index=1,
         temperature=0.7,
-        tokens=ListTokens(**MARKS),
+        tokens=ListTokens(**SPECIAL),
         model_header=(8, 7),
         topics=GOOD["topics"],
     )
@@ -59,13 +65,23 @@ def test_no_adjective_is_null_or_empty(tmp_path: Path, adjective: str | None):
         {},
         {"adjective": "", "adjective_index": None, "temperature": None},
         {"top_p": 0.8, "max_new_tokens": 100, "temperature": 1},
-        {"tokens": ListTokens(**MARKS | {"bos": None, "eos": 3})},
+        {"tokens": ListTokens(**SPECIAL | {"bos": None, "eos": 3})},
+        {"adjective": "good"},
         {"topics": {'Sm"örgås\n': [[8, 7]], "é\u2028": [[8, 7, 1], [8, 7, 2]]}},
     ],
 )
 def test_what_is_written_is_read_back_equal(tmp_path: Path, change: dict[str, Any]):
     recorded = dataclasses.replace(read_recorded(write(tmp_path, GOOD)), **change)
     assert read_recorded(write(tmp_path, recorded_json(recorded))) == recorded
+
+
+def test_what_would_be_written_back_must_be_what_was_read():
+    given = {"adjective": "", "temperature": 0.7, "topics": {"A": [[1]]}, "note": "by hand"}
+    written = {"adjective": None, "temperature": 0.7, "top_p": None, "topics": {"A": [[1]]}}
+    _check_kept(given, written)
+    for key, value, shown in (("temperature", "0.7", '"0.7"'), ("temperature", 1, "1"), ("topics", {}, "{}")):
+        with pytest.raises(InputError, match=rf"^{key} would be read as .*, and is {shown}: write it as it is read\.$"):
+            _check_kept(given | {key: value}, written)
 
 
 def test_the_recorded_files_are_read_and_written(shared: Path, tmp_path: Path):
@@ -86,11 +102,18 @@ def test_keys_of_others_are_left_alone(tmp_path: Path):
     ("change", "text"),
     [
         ({"model": 3}, "model must be the name of a model, not 3"),
-        ({"adjective": "tiny"}, "adjective must be short, long or null, not 'tiny'"),
-        ({"adjective": ["short"]}, "adjective must be short, long or null"),
+        ({"adjective": "very long"}, "adjective must be one word, such as short or long, or null for none, not 'very "
+         "long'"),
+        ({"adjective": " long"}, "adjective must be one word, such as short or long, or null for none, not ' long'"),
+        ({"adjective": "none"}, "adjective must be one word, such as short or long, or null for none, not 'none'"),
+        ({"adjective": ["short"]}, "adjective must be one word, such as short or long, or null for none"),
         ({"adjective_index": -1}, "adjective_index must be a whole number of 0 or more, or null, not -1"),
         ({"adjective_index": True}, "adjective_index must be a whole number of 0 or more, or null, not true"),
         ({"temperature": "warm"}, 'temperature must be a number of 0 or more, or null, not "warm"'),
+        ({"temperature": "0.7"}, 'temperature must be a number of 0 or more, or null, not "0.7"'),
+        ({"temperature": 10**400}, "temperature must be a number of 0 or more, or null, not 1000000"),
+        ({"max_new_tokens": 2**63}, "max_new_tokens must be a whole number of 0 or more, or null, not 92233"),
+        ({"topics": {"A": [[8, 7, 2**63]]}}, "topic 'A', list 1: token ids are whole numbers of 0 or more"),
         ({"temperature": -0.5}, "temperature must be a number of 0 or more, or null, not -0.5"),
         ({"temperature": True}, "temperature must be a number"),
         ({"max_new_tokens": 9.5}, "max_new_tokens must be a whole number"),
@@ -99,12 +122,12 @@ def test_keys_of_others_are_left_alone(tmp_path: Path):
         ({"model_header": [7, 8]}, "topic 'Rivers', list 1: the model header [7, 8] is nowhere among the 8 tokens"),
         ({"token_ids_of_interest": [1]}, "token_ids_of_interest must be an object with hyphen, line_break"),
         ({"token_ids_of_interest": {"hyphen": 1}}, "it lacks line_break, end_of_turn, blank, bos, eos"),
-        ({"token_ids_of_interest": MARKS | {"tab": 9}}, "and nothing else; it also has tab"),
-        ({"token_ids_of_interest": MARKS | {"blank": -4}}, "blank must be a whole number of 0 or more, not -4"),
-        ({"token_ids_of_interest": MARKS | {"blank": None}}, "blank must be a whole number of 0 or more, not null"),
-        ({"token_ids_of_interest": MARKS | {"eos": 6.0}}, "eos must be a whole number of 0 or more or null, not 6.0"),
-        ({"token_ids_of_interest": MARKS | {"blank": 1}}, "hyphen and blank must be different tokens; both are 1"),
-        ({"token_ids_of_interest": MARKS | {"eos": 2}}, "eos and line_break must be different tokens; both are 2"),
+        ({"token_ids_of_interest": SPECIAL | {"tab": 9}}, "and nothing else; it also has tab"),
+        ({"token_ids_of_interest": SPECIAL | {"blank": -4}}, "blank must be a whole number of 0 or more, not -4"),
+        ({"token_ids_of_interest": SPECIAL | {"blank": None}}, "blank must be a whole number of 0 or more, not null"),
+        ({"token_ids_of_interest": SPECIAL | {"eos": 6.0}}, "eos must be a whole number of 0 or more or null, not 6.0"),
+        ({"token_ids_of_interest": SPECIAL | {"blank": 1}}, "hyphen and blank must be different tokens; both are 1"),
+        ({"token_ids_of_interest": SPECIAL | {"eos": 2}}, "eos and line_break must be different tokens; both are 2"),
         ({"topics": {}}, "topics must map one topic at least to lists of token ids, not an empty object"),
         ({"topics": [[1]]}, "topics must map one topic at least to lists of token ids, not a list"),
         ({"topics": {" ": [[8, 7]]}}, "a topic must have a name, not ' '"),
@@ -116,7 +139,7 @@ def test_keys_of_others_are_left_alone(tmp_path: Path):
         ({"topics": {"A": [[8, 7]], "B": [[8, 7, 1.5]]}}, "topic 'B', list 1: token ids are whole numbers"),
         ({"topics": {"A": [[8, 7], [8, 9]]}}, "topic 'A', list 2: the model header [8, 7] is nowhere"),
         ({"topics": {"A": [[]]}}, "topic 'A', list 1: the model header [8, 7] is nowhere among the 0 tokens"),
-        ({"token_ids_of_interest": MARKS | {"hyphen": 21}}, "the hyphen 21 must follow the model header, and does in "
+        ({"token_ids_of_interest": SPECIAL | {"hyphen": 21}}, "the hyphen 21 must follow the model header, and does in "
          "none of the 3 lists: token_ids_of_interest may be those of another model"),
     ],
 )  # fmt: skip

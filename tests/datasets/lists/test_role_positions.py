@@ -1,4 +1,3 @@
-import json
 from typing import Any
 
 import numpy as np
@@ -6,12 +5,13 @@ import pytest
 
 from mechlist.datasets.lists.parse import ListTokens, parse_list
 from mechlist.datasets.lists.prompts import list_prompt
-from mechlist.datasets.lists.role_positions import role_positions
-from mechlist.datasets.lists.roles import list_roles, recorded_lists
+from mechlist.datasets.lists.read import read_lists
+from mechlist.datasets.lists.role_positions import named_roles, role_positions
+from mechlist.datasets.lists.roles import list_roles
 from mechlist.errors import InputError
 from tests.datasets.tokenizers_for_tests import gemma_like
 
-MARKS = ListTokens(hyphen=235290, line_break=108, end_of_turn=107, blank=235248, bos=2, eos=1)
+SPECIAL = ListTokens(hyphen=235290, line_break=108, end_of_turn=107, blank=235248, bos=2, eos=1)
 HYPHEN, BREAK, BLANK, END, EOS = 235290, 108, 235248, 107, 1
 A, B, C, D = 501, 502, 503, 504
 TOKENIZER = gemma_like()
@@ -27,7 +27,7 @@ SHORT = (A, BREAK, END)
 
 
 def roles_of(*completion, adjective="short", length=None):
-    return list_roles(PROMPTS[adjective], completion, MARKS, length=length)
+    return list_roles(PROMPTS[adjective], completion, SPECIAL, length=length)
 
 
 def random_lists(number):
@@ -78,22 +78,23 @@ def test_the_names_come_in_the_order_of_the_text():
 def test_items_counted_from_the_end_line_up_at_the_end():
     found = role_positions([roles_of(*LONG), roles_of(*SHORT)], count_from="end")
     assert list(found)[5:] == [
-        *("item -3 hyphen", "item -3 first token", "item -3 inner tokens", "item -3 last token", "item -3 line break"),
-        *("item -2 hyphen", "item -2 last token", "item -2 filler", "item -2 line break"),
+        *("last - 2 item hyphen", "last - 2 item first token", "last - 2 item inner tokens"),
+        *("last - 2 item last token", "last - 2 item line break"),
+        *("last - 1 item hyphen", "last - 1 item last token", "last - 1 item filler", "last - 1 item line break"),
         *("last item hyphen", "last item first token", "last item last token", "last item line break", "end of turn"),
     ]
     assert found["last item hyphen"] == [[40], [30]]
     assert found["last item first token"] == [[41], []]
     assert found["last item last token"] == [[42], [31]]
-    assert found["item -2 filler"] == [[38], []]
-    assert found["item -3 inner tokens"] == [[32, 33], []]
+    assert found["last - 1 item filler"] == [[38], []]
+    assert found["last - 2 item inner tokens"] == [[32, 33], []]
 
 
 @pytest.mark.parametrize(
     ("count_from", "items", "numbers"),
     [
         *(("start", 0, []), ("start", 1, ["item 1"]), ("start", 2, ["item 1", "item 2"])),
-        *(("end", 0, []), ("end", 1, ["last item"]), ("end", 2, ["item -2", "last item"])),
+        *(("end", 0, []), ("end", 1, ["last item"]), ("end", 2, ["last - 1 item", "last item"])),
     ],
 )
 def test_the_nearest_items_alone_have_names(count_from, items, numbers):
@@ -138,10 +139,10 @@ def test_the_names_of_random_lists_are_those_of_the_parser(count_from):
     found = role_positions(roles, count_from=count_from)
     expected: dict[str, list[list[int]]] = {name: [[] for _ in many] for name in found}
     for number, (adjective, completion, _) in enumerate(many):
-        start, parsed = START[adjective], parse_list([HYPHEN, *completion], MARKS)
+        start, parsed = START[adjective], parse_list([HYPHEN, *completion], SPECIAL)
         for k, item in enumerate(parsed.items):
             back = len(parsed.items) - k
-            name = f"item {k + 1}" if count_from == "start" else "last item" if back == 1 else f"item -{back}"
+            name = f"item {k + 1}" if count_from == "start" else f"last - {back - 1} item".replace(" - 0", "")
             content = [start + i for i in item.content]
             parts = {"hyphen": [start + item.hyphen], "first token": content[:-1][:1], "inner tokens": content[1:-1]}
             parts["last token"] = content[-1:]
@@ -181,22 +182,30 @@ def test_the_recorded_lists(shared):
     file = shared / "recorded" / "lists" / "gemma2_short.json"
     if not file.is_file():
         pytest.skip("the recorded lists are not at hand")
-    data = json.loads(file.read_text())
-    ids = data["token_ids_of_interest"]
-    lists = recorded_lists(
-        data["topics"],
-        adjective=data["adjective"],
-        adjective_index=data["adjective_index"],
-        header=data["model_header"],
-        hyphen=ids["hyphen"],
-    )
-    found = role_positions([list_roles(one.prompt, one.completion, ListTokens(**ids)) for one in lists])
+    lists = read_lists([file], keep_cut_off=True)
+    found = role_positions(lists.roles)
     assert sum(len(at) for name, by_list in found.items() if name.endswith(" hyphen") for at in by_list) == 962
-    first = next(number for number, one in enumerate(lists) if one.prompt.topic == "Vegetables")
-    ends = role_positions(
-        [list_roles(lists[first].prompt, lists[first].completion, ListTokens(**ids))], count_from="end"
-    )
+    ends = role_positions([lists.roles[lists.topic.index("Vegetables")]], count_from="end")
     assert (ends["last item last token"], ends["last item filler"]) == ([[43]], [[44]])
     assert (ends["last item line break"], ends["end of turn"]) == ([[45]], [[46]])
     for name in PROMPT_NAMES:
         assert all(found[name])
+
+
+def test_items_without_roles_of_their_own_share_one():
+    roles = [roles_of(*LONG), roles_of(*SHORT)]
+    from_end = named_roles(roles, [44, 32], "end", 1)
+    every, nearest = (role_positions(roles, count_from="end", items=items) for items in (None, 1))
+    assert list(from_end) == [*PROMPT_NAMES, "earlier items", *list(nearest)[5:-1]]
+    others = [where for name, where in every.items() if name not in nearest]
+    assert from_end["earlier items"] == [sorted(p for where in others for p in where[0]), []]
+    assert "end of turn" not in from_end, "it stands at the length"
+    from_start = named_roles(roles, [45, 33], "start", 2)
+    assert list(from_start)[-2:] == ["end of turn", "later items"]
+    assert from_start["later items"] == [[40, 41, 42, 43], []]
+    for found, lengths in ((from_end, [44, 32]), (from_start, [45, 33])):
+        covered = [sorted(p for where in found.values() for p in where[i]) for i in range(2)]
+        assert covered == [list(range(length)) for length in lengths]
+    assert "later items" not in named_roles(roles, [45, 33], "start", 3)
+    with pytest.raises(InputError, match=r"^role_items must be at least 1, not 0\.$"):
+        named_roles(roles, [45, 33], "start", 0)

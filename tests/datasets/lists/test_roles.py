@@ -1,15 +1,14 @@
-import json
-
 import numpy as np
 import pytest
 
 from mechlist.datasets.lists.parse import ListTokens, parse_list
 from mechlist.datasets.lists.prompts import list_prompt
-from mechlist.datasets.lists.roles import ROLES, gather, list_roles, positions, recorded_lists
+from mechlist.datasets.lists.read import read_lists
+from mechlist.datasets.lists.roles import ROLES, gather, list_roles, positions
 from mechlist.errors import InputError
 from tests.datasets.tokenizers_for_tests import gemma_like
 
-MARKS = ListTokens(hyphen=235290, line_break=108, end_of_turn=107, blank=235248, bos=2, eos=1)
+SPECIAL = ListTokens(hyphen=235290, line_break=108, end_of_turn=107, blank=235248, bos=2, eos=1)
 HYPHEN, BREAK, BLANK, END, EOS = 235290, 108, 235248, 107, 1
 A, B, C = 501, 502, 503
 
@@ -19,16 +18,7 @@ def recorded(shared):
     file = shared / "recorded" / "lists" / "gemma2_short.json"
     if not file.is_file():
         pytest.skip("the recorded lists are not at hand")
-    data = json.loads(file.read_text())
-    ids = data["token_ids_of_interest"]
-    lists = recorded_lists(
-        data["topics"],
-        adjective=data["adjective"],
-        adjective_index=data["adjective_index"],
-        header=data["model_header"],
-        hyphen=ids["hyphen"],
-    )
-    return lists, ListTokens(**ids)
+    return read_lists([file], keep_cut_off=True)
 
 
 def prompt(adjective="short", topic="Animals"):
@@ -36,7 +26,7 @@ def prompt(adjective="short", topic="Animals"):
 
 
 def roles_of(*completion, adjective="short", length=None):
-    return list_roles(prompt(adjective), completion, MARKS, length=length)
+    return list_roles(prompt(adjective), completion, SPECIAL, length=length)
 
 
 def names(roles):
@@ -88,7 +78,7 @@ def test_random_completions_agree_with_the_parser():
     for _ in range(300):
         completion = generator.choice([HYPHEN, BREAK, BREAK, BLANK, A, A, B, END], size=20, p=[0.2, *[0.12] * 6, 0.08])
         roles = roles_of(*completion.tolist())
-        parsed = parse_list([HYPHEN, *completion.tolist()], MARKS)
+        parsed = parse_list([HYPHEN, *completion.tolist()], SPECIAL)
         assert roles.n_items == len(parsed.items)
         doubled = (roles.masks[ROLES.index("item_first")] & roles.masks[ROLES.index("item_last")]).astype(int)
         assert (roles.masks.sum(axis=0) == 1 + doubled).all()
@@ -159,9 +149,7 @@ def test_errors_say_what_is_allowed():
 
 
 def test_the_first_recorded_list_of_vegetables(recorded):
-    lists, marks = recorded
-    one = next(one for one in lists if one.prompt.topic == "Vegetables")
-    roles = list_roles(one.prompt, one.completion, marks)
+    roles = recorded.roles[recorded.topic.index("Vegetables")]
     assert roles.where("end_of_turn").tolist() == [46]
     for role, place in {"line_break": 45, "filler": 44, "item_last": 43}.items():
         assert positions([roles], role, item_from_end=0).tolist() == [place]
@@ -170,12 +158,11 @@ def test_the_first_recorded_list_of_vegetables(recorded):
     assert roles.where("topic").tolist() == [11]
     assert roles.where("header").tolist() == [27, 28, 29]
     assert roles.where("hyphen")[0] == 30
-    assert names(roles)[47:] == ["after"]
+    assert names(roles)[47:] == []
 
 
 def test_the_studys_positions_on_all_recorded_lists(recorded):
-    lists, marks = recorded
-    many = [list_roles(one.prompt, one.completion, marks) for one in lists]
+    many = recorded.roles
     assert sum(roles.n_items for roles in many) == 962
     last, line_break = (positions(many, role, item_from_end=0) for role in ("item_last", "line_break"))
     filled = positions(many, "filler", item_from_end=0) >= 0
@@ -183,44 +170,7 @@ def test_the_studys_positions_on_all_recorded_lists(recorded):
     broken = line_break >= 0
     assert broken.sum() == 111
     np.testing.assert_array_equal(last[broken], (line_break - np.where(filled, 2, 1))[broken])
-    for one, item, at in zip(lists, last, line_break, strict=True):
-        assert one.tokens[at : at + 2] == (108, 107) if at >= 0 else one.tokens[item + 1] == 107
+    for row, item, at in zip(recorded.rows, last, line_break, strict=True):
+        assert row[at : at + 2].tolist() == [108, 107] if at >= 0 else row[item + 1] == 107
     single = [roles.masks[ROLES.index("item_first")] & roles.masks[ROLES.index("item_last")] for roles in many]
     assert sum(mask.sum() for mask in single) == 593
-
-
-def test_recorded_prompts_are_those_the_tokenizer_writes(recorded):
-    lists, _ = recorded
-    known = {one.prompt.topic: one.prompt for one in lists}
-    assert len(known) == 23
-    for topic in ("Animals", "Countries", "City Names"):
-        assert known[topic] == prompt(topic=topic)
-    assert {known[topic].topic_span for topic in ("Types of Trees", "Types of Flowers")} == {range(11, 14)}
-
-
-def recorded_from(sequences, **known):
-    return recorded_lists(
-        sequences, adjective="short", adjective_index=8, header=(106, 2516, 108), hyphen=235290, **known
-    )
-
-
-def test_recorded_lists_of_one_topic_need_to_know_its_place():
-    sequences = {"Animals": [prompt().with_completion((A, END)), prompt().tokens], "Empty": []}
-    with pytest.raises(InputError, match="must be of two topics at least"):
-        recorded_from(sequences)
-    found = recorded_from(sequences, before=11, after=19)
-    assert [(one.prompt, one.completion) for one in found] == [(prompt(), (A, END)), (prompt(), ())]
-
-
-def test_malformed_recordings_are_refused():
-    good = prompt().tokens
-    headless = {"Animals": [good, good[:20]]}
-    with pytest.raises(InputError, match="list 1 of 'Animals' has no model header"):
-        recorded_from(headless)
-    for tail in ((), (A,)):
-        with pytest.raises(InputError, match="list 0 of 'Animals' has no hyphen after the model header"):
-            recorded_from({"Animals": [(*good[:-1], *tail)]})
-    with pytest.raises(InputError, match="must have one prompt; list 1 of 'Animals' has another than list 0"):
-        recorded_from({"Animals": [good, prompt(topic="Countries").tokens]})
-    with pytest.raises(InputError, match="prompts must hold one prompt at least, not none"):
-        recorded_from({"Animals": []})

@@ -1,11 +1,9 @@
 """Directions in the logits of lists: two sets of tokens, and the role of the positions at which they are compared."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mechlist.datasets.lists.parse import ListTokens
 from mechlist.errors import InputError
-from mechlist.runner import Runner
 
 ITEM_ROLES = ("hyphen", "item_first", "item_last", "filler", "line_break")
 """Roles that stand once in an item, so that an item's number says where they are."""
@@ -32,30 +30,11 @@ class Direction:
             raise InputError(f"role must be one of {', '.join(ITEM_ROLES)}, not {self.role!r}.")
 
 
-def list_directions(marks: ListTokens) -> tuple[Direction, Direction]:
+def list_directions(special: ListTokens) -> tuple[Direction, Direction]:
     """The study's two (SOURCES.md S1): to end after a line break that closes an item; a filler after its last token."""
     return (
         Direction(
-            name="A: end of turn - hyphen", answer=(marks.end_of_turn,), wrong=(marks.hyphen,), role="line_break"
+            name="A: end of turn - hyphen", answer=(special.end_of_turn,), wrong=(special.hyphen,), role="line_break"
         ),
-        Direction(name="B: blank - line break", answer=(marks.blank,), wrong=(marks.line_break,), role="item_last"),
+        Direction(name="B: blank - line break", answer=(special.blank,), wrong=(special.line_break,), role="item_last"),
     )
-
-
-def text_direction(runner: Runner, answer: Sequence[str], wrong: Sequence[str], role: str) -> Direction:
-    """A direction of one's own, from the text of its tokens with their leading blanks.
-
-    Raises:
-        InputError: a text that is not one token, or as `Direction`.
-    """
-    sides = {"answer": answer, "wrong": wrong}
-    ids = {name: tuple(_single(runner, name, text) for text in texts) for name, texts in sides.items()}
-    name = " - ".join("/".join(repr(text) for text in texts) for texts in sides.values())
-    return Direction(name=name, answer=ids["answer"], wrong=ids["wrong"], role=role)
-
-
-def _single(runner: Runner, name: str, text: str) -> int:
-    tokens = runner.to_tokens(text, prepend_bos=False) if text else []
-    if len(tokens) != 1:
-        raise InputError(f"{name} must be made of single tokens; {text!r} is {len(tokens)}.")
-    return tokens[0]

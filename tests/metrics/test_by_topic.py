@@ -1,0 +1,101 @@
+"""Means and shares over lists, by hand and against the slow way."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from mechlist.metrics.by_topic import (
+    FEWEST,
+    clustered_means,
+    counted_from,
+    enough,
+    last_and_earlier,
+    ratio_of_sums,
+    ratio_variables,
+    well_founded,
+)
+
+
+def test_counting_from_the_end_shifts_and_never_pads_with_zero():
+    values = xr.DataArray(
+        [[1.0, 2.0, 3.0], [4.0, np.nan, np.nan]],
+        dims=("list", "item"),
+        coords={"n_items": ("list", [3, 1]), "topic": ("list", ["a", "b"]), "item": [1, 2, 3]},
+    )
+    behind = counted_from(values, "end")
+    np.testing.assert_array_equal(behind.values, [[3, 2, 1], [4, np.nan, np.nan]])
+    np.testing.assert_array_equal(last_and_earlier(values).transpose("list", "part").values, [[1.5, 3], [np.nan, 4]])
+
+
+def test_means_are_over_the_lists_that_have_the_item():
+    values = xr.DataArray(
+        [[1.0, 2.0], [3.0, np.nan], [8.0, np.nan], [5.0, np.nan]],
+        dims=("list", "item"),
+        coords={"topic": ("list", ["a", "a", "b", "b"]), "adjective": ("list", ["long", "short", "long", "long"])},
+    )
+    means = clustered_means(values, np.random.default_rng(0), by="adjective")
+    assert means["adjective"].values.tolist() == ["long", "short"]
+    np.testing.assert_allclose(means["mean"], [[14 / 3, 2], [3, np.nan]])
+    np.testing.assert_array_equal(means["lists"], [[3, 1], [1, 0]])
+    # Topic a of the long lists has a mean of 1, b of 6.5; an interval over topics reaches from one to the other.
+    np.testing.assert_allclose([means["low"][0, 0], means["high"][0, 0]], [1, 6.5])
+    assert means["low"][:, 1].isnull().all()
+    assert well_founded(means, "lists", "item")["mean"].notnull().sum() == 2
+
+
+def test_a_ratio_of_sums_by_hand():
+    above, below = np.array([[1, 0], [2, 0], [6, 0]]), np.array([[2, 0], [2, 0], [6, 0]])
+    found = ratio_of_sums(above, below, np.array(["a", "a", "b"]), resamples=500, generator=np.random.default_rng(0))
+    # Topic a has 3/4, topic b 1; a cell in which nothing counts has no ratio.
+    np.testing.assert_array_equal(found.value, [9 / 10, np.nan])
+    np.testing.assert_allclose([found.low[0], found.high[0]], [3 / 4, 1])
+    assert np.isnan([found.low[1], found.high[1]]).all()
+
+
+def test_shares_and_means_are_ratios_of_sums():
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(60, 3))
+    values[0, 1] = np.nan
+    topics = np.repeat(list("abcdefghijkl"), 5)
+    told = np.isfinite(values)
+    variables = ratio_variables(
+        "x",
+        ("item",),
+        np.nan_to_num(values),
+        told,
+        topics,
+        resamples=4000,
+        generator=np.random.default_rng(1),
+    )
+    array = xr.DataArray(values, dims=("list", "item"), coords={"topic": ("list", topics)})
+    means = clustered_means(array, np.random.default_rng(1), resamples=4000)
+    assert list(variables) == ["x", "x_low", "x_high"]
+    for name, (dims, numbers) in zip(("mean", "low", "high"), variables.values(), strict=True):
+        assert dims == ("item",)
+        np.testing.assert_allclose(means[name], numbers)
+    np.testing.assert_allclose(means["mean"], np.nanmean(values, axis=0))
+    # The interval is that of topics drawn one by one.
+    drawn = []
+    for _ in range(4000):
+        rows = np.concatenate([np.flatnonzero(topics == t) for t in generator.choice(list("abcdefghijkl"), 12)])
+        drawn.append(values[rows, 0].mean())
+    np.testing.assert_allclose([means["low"][0], means["high"][0]], np.quantile(drawn, [0.025, 0.975]), atol=0.03)
+
+
+def test_points_on_few_lists_are_left_out_where_a_curve_has_more():
+    held = xr.DataArray([[9, FEWEST, FEWEST - 1, 1], [2, 2, 1, 0]], dims=("series", "x"))
+    np.testing.assert_array_equal(enough(held, "x"), [[True, True, False, False], [True, True, False, False]])
+    curves = xr.Dataset({"y": held + 0.5, "y_low": held * np.nan, "held": held})
+    shown = well_founded(curves, "held", "x")
+    np.testing.assert_array_equal(shown["y"], [[9.5, FEWEST + 0.5], [2.5, 2.5]])
+    np.testing.assert_array_equal(shown["held"], [[9, FEWEST], [2, 2]])
+    nothing = well_founded(curves * np.nan, "held", "x")
+    assert nothing.sizes["x"] == 1
+
+
+@pytest.mark.parametrize("end", ["start", "end"])
+def test_items_are_counted_from_either_end(end: str):
+    values = xr.DataArray([[1.0, 2.0]], dims=("list", "item"), coords={"n_items": ("list", [2]), "item": [1, 2]})
+    found = counted_from(values, end)
+    assert found["item_index"].values.tolist() == [0, 1]
+    assert found.values.tolist() == [[1, 2] if end == "start" else [2, 1]]
