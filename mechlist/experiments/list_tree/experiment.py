@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.datasets.lists.prompts import SWAP
 from mechlist.decode.tree import Tree, TreeConfig
 from mechlist.decode.tree_dataset import dataset_trees, trees_dataset
 from mechlist.decode.tree_file import tree_text
@@ -18,7 +19,7 @@ from mechlist.errors import InputError
 from mechlist.experiment import Experiment
 from mechlist.experiments.list_tree import report
 from mechlist.experiments.list_tree.decisions import DECISIONS, decisions, heads_of, parse_heads
-from mechlist.experiments.list_tree.lists import OTHER, OneList, made_list, recorded_list
+from mechlist.experiments.list_tree.lists import OneList, made_list, recorded_list
 from mechlist.registry import register
 from mechlist.runner import Runner
 from mechlist.text import NO_ADJECTIVE, visible
@@ -71,7 +72,7 @@ class ListTree(Experiment):
             raise InputError("number is of recorded lists, and none are given.")
         if self.recorded is not None and self.filler:
             raise InputError("filler is of a list that is made, and a recorded one has its own.")
-        if self.heads and self.recorded is None and self.adjective not in OTHER:
+        if self.heads and self.recorded is None and self.adjective not in SWAP:
             raise InputError(f"heads are patched from the other adjective, which {self.adjective!r} has not.")
         _ = self._config(())
 

@@ -6,14 +6,10 @@ from typing import Any
 
 from mechlist.datasets.chat import chat_tokens, list_tokens
 from mechlist.datasets.lists.parse import ListTokens
-from mechlist.datasets.lists.prompts import list_prompt, list_sentence
+from mechlist.datasets.lists.prompts import SWAP, list_prompt, list_sentence
 from mechlist.datasets.lists.recorded import read_recorded
 from mechlist.datasets.topics import choose_topics
 from mechlist.errors import InputError
-
-OTHER = {"short": "long", "long": "short"}
-"""The adjective that takes the place of another."""
-
 
 @dataclass(frozen=True)
 class OneList:
@@ -48,7 +44,7 @@ class OneList:
             raise InputError(f"Only short and long can be swapped for each other, not {self.adjective or 'none'!r}.")
         at = self.adjective_index
         tokens = (*self.tokens[:at], self.other_adjective, *self.tokens[at + 1 :])
-        return replace(self, tokens=tokens, adjective=OTHER[self.adjective])
+        return replace(self, tokens=tokens, adjective=SWAP[self.adjective])
 
 
 def made_list(tokenizer: Any, topic: str, adjective: str, items: int, *, filler: bool) -> OneList:
@@ -88,14 +84,14 @@ def recorded_list(tokenizer: Any, file: Path, topic: str, number: int) -> OneLis
         raise InputError(f"number must be from 1 to {len(lists)}, the recorded lists of {topic!r}, not {number}.")
     tokens = tuple(lists[number - 1])
     start = len(tokens) - len(found.completion(tokens))
-    ends = [i for i in range(start, len(tokens)) if special.ends(tokens[i])]
+    ends = [i for i in range(start, len(tokens)) if tokens[i] in special.ends]
     tokens = tokens[: ends[0]] if ends else tokens
     other = _other(tokenizer, topic, found.adjective)
     return OneList(tokens, start, special, found.adjective, found.adjective_index, other)
 
 
 def _other(tokenizer: Any, topic: str, adjective: str) -> int | None:
-    if adjective not in OTHER:
+    if adjective not in SWAP:
         return None
-    prompt = list_prompt(tokenizer, topic, OTHER[adjective])
+    prompt = list_prompt(tokenizer, topic, SWAP[adjective])
     return None if prompt.adjective_index is None else prompt.tokens[prompt.adjective_index]
