@@ -1,16 +1,30 @@
 """What an experiment is: parameters in, one Dataset out, figures from the Dataset alone."""
 
+import dataclasses
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.decode.rehearsal import rehearse
+from mechlist.errors import InputError
 from mechlist.runner import Runner
 from mechlist.runner.rehearsal import Rehearsed
 from mechlist.types import Plan
+
+
+@dataclass(frozen=True)
+class Option:
+    """A parameter that counts in some cases only."""
+
+    unused: Callable[[Any], str]
+    """Of the experiment: where it does not count, such as "with data list"; empty where it does."""
+    default: Any = None
+    """What it is where it counts and is left at None; the parameter's docstring says so."""
 
 
 class Experiment(ABC):
@@ -29,6 +43,25 @@ class Experiment(ABC):
     """Whether the model must have a tokenizer."""
     default_model: ClassVar[str] = "induction-tiny"
     """The model of `mechlist run NAME` without --model; a built-in one, so that it works offline."""
+    options: ClassVar[Mapping[str, Option]] = {}
+    """Parameters that count in some cases only, by name; `check_options` in `__post_init__` refuses them elsewhere."""
+
+    def check_options(self) -> None:
+        """Whether all that was given counts: a parameter that does nothing is no choice but a mistake.
+
+        Raises:
+            InputError: naming the first that does not, and why.
+        """
+        default = {field.name: field.default for field in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
+        for name, option in self.options.items():
+            where = option.unused(self)
+            if where and getattr(self, name) != default[name]:
+                raise InputError(f"{name} does nothing {where}: leave it out.")
+
+    def value_of(self, name: str) -> Any:
+        """A parameter, or its default where it was left at None."""
+        value = getattr(self, name)
+        return self.options[name].default if value is None else value
 
     @abstractmethod
     def run(self, runner: Runner) -> xr.Dataset:
@@ -71,3 +104,13 @@ def needs_model(experiment: Experiment) -> bool:
     """Whether an experiment takes a Runner, with the parameters that it has."""
     instead = type(experiment).instead_of_model
     return type(experiment).needs_model and not (instead and getattr(experiment, instead))
+
+
+T = TypeVar("T", bound=Experiment)
+
+
+def filled(experiment: T) -> T:
+    """The experiment with the defaults of what counts and was left at None written out: as config.yaml has it."""
+    counts = [name for name, option in experiment.options.items() if not option.unused(experiment)]
+    values = {name: experiment.value_of(name) for name in counts}
+    return dataclasses.replace(experiment, **values)  # pyright: ignore[reportArgumentType]

@@ -113,8 +113,37 @@ class Guard:
 
 Head = tuple[int, int]
 """Layer and head."""
+_HEAD = re.compile(r"(?:[Ll]?(\d+)[Hh.]|a(\d+)\.h)(\d+)(?:\.([qkv])|<([qkv])>)?")
+_LABEL = re.compile(r"\ba(\d+)\.h(\d+)(?:<([qkv])>)?")
 
 
-def head_name(head: Head) -> str:
-    """L4H11."""
-    return f"L{head[0]}H{head[1]}"
+def head_name(head: Head, entry: str = "") -> str:
+    """L4H11; with `q`, `k` or `v`, what it reads: L4H11.q."""
+    return f"L{head[0]}H{head[1]}{f'.{entry}' if entry else ''}"
+
+
+def read_head(text: str) -> tuple[Head, str] | None:
+    """A head, and its `q`, `k` or `v` or "", of `L4H11`, `4.11`, `a4.h11`, `L4H11.q`, `a4.h11<q>`; None of all else."""
+    match = _HEAD.fullmatch(text.strip())
+    if match is None:
+        return None
+    return (int(match[1] or match[2]), int(match[3])), match[4] or match[5] or ""
+
+
+def parse_head(text: str, parameter: str, shape: tuple[int, int] | None = None) -> Head:
+    """The head that is named, among those of a model of `shape` (layers, heads a layer) where that is known.
+
+    Raises:
+        InputError: a text of another form, or a head that there is not.
+    """
+    head, entry = read_head(text) or (None, "")
+    if head is not None and not entry and (shape is None or (head[0] < shape[0] and head[1] < shape[1])):
+        return head
+    there = "such as L4H11" if shape is None else f"from L0H0 to {head_name((shape[0] - 1, shape[1] - 1))}"
+    what = "heads" if parameter.endswith("s") else "a head"
+    raise InputError(f"{parameter} must be {what} {there}, not {text!r}.")
+
+
+def readable(label: str) -> str:
+    """A saved label of nodes as people read it: `a0.h1->a1.h3<k>` is L0H1->L1H3.k."""
+    return _LABEL.sub(lambda match: head_name((int(match[1]), int(match[2])), match[3] or ""), label)

@@ -13,7 +13,7 @@ from transformer_lens import patching as theirs
 from experiments.benchmarks.shapes import gpt2_small_shape
 from mechlist import LogitDifference, Runner, patch_grid
 from mechlist.models.quiet import quiet
-from mechlist.patching.grid import prepare
+from mechlist.patching.arguments import PatchArguments, prepare
 from mechlist.patching.sweep.cells import grid, hook_name
 from mechlist.patching.sweep.packing import ATTENTION_SITES
 from mechlist.patching.sweep.plan import plan_patching
@@ -65,7 +65,9 @@ def _line(runner: Runner, site: str, per: str, length: int, peak: float, loop: C
     with quiet():
         ours()
         seconds = min(_timed(ours) for _ in range(3))
-        plan = plan_patching(prepare(runner, base=base, source=source, site=site, per=per, metric=metric)[0])
+        plan = plan_patching(
+            prepare(runner, PatchArguments(base=base, source=source, site=site, per=per, metric=metric))
+        )
         each = _loop_seconds(runner, base.to(device), source.to(device), loop)
     batched = _batched_seconds(runner, site, base.to(device), source.to(device), cells)
     share = 2 * LAYER_WEIGHTS * tokens / seconds / peak

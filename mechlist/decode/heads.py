@@ -13,7 +13,7 @@ from torch import Tensor
 from mechlist.errors import InputError
 from mechlist.models.decoding import Decoder, RecomputingDecoder
 from mechlist.models.language_model import LanguageModel
-from mechlist.types import Head
+from mechlist.types import Head, head_name
 
 HeadMode = Literal["zero", "mean", "swap"]
 
@@ -52,14 +52,14 @@ class HeadEdit:
 
     def __post_init__(self) -> None:
         if not self.heads or len(set(self.heads)) < len(self.heads):
-            raise InputError(f"heads must hold one head at least, each once, not {list(self.heads)}.")
+            raise InputError(f"heads must hold one head at least, each once, not {list(map(head_name, self.heads))}.")
         if self.mode not in get_args(HeadMode):
             raise InputError(f"mode must be one of {', '.join(get_args(HeadMode))}, not {self.mode!r}.")
         if (self.means is not None) != (self.mode == "mean") or (self.donors is not None) != (self.mode == "swap"):
             raise InputError("means must be given for the mode mean and donors for the mode swap, and only then.")
         lacking = [] if self.means is None else [head for head in self.heads if head not in self.means.values]
         if lacking:
-            raise InputError(f"means must hold every head that is changed; {lacking[0]} is missing.")
+            raise InputError(f"means must hold every head that is changed; {head_name(lacking[0])} is missing.")
 
     def check(self, shape: tuple[int, int], prompts: Sequence[Tensor]) -> None:
         """Whether a model of `shape` (layers, heads a layer) has the heads, and each prompt its donor.
@@ -69,9 +69,8 @@ class HeadEdit:
         """
         for layer, head in self.heads:
             if not (0 <= layer < shape[0] and 0 <= head < shape[1]):
-                raise InputError(
-                    f"heads must be of layers 0 to {shape[0] - 1} and heads 0 to {shape[1] - 1}, not {layer}.{head}."
-                )
+                last, other = head_name((shape[0] - 1, shape[1] - 1)), head_name((layer, head))
+                raise InputError(f"heads must be heads from L0H0 to {last}, not {other!r}.")
         if self.donors is None:
             return
         if [len(donor) for donor in self.donors] != [len(prompt) for prompt in prompts]:
@@ -126,66 +125,37 @@ class HeadEdit:
 
 def edited_decoder(model: LanguageModel, rows: int, capacity: int, edit: HeadEdit) -> Decoder:
     """A decoder whose heads are changed; in the mode swap it takes the donors' prompts below the prompts first."""
+    changing = _Changing(edit)
     inner: Decoder
     if model.one_by_one().layers is not None:
-        inner = _EditedCache(model, rows, capacity, edit)
+        inner = model.decoder(rows, capacity, changing)
     else:
-        inner = RecomputingDecoder(_Recomputed(model, edit).residual)
+        inner = RecomputingDecoder(partial(_recomputed, model, changing))
     return inner if edit.mode != "swap" else _Paired(inner)
 
 
-class _EditedCache:
-    """A cached decoder whose z is changed."""
+class _Changing:
+    """An edit, once it has seen where the prompts end: with the first tokens that are read."""
 
-    def __init__(self, model: LanguageModel, rows: int, capacity: int, edit: HeadEdit) -> None:
-        self._inner = model.decoder(rows, capacity, self._changed)
-        self._edit = edit
-        self._tokens: Tensor | None = None
-        self._seen = 0
+    def __init__(self, edit: HeadEdit) -> None:
+        self.edit = edit
         self._last: int | None = None
 
-    def feed(self, tokens: Int[Tensor, "row new"]) -> Float[Tensor, "row d_model"]:
-        """See Decoder."""
-        self._tokens = tokens
-        self._last = tokens.shape[1] - 1 if self._last is None else self._last
-        final = self._inner.feed(tokens)
-        self._seen += tokens.shape[1]
-        return final
-
-    def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """See Decoder."""
-        self._inner.keep(rows)
-
-    def fork(self, rows: Int[Tensor, " kept"], capacity: int) -> "_EditedCache":
-        """See Decoder."""
-        other = super().fork(rows, capacity)
-        assert isinstance(other, _EditedCache)
-        # Its layers ask the decoder that they belong to what is being read.
-        other._layers = _EditedLayers(self._module, other._changed)
-        return other
-
-    def _changed(self, layer: int, z: Tensor) -> Tensor:
-        assert self._tokens is not None
-        assert self._last is not None
-        return self._edit.changed(layer, z, self._tokens, self._seen, self._last)
+    def __call__(self, layer: int, z: Tensor, tokens: Int[Tensor, "row token"], first: int) -> Tensor:
+        if self._last is None:
+            self._last = first + tokens.shape[1] - 1
+        return self.edit.changed(layer, z, tokens, first, self._last)
 
 
-class _Recomputed:
-    """Whole forward passes with hooks, for models whose layers cannot be run one by one."""
+def _recomputed(model: LanguageModel, changing: _Changing, tokens: Tensor, hooks: Sequence[Any]) -> Tensor:
+    """A whole forward pass with hooks, for models whose layers cannot be run one by one."""
+    layers = sorted({layer for layer, _ in changing.edit.heads})
+    own = [(f"blocks.{layer}.attn.hook_z", partial(_hooked, changing, layer, tokens)) for layer in layers]
+    return model.residual(tokens, [*hooks, *own])
 
-    def __init__(self, model: LanguageModel, edit: HeadEdit) -> None:
-        self._model, self._edit = model, edit
-        self._last: int | None = None
 
-    def residual(self, tokens: Tensor, hooks: Sequence[Any]) -> Tensor:
-        self._last = tokens.shape[1] - 1 if self._last is None else self._last
-        layers = sorted({layer for layer, _ in self._edit.heads})
-        own = [(f"blocks.{layer}.attn.hook_z", partial(self._change, layer, tokens)) for layer in layers]
-        return self._model.residual(tokens, [*hooks, *own])
-
-    def _change(self, layer: int, tokens: Tensor, activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG002
-        assert self._last is not None
-        return self._edit.changed(layer, activation, tokens, 0, self._last)
+def _hooked(changing: _Changing, layer: int, tokens: Tensor, activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+    return changing(layer, activation, tokens, 0)
 
 
 class _Paired:

@@ -9,7 +9,7 @@ from typing import Any
 import xarray as xr
 
 from mechlist.errors import InputError
-from mechlist.experiment import Experiment, needs_model
+from mechlist.experiment import Experiment, filled, needs_model
 from mechlist.models.load import resolve_device
 from mechlist.options import Output, Settings
 from mechlist.results import load_dataset, save_dataset, save_table, write_text
@@ -54,7 +54,7 @@ def complete(job: Job) -> Job:
     if model is not None and Path(model).expanduser().is_dir():
         model = str(Path(model).expanduser().resolve())
     settings = dataclasses.replace(settings, model=model, device=resolve_device(settings.device))
-    experiment = with_paths(job.experiment, lambda path: path.expanduser().resolve())
+    experiment = with_paths(filled(job.experiment), lambda path: path.expanduser().resolve())
     return dataclasses.replace(job, experiment=experiment, settings=settings)
 
 

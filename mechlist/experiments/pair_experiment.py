@@ -1,18 +1,18 @@
-"""What experiments on pairs of prompts share: the flags that name the pairs, and the pairs as tokens."""
+"""What experiments on pairs of prompts share: the flags that name the pairs, the pairs as tokens, and the metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mechlist.datasets.pairs.pair import KEYS, Pair, Pairs, list_pairs, name_pairs, own_pairs, read_pairs
 from mechlist.errors import InputError
-from mechlist.experiment import Experiment
-from mechlist.experiments.patch_pairs import KEYS, Pair, Pairs, list_pairs, name_pairs, own_pairs, read_pairs
+from mechlist.experiment import Experiment, Option
 from mechlist.metrics.answers import LogitDifference, LogProb, Probability, Rank
 from mechlist.metrics.distributions import Entropy, KLFromBase, Loss
 from mechlist.metrics.measure import Metric
@@ -21,6 +21,30 @@ from mechlist.runner.batching import pad_right
 from mechlist.text import visible
 
 TOPICS = ("Fruits", "Vegetables", "Animals", "Countries", "Sports", "Languages", "Colors", "Rivers")
+METRICS = {
+    "logit_difference": "logit difference",
+    "log_prob": "log-probability of the answer",
+    "probability": "probability of the answer",
+    "rank": "rank of the answer",
+    "kl": "KL divergence from the unchanged run",
+    "entropy": "entropy",
+    "loss": "loss",
+}
+"""As sentences name them."""
+
+
+def only_with(*data: str) -> Any:
+    """Of an experiment on pairs: where an option of these data sets does not count; see `Option`."""
+    return lambda experiment: "" if experiment.origin in data else f"with {experiment.origin_words}"
+
+
+def pair_options(*, data: str, topics: tuple[str, ...] = TOPICS, examples: int = 32) -> dict[str, Option]:
+    """Options of the pairs, with their defaults."""
+    return {
+        "data": Option(lambda experiment: f"with {experiment.origin_words}" if experiment.own else "", data),
+        "topics": Option(only_with("list"), topics),
+        "examples": Option(only_with("ioi", "induction"), examples),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +53,7 @@ class PairExperiment(Experiment):
 
     needs_tokenizer: ClassVar[bool] = True
     default_model: ClassVar[str] = "list-tiny"
+    options: ClassVar[Mapping[str, Option]] = pair_options(data="list")
 
     clean: str = ""
     """Prompt that has the answer as its continuation; without, the pairs of --data."""
@@ -40,26 +65,37 @@ class PairExperiment(Experiment):
     """Continuation of the corrupt prompt: one token, with its leading blank."""
     pairs: Path | None = None
     """File of pairs, in place of the four: lines of JSON with clean, corrupt, answer and wrong."""
-    data: str = "list"
+    data: str | None = None
     """Pairs that are built in."""
-    topics: tuple[str, ...] = TOPICS
-    """Topics of the lists, one pair each."""
-    examples: int = 32
-    """Pairs of prompts with two people's names."""
+    topics: tuple[str, ...] | None = None
+    """Topics of the lists, one pair each; by default eight."""
+    examples: int | None = None
+    """Pairs of prompts with two people's names; by default 32."""
 
     def __post_init__(self) -> None:
         given = [name for name in KEYS if getattr(self, name)]
         if given and (len(given) < len(KEYS) or self.pairs is not None):
             raise InputError("clean, corrupt, answer and wrong must be given together, and without pairs.")
-        if self.examples < 1:
+        if self.examples is not None and self.examples < 1:
             raise InputError(f"examples must be at least 1, not {self.examples}.")
-        if not self.topics:
+        if self.topics == ():
             raise InputError("topics must hold one topic at least, not none.")
+        self.check_options()
 
     @property
     def own(self) -> bool:
         """Whether the pairs are one's own, and not built in."""
         return bool(self.clean) or self.pairs is not None
+
+    @property
+    def origin(self) -> str:
+        """Where the pairs come from: the name of built-in data, or `pairs`."""
+        return "pairs" if self.own else self.value_of("data")
+
+    @property
+    def origin_words(self) -> str:
+        """The same in a sentence."""
+        return "pairs of one's own" if self.own else f"data {self.origin}"
 
     def found_pairs(self, runner: Runner) -> Pairs:
         """The pairs that the flags name.
@@ -71,7 +107,20 @@ class PairExperiment(Experiment):
             return own_pairs(runner, read_pairs(self.pairs))
         if self.clean:
             return own_pairs(runner, [{name: getattr(self, name) for name in KEYS}])
-        return list_pairs(runner, self.topics) if self.data == "list" else name_pairs(runner, self.examples)
+        if self.origin == "list":
+            return list_pairs(runner.tokenizer, self.value_of("topics"))
+        return named_pairs(runner, self.value_of("examples"))
+
+
+def named_pairs(runner: Runner, examples: int) -> Pairs:
+    """Prompts with two people's names, with BOS as is the model's habit.
+
+    Raises:
+        InputError: a tokenizer that does not write names as one token.
+    """
+    seed = int.from_bytes(runner.generator("ioi pairs").get_state()[:8].numpy().tobytes(), "little")
+    bos = runner.bos_token_id if runner.to_tokens("a") != runner.to_tokens("a", prepend_bos=False) else None
+    return name_pairs(runner.tokenizer, examples, bos=bos, generator=np.random.default_rng(seed))
 
 
 def padded_pairs(

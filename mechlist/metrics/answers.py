@@ -1,6 +1,7 @@
 """How much a run favours certain tokens."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -8,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechlist.errors import InputError
-from mechlist.metrics.measure import Each, Logits, Measure, positions, token_sets
+from mechlist.metrics.measure import Each, Logits, Measure, positions, selected, token_sets
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,6 +49,15 @@ class LogitDifference:
 
         return Measure(*positions(self.position, lengths), columns, of)
 
+    def select(self, prompts: Sequence[int]) -> "LogitDifference":
+        """See Metric."""
+        return replace(
+            self,
+            answer=selected(self.answer, prompts),
+            wrong=selected(self.wrong, prompts),
+            position=selected(self.position, prompts),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogProb:
@@ -69,6 +79,10 @@ class LogProb:
 
         return Measure(*positions(self.position, lengths), None, of)
 
+    def select(self, prompts: Sequence[int]) -> "LogProb":
+        """See Metric."""
+        return replace(self, answer=selected(self.answer, prompts), position=selected(self.position, prompts))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Probability:
@@ -84,6 +98,10 @@ class Probability:
         """See Metric."""
         inner = LogProb(answer=self.answer, position=self.position).prepare(tokens, lengths, d_vocab)
         return Measure(inner.read, inner.weight, None, lambda logits: inner.of(logits).exp())
+
+    def select(self, prompts: Sequence[int]) -> "Probability":
+        """See Metric."""
+        return replace(self, answer=selected(self.answer, prompts), position=selected(self.position, prompts))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,6 +123,10 @@ class Rank:
             return (logits.values > chosen.values).sum(dim=1).float()
 
         return Measure(*positions(self.position, lengths), None, of)
+
+    def select(self, prompts: Sequence[int]) -> "Rank":
+        """See Metric."""
+        return replace(self, answer=selected(self.answer, prompts), position=selected(self.position, prompts))
 
 
 def _gathered(

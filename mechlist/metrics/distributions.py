@@ -1,13 +1,14 @@
 """What a run says of the next token as a whole."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechlist.errors import InputError
-from mechlist.metrics.measure import Each, Logits, Measure, positions
+from mechlist.metrics.measure import Each, Logits, Measure, positions, selected
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,6 +34,10 @@ class Entropy:
 
         return Measure(*positions(self.position, lengths), None, of)
 
+    def select(self, prompts: Sequence[int]) -> "Entropy":
+        """See Metric."""
+        return replace(self, position=selected(self.position, prompts))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KLFromBase:
@@ -57,6 +62,10 @@ class KLFromBase:
             return gap.sum(dim=1)
 
         return Measure(*positions(self.position, lengths), None, of, needs_base=True)
+
+    def select(self, prompts: Sequence[int]) -> "KLFromBase":
+        """See Metric."""
+        return replace(self, position=selected(self.position, prompts))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,3 +100,7 @@ class Loss:
             return -logits.values.log_softmax(dim=1).gather(1, target[:, None])[:, 0]
 
         return Measure(read, weight, None, of)
+
+    def select(self, prompts: Sequence[int]) -> "Loss":
+        """See Metric."""
+        return self if self.position is None else replace(self, position=selected(self.position, prompts))

@@ -146,6 +146,20 @@ class Metric(Protocol):
         """
         ...
 
+    def select(self, prompts: Sequence[int]) -> "Metric":
+        """The same for some of the prompts, in this order."""
+        ...
+
+
+def selected(chosen: Each, prompts: Sequence[int]) -> Each:
+    """The numbers of these prompts, in this order; what stands for every prompt stays."""
+    if isinstance(chosen, Tensor):
+        whole = chosen.ndim == 0 or (chosen.ndim == 2 and len(chosen) == 1)
+        return chosen if whole else chosen[list(prompts)]
+    if isinstance(chosen, int) or (len(chosen) == 1 and isinstance(chosen[0], Sequence | Tensor)):
+        return chosen
+    return [chosen[i] for i in prompts]  # pyright: ignore[reportReturnType] (of either form)
+
 
 def positions(
     chosen: Each, lengths: Int[Tensor, " prompt"]

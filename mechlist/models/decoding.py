@@ -10,8 +10,9 @@ from torch import Tensor
 
 from mechlist.models.layers import Layers
 
-ChangeZ = Callable[[int, Tensor], Tensor]
-"""Called with a layer and its z [row token head d_head]; returns what goes on, never changed in place."""
+Change = Callable[[int, Tensor, Tensor, int], Tensor]
+"""Called with a layer, its z [row token head d_head], the tokens that are read and the position of the first of them;
+returns what goes on in place of z, which is never changed in place."""
 
 
 @runtime_checkable
@@ -34,7 +35,7 @@ class Decoder(Protocol):
 class CachedDecoder:
     """A model whose layers run one by one, with a key/value cache: each token goes through them once."""
 
-    def __init__(self, layers: Layers, rows: int, capacity: int, like: Tensor, change: ChangeZ | None = None) -> None:
+    def __init__(self, layers: Layers, rows: int, capacity: int, like: Tensor, change: Change | None = None) -> None:
         """A decoder that has read nothing.
 
         Args:
@@ -61,7 +62,7 @@ class CachedDecoder:
             values[:, self._seen : end] = v
             q = self._layers.place(layer, q, positions, "q")
             z = self._layers.attend(layer, q, keys[:, :end], values[:, :end], positions, _untouched)
-            z = z if self._change is None else self._change(layer, z)
+            z = z if self._change is None else self._change(layer, z, tokens, self._seen)
             x = self._layers.finish(layer, x, z.reshape(len(x), *z.shape[2:]), _untouched)
         self._seen = end
         return self._layers.final(x.view(rows, -1, x.shape[-1])[:, -1])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mechlist.errors import InputError, MechlistError, ModelError
 from mechlist.models.comparison import LENGTH, MOST, ROUNDING, OneByOne, examined, miss
-from mechlist.models.decoding import CachedDecoder, ChangeZ, Decoder, RecomputingDecoder
+from mechlist.models.decoding import CachedDecoder, Change, Decoder, RecomputingDecoder
 from mechlist.models.layers import Layers
 from mechlist.models.tl import is_bridge, is_hooked
 from mechlist.models.tokenizer import bos_of
@@ -104,7 +104,7 @@ class LanguageModel(Protocol):
         """Weight and bias that make the logits of `columns` before any softcap, with any multiplier."""
         ...
 
-    def decoder(self, rows: int, capacity: int, change: ChangeZ | None = None) -> Decoder:
+    def decoder(self, rows: int, capacity: int, change: Change | None = None) -> Decoder:
         """A reader of `rows` sequences that grow to at most `capacity` tokens, with nothing read yet.
 
         `change` is done to each layer's z; only a model whose layers can be run one by one takes it.
@@ -322,7 +322,7 @@ class _View(ABC):
             )
         self._compared = tokens.shape[1]
 
-    def decoder(self, rows: int, capacity: int, change: ChangeZ | None = None) -> Decoder:
+    def decoder(self, rows: int, capacity: int, change: Change | None = None) -> Decoder:
         layers = self.one_by_one().layers
         if layers is not None:
             return CachedDecoder(layers, rows, capacity, next(self.module.parameters()), change)

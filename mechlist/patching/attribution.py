@@ -2,7 +2,8 @@
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Metric
+from mechlist.patching.arguments import PatchArguments, prepare
 from mechlist.patching.gradients.gradient import require_gradients
 from mechlist.patching.gradients.work import Attribution
-from mechlist.patching.grid import prepare
 from mechlist.patching.replacements import Replacement
 from mechlist.patching.sweep.task import Task
 from mechlist.runner import Runner
@@ -22,7 +23,6 @@ from mechlist.runner import Runner
 SOFTMAX_SITES = ("q", "k")
 
 
-@torch.inference_mode(mode=False)
 def attribution_grid(
     runner: Runner,
     *,
@@ -77,27 +77,34 @@ def attribution_grid(
             steps, or on a model whose attention cannot be run by itself; scores that become minus infinity.
         ModelError: a model in train mode whose dropout would make every number noise.
     """
+    arguments = PatchArguments(
+        base=base, source=source, site=site, per=per, metric=metric, lengths=lengths, roles=roles
+    )
+    return estimate_cells(runner, arguments, steps=steps, fix_qk=fix_qk)
+
+
+@torch.inference_mode(mode=False)
+def estimate_cells(runner: Runner, arguments: PatchArguments, *, steps: int = 1, fix_qk: bool = False) -> xr.Dataset:
+    """`attribution_grid` with its arguments as one value; they may not name `cells`."""
     if steps < 1:
         raise InputError(f"steps must be 1 or more, not {steps}.")
     require_gradients(runner.language_model)
-    task, axes, coords = prepare(
-        runner, base=base, source=source, site=site, per=per, metric=metric, lengths=lengths, roles=roles
-    )
+    task = prepare(runner, arguments)
     if fix_qk:
         _check_softmax(task, steps)
     if task.measure.needs_base and steps == 1:
         warnings.warn(
             "The metric compares with the base run, where such a comparison can be at its minimum, with a gradient of "
             "zero: take steps=2 or more, or another metric.",
-            stacklevel=2,
+            stacklevel=4,
         )
-    places = _places(task, axes, roles)
-    found = Attribution(task, places, steps, fix_qk, _digest(source)).run()
-    effect = _arranged(found["effect"], axes).masked_fill(task.outside.view(len(base), *axes.values()), torch.nan)
-    units = {"units": metric.unit}
-    variables: dict[str, Any] = {"effect": (("prompt", *axes), effect.numpy(), units)}
+    places = _places(task, arguments.roles)
+    found = Attribution(task, places, steps, fix_qk, _digest(arguments.source)).run()
+    effect = task.of_cells(_by_cell(found["effect"], task).masked_fill(task.outside, torch.nan))
+    units = {"units": arguments.metric.unit}
+    variables: dict[str, Any] = {"effect": effect.assign_attrs(units)}
     variables |= {name: ("prompt", found[name].double().numpy(), units) for name in ("base", "source") if name in found}
-    return xr.Dataset(variables, coords=coords, attrs={"site": site, "method": _method(steps, fix_qk)})
+    return xr.Dataset(variables, attrs={"site": task.site, "method": _method(steps, fix_qk)})
 
 
 def _check_softmax(task: Task, steps: int) -> None:
@@ -110,7 +117,7 @@ def _check_softmax(task: Task, steps: int) -> None:
 
 
 def _places(
-    task: Task, axes: Iterable[str], roles: Mapping[str, Sequence[Sequence[int]]] | None
+    task: Task, roles: Mapping[str, Sequence[Sequence[int]]] | None
 ) -> Bool[Tensor, "prompt place position"] | None:
     """The positions of each set that is replaced together; None where every position is a set of its own."""
     prompts, width = task.base.shape
@@ -120,13 +127,13 @@ def _places(
             for prompt, positions in enumerate(of_prompts):
                 out[prompt, number, list(positions)] = True
         return out
-    return None if "position" in axes else (torch.arange(width) < task.lengths[:, None])[:, None]
+    return None if "position" in task.labels else (torch.arange(width) < task.lengths[:, None])[:, None]
 
 
-def _arranged(effect: Float[Tensor, "prompt layer place head"], axes: Mapping[str, int]) -> Float[Tensor, "prompt ..."]:
-    """The effects along the axes of the cells: by head, or of all heads together."""
-    by_head = effect.transpose(2, 3) if "head" in axes else effect.sum(dim=3)
-    return by_head.reshape(len(effect), *axes.values())
+def _by_cell(effect: Float[Tensor, "prompt layer place head"], task: Task) -> Float[Tensor, "prompt cell"]:
+    """The effects in the order of the cells: by head, or of all heads together."""
+    by_head = effect.transpose(2, 3) if "head" in task.labels else effect.sum(dim=3)
+    return by_head.reshape(len(effect), -1)
 
 
 def _method(steps: int, fix_qk: bool) -> str:
@@ -138,7 +145,8 @@ def _method(steps: int, fix_qk: bool) -> str:
 def _digest(source: Tensor | Replacement) -> str:
     """Of what is put in; it names the results in a run's journal."""
     digest = hashlib.sha256(type(source).__name__.encode())
-    for value in [source] if isinstance(source, Tensor) else vars(source).values():
+    own = [source] if isinstance(source, Tensor) else [getattr(source, field.name) for field in fields(source)]
+    for value in own:
         for part in value if isinstance(value, list | tuple) else [value]:
             whole = isinstance(part, Tensor)
             data = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy() if whole else None

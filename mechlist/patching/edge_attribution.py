@@ -62,14 +62,18 @@ def edge_scores(
     Raises:
         InputError: as `run_edges`; a metric without a gradient; fewer than 1 step; weights that are quantised.
     """
+    require_gradients(runner.language_model)
+    return score_edges(edge_task(runner, base=base, source=source, metric=metric, lengths=lengths), steps)
+
+
+def score_edges(task: EdgeTask, steps: int) -> EdgeScores:
+    """`edge_scores` of a task."""
     if steps < 1:
         raise InputError(f"steps must be 1 or more, not {steps}.")
-    require_gradients(runner.language_model)
-    task = edge_task(runner, base=base, source=source, metric=metric, lengths=lengths)
     with torch.inference_mode(mode=False):
         work = _Scoring(task, steps)
-        asked = task.digest(f"edge scores {steps} {work.plan}")
-        found = runner.execute(work, work.plan, asked, "Scoring edges")
+        name = task.digest(f"edge scores {steps} {work.plan}")
+        found = task.runner.execute(work, work.plan, name, "Scoring edges")
     return EdgeScores(found["scores"], found["base"])
 
 

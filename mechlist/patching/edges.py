@@ -8,13 +8,14 @@ from functools import cached_property
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Measure, Metric
 from mechlist.models.language_model import LanguageModel
+from mechlist.patching.arguments import PatchArguments, prepare
 from mechlist.patching.circuits.nodes import Nodes
 from mechlist.patching.circuits.runs import EdgeRuns
-from mechlist.patching.grid import prepare
 from mechlist.patching.replacements import Mean
 from mechlist.patching.sweep.task import whole_passes
 from mechlist.runner import Runner
@@ -66,15 +67,10 @@ class EdgeTask:
 
     @cached_property
     def _means(self) -> Float[Tensor, "one sender position d_model"]:
-        """Mean over the prompts that reach a position; or over all their positions."""
+        """Mean over the prompts that reach a position, 0 beyond them all; or over all their positions."""
         assert isinstance(self.source, Mean)
         tokens, length = self.source.tokens, self.base.shape[1]
-        lengths = torch.full((len(tokens),), tokens.shape[1]) if self.source.lengths is None else self.source.lengths
-        if not self.source.pooled and int(lengths.max()) < int(self.lengths.max()):
-            raise InputError(
-                f"The mean is over prompts of at most {int(lengths.max())} tokens, and the base prompts have up to "
-                f"{int(self.lengths.max())}."
-            )
+        lengths = self.source.real(self.runner, int(self.lengths.max()))
         there = (torch.arange(tokens.shape[1]) < lengths[:, None]).to(self.model.device)
         total: Tensor | float = 0.0
         with torch.no_grad():
@@ -86,7 +82,12 @@ class EdgeTask:
             mean = (total.sum(2, keepdim=True) / counts.sum()).expand(-1, -1, length, -1)
         else:
             mean = (total / counts.clamp(min=1)[:, None])[:, :, :length]
+            mean = pad(mean, (0, 0, 0, length - mean.shape[2]))
         return mean.to(self.model.dtype)
+
+    def values(self, patched: Bool[Tensor, "variant sender receiver"]) -> Float[Tensor, "variant prompt"]:
+        """The metric of every prompt with each set of edges patched; see `run_edges`."""
+        return EdgeWork(self, patched).values()
 
     def batches(self, each: int, most: int | None = None) -> list[list[int]]:
         """Prompts of which each takes so many bytes, within a third of the memory; one at least."""
@@ -136,19 +137,23 @@ def edge_task(
     base: Int[Tensor, "..."],
     source: Int[Tensor, "..."] | Mean,
     metric: Metric,
-    lengths: Int[Tensor, "..."] | None,
+    lengths: Int[Tensor, "..."] | None = None,
 ) -> EdgeTask:
-    """What is asked, checked.
+    """What `run_edges` and `edge_scores` take, checked.
 
     Raises:
         InputError: as `patch_grid`, or as `nodes_of`.
         MechlistError: layers that do not give what the model's own forward pass gives.
     """
     nodes_of(runner)
+    # The same prompts, put in at any site, have the same metric.
     tokens = source if isinstance(source, Tensor) else base
-    checked = prepare(
-        runner, base=base, source=tokens, site="resid_post", per="position", metric=metric, lengths=lengths, roles=None
-    )[0]
+    arguments = PatchArguments(
+        base=base, source=tokens, site="resid_post", per="position", metric=metric, lengths=lengths
+    )
+    checked = prepare(runner, arguments)
+    if isinstance(source, Mean):
+        source.real(runner, int(checked.lengths.max()))
     task = EdgeTask(runner, base, source, checked.lengths, checked.measure)
     first = base[:1, : checked.lengths[0]]
     with torch.no_grad():
@@ -179,7 +184,7 @@ def run_edges(
     Raises:
         InputError: as `patch_grid`; a model whose layers cannot be run one by one; sets of another shape.
     """
-    return EdgeWork(edge_task(runner, base=base, source=source, metric=metric, lengths=lengths), patched).values()
+    return edge_task(runner, base=base, source=source, metric=metric, lengths=lengths).values(patched)
 
 
 class EdgeWork:
@@ -209,8 +214,8 @@ class EdgeWork:
 
     def values(self) -> Float[Tensor, "variant prompt"]:
         """Run it."""
-        asked = self._task.digest(f"edges {self._plan}", self._patched)
-        return self._task.runner.execute(self, self._plan, asked, "Patching edges")["value"].T[1:]
+        name = self._task.digest(f"edges {self._plan}", self._patched)
+        return self._task.runner.execute(self, self._plan, name, "Patching edges")["value"].T[1:]
 
     def compute(self, members: list[int]) -> dict[str, Tensor]:
         """The metric of the prompts `members` with every set of edges."""

@@ -1,5 +1,6 @@
 """`path_patch`: the metric with what one sender adds replaced along its paths to chosen receivers, exactly."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,14 +11,15 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Metric
-from mechlist.patching.circuits.nodes import LOGITS, Nodes, Receiver
+from mechlist.patching.arguments import PatchArguments, prepare
+from mechlist.patching.circuits.nodes import LOGITS, Nodes, Receiver, node_label
 from mechlist.patching.edges import nodes_of
-from mechlist.patching.grid import prepare
 from mechlist.patching.paths.inputs import FROZEN
 from mechlist.patching.paths.work import Paths, PathWork, kept_bytes, runs_of
 from mechlist.patching.replacements import Replacement
 from mechlist.patching.sweep.task import Task
 from mechlist.runner import Runner
+from mechlist.types import readable
 
 
 def path_patch(
@@ -52,16 +54,16 @@ def path_patch(
         base: prompts that are run and changed.
         source: prompts in whose runs the senders' outputs are taken, position for position; not a `Replacement`, in
             which MLPs and the embedding have no output.
-        receivers: names of receivers (`a3.h5<q>`, `<k>` or `<v>`, `m3`, `logits`; see
-            `mechlist.patching.circuits.nodes`), each by itself, or named sets that are replaced together.
-        senders: names of senders (`input`, `a3.h5`, `m3`); all of the model without.
+        receivers: names of receivers (`L3H5.q`, `.k` or `.v`, `m3`, `logits`; see `mechlist.patching.circuits.nodes`),
+            each by itself, or named sets that are replaced together.
+        senders: names of senders (`input`, `L3H5`, `m3`); all of the model without.
         frozen: `all` or `heads`.
         metric: what is measured; `LogitDifference` or another `Metric`.
         lengths: real tokens of prompts that are padded on the right.
 
     Returns:
         `patched(prompt, receiver, sender)`, NaN where the sender comes before no receiver of the set; `base(prompt)`
-        and `source(prompt)`.
+        and `source(prompt)`. Nodes are labelled as MIB names them (`a3.h5<q>`).
 
     Raises:
         InputError: names of nodes that the model does not have; receivers or senders that no path joins; a model that
@@ -72,7 +74,9 @@ def path_patch(
         raise InputError(f"source must be the tokens of other prompts, not {type(source).__name__}.")
     if frozen not in FROZEN:
         raise InputError(f"frozen must be one of {', '.join(FROZEN)}, not {frozen!r}.")
-    task, _, _ = prepare(runner, base=base, source=source, site="z", per="head", metric=metric, lengths=lengths)
+    # What a head sends follows from its z.
+    arguments = PatchArguments(base=base, source=source, site="z", per="head", metric=metric, lengths=lengths)
+    task = prepare(runner, arguments)
     if task.reason is not None:
         raise InputError(f"Path patching runs a model layer by layer, which is not possible here: {task.reason}.")
     nodes = nodes_of(runner)
@@ -84,20 +88,21 @@ def path_patch(
 
 
 def _names(what: str, names: Sequence[str] | None, nodes: Nodes) -> list[str]:
-    """Names, each once."""
+    """Names, each node once."""
     if names is None:
         return [sender.name for sender in nodes.senders]
     if isinstance(names, str) or not len(names):
         raise InputError(f"{what} must be a list of one name at least, not {names!r}.")
-    twice = [name for name in names if list(names).count(name) > 1]
-    if twice:
-        raise InputError(f"{what} must hold each name once; {twice[0]} is there {list(names).count(twice[0])} times.")
+    counts = Counter(map(node_label, names))
+    twice = next((name for name in names if counts[node_label(name)] > 1), None)
+    if twice is not None:
+        raise InputError(f"{what} must hold each name once; {twice} is there {counts[node_label(twice)]} times.")
     return list(names)
 
 
 def _sets(nodes: Nodes, receivers: Mapping[str, Sequence[str]] | Sequence[str]) -> dict[str, tuple[Receiver, ...]]:
     if not isinstance(receivers, Mapping):
-        receivers = {name: [name] for name in _names("receivers", receivers, nodes)}
+        receivers = {node_label(name): [name] for name in _names("receivers", receivers, nodes)}
     if not receivers:
         raise InputError("receivers must hold one receiver at least, not none.")
     sets = {
@@ -114,26 +119,29 @@ def _sets(nodes: Nodes, receivers: Mapping[str, Sequence[str]] | Sequence[str]) 
 
 
 def _check_order(paths: Paths, names: Sequence[str], *, every: bool) -> None:
-    """Each set must come after some sender, and each sender that is asked for before some set."""
-    reached = paths.reached
-    deaf = [name for name, heard in zip(names, reached.any(dim=0).tolist(), strict=True) if not heard]
-    if deaf:
+    """Each set must come after some sender, and each sender that is named before some set."""
+    reached, senders = paths.reached, [one.name for one in paths.senders]
+    unreachable = [name for name, some in zip(names, reached.any(dim=0).tolist(), strict=True) if not some]
+    if unreachable:
         raise InputError(
-            f"The receivers {deaf[0]} come before every sender ({_listed([one.name for one in paths.senders])}): "
-            "nothing reaches them."
+            f"The receivers {readable(unreachable[0])} come before every sender ({_listed(senders)}): nothing reaches "
+            "them."
         )
-    late = [one.name for one, early in zip(paths.senders, reached.any(dim=1).tolist(), strict=True) if not early]
+    late = [name for name, early in zip(senders, reached.any(dim=1).tolist(), strict=True) if not early]
     if late and not every:
-        raise InputError(f"The sender {late[0]} comes after every receiver ({_listed(names)}): nothing is reached.")
+        raise InputError(
+            f"The sender {readable(late[0])} comes after every receiver ({_listed(names)}): nothing is reached."
+        )
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+    shown = [readable(name) for name in names]
+    return ", ".join(shown) if len(shown) <= 4 else f"{', '.join(shown[:3])} and {len(shown) - 3} more"
 
 
 def _dataset(task: Task, paths: Paths, names: list[str], unit: str) -> xr.Dataset:
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for block in _blocks(task):
+    for block in task.blocks(beside=kept_bytes(task)):
         work = PathWork(task, paths, block, runs_of(task, block))
         source = work.readout.source
         assert source is not None
@@ -147,11 +155,3 @@ def _dataset(task: Task, paths: Paths, names: list[str], unit: str) -> xr.Datase
     }
     coords = {"receiver": names, "sender": [sender.name for sender in paths.senders]}
     return xr.Dataset(variables, coords=coords, attrs={"frozen": paths.frozen})
-
-
-def _blocks(task: Task) -> list[slice]:
-    """Prompts whose runs fit a third of the memory together; one at least."""
-    prompts, length = task.base.shape
-    each = task.sizes.trace_peak(task.site, 1, length, source=True) + kept_bytes(task)
-    size = max(1, task.runner.memory // 3 // each)
-    return [slice(i, min(i + size, prompts)) for i in range(0, prompts, size)]

@@ -1,7 +1,12 @@
-"""What is put in the place of an activation, where it is not that of a source run."""
+"""What is put in the place of an activation: zero, a mean, another run, or what is given by hand.
+
+Each replacement is made `ready` once for the prompts of a sweep: what it takes from the model is computed, and what
+chance decides is drawn. What is ready is `put` in, layer by layer and block by block of the prompts.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -9,14 +14,58 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.runner import Runner
-from mechlist.runner.batching import check_prompts
+from mechlist.runner.batching import check_prompts, real_lengths
 from mechlist.runner.memory import captured_bytes
 from mechlist.runner.positions import QUERY_HOOKS
+
+
+@runtime_checkable
+class Ready(Protocol):
+    """A replacement of which nothing is left to compute or to draw."""
+
+    def put(self, layer: int, there: Tensor, source: Tensor | None, prompts: slice) -> Tensor:
+        """What is put in the place of the activation `there`, of a block of the prompts.
+
+        `source` is the source run's activation where there is such a run.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The runs that are changed, and where: what a replacement is made ready for."""
+
+    runner: Runner
+    base: Int[Tensor, "prompt position"]
+    lengths: Int[Tensor, " prompt"]
+    hooks: Sequence[str]
+    """Of the site, by layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The runs of other prompts, position for position; ready as they are."""
+
+    tokens: Int[Tensor, "prompt position"]
+
+    def put(self, layer: int, there: Tensor, source: Tensor | None, prompts: slice) -> Tensor:  # noqa: ARG002
+        """What the source run has there."""
+        assert source is not None
+        return source
 
 
 @dataclass(frozen=True)
 class Zero:
     """Zero; for attention scores, of the keys that the query may see."""
+
+    def ready(self, target: Target) -> "Zero":  # noqa: ARG002 (a replacement's)
+        """As it is."""
+        return self
+
+    def put(self, layer: int, there: Tensor, source: Tensor | None, prompts: slice) -> Tensor:  # noqa: ARG002
+        """Zero, but for scores of keys that the query may not see."""
+        # These are minus infinity, or the type's least number, and stay so.
+        return torch.where(there < torch.finfo(there.dtype).min / 2, there, torch.zeros_like(there))
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +79,24 @@ class Mean:
     pooled: bool = False
     """One mean over all positions of all prompts, for sets whose positions do not correspond."""
 
+    def ready(self, target: Target) -> "Means":
+        """The means at the site; see `means`."""
+        return Means(means(target.runner, self, target.hooks, int(target.lengths.max()), target.base.shape[1]))
+
+    def real(self, runner: Runner, length: int) -> Int[Tensor, " prompt"]:
+        """Real tokens of each prompt of the set, for prompts of up to `length` tokens that are changed.
+
+        Raises:
+            InputError: a set that is no set of prompts; positions that no prompt of it reaches.
+        """
+        sizes = _sizes(runner, self.tokens, self.lengths)
+        if int(sizes.max()) < length and not self.pooled:
+            raise InputError(
+                f"The data set's longest prompt has {int(sizes.max())} tokens, so there is no mean at the positions up "
+                f"to {length - 1}: give longer prompts, or pool the positions."
+            )
+        return sizes
+
 
 @dataclass(frozen=True, eq=False)
 class Resample:
@@ -40,6 +107,10 @@ class Resample:
     lengths: Int[Tensor, "..."] | None = None
     """Real tokens of each."""
 
+    def ready(self, target: Target) -> Source:
+        """The prompts that were drawn; see `donors`."""
+        return Source(donors(target.runner, self, target.base, target.lengths))
+
 
 @dataclass(frozen=True, eq=False)
 class Given:
@@ -47,8 +118,52 @@ class Given:
 
     values: Sequence[Float[Tensor, "prompt ..."]]
 
+    def ready(self, target: Target) -> "Values":
+        """The same, once there are as many as there are layers."""
+        if len(self.values) != len(target.hooks):
+            raise InputError(f"Given activations must be one tensor for each of the {len(target.hooks)} layers.")
+        return Values(self.values, target.hooks, len(target.base))
+
+    def select(self, prompts: Sequence[int]) -> "Given":
+        """Of some of the prompts that are changed, in this order."""
+        return replace(self, values=[value[list(prompts)] for value in self.values])
+
 
 Replacement = Zero | Mean | Resample | Given
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """A mean that is ready: one for all prompts, by layer."""
+
+    values: Sequence[Float[Tensor, "one ..."]]
+
+    def put(self, layer: int, there: Tensor, source: Tensor | None, prompts: slice) -> Tensor:  # noqa: ARG002
+        """The mean, the same in every prompt."""
+        return self.values[layer].to(there).expand_as(there)
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """Given activations that are ready."""
+
+    values: Sequence[Float[Tensor, "prompt ..."]]
+    hooks: Sequence[str]
+    prompts: int
+
+    def put(self, layer: int, there: Tensor, source: Tensor | None, prompts: slice) -> Tensor:  # noqa: ARG002
+        """The block's own.
+
+        Raises:
+            InputError: a layer's are of another shape than the activation.
+        """
+        value = self.values[layer]
+        if value.shape != (self.prompts, *there.shape[1:]):
+            raise InputError(
+                f"Given activations must have the shape {[self.prompts, *there.shape[1:]]} at {self.hooks[layer]}, not "
+                f"{list(value.shape)}."
+            )
+        return value[prompts].to(there)
 
 
 def donors(
@@ -88,15 +203,10 @@ def means(
     Raises:
         InputError: positions that no prompt of the set reaches; patterns or scores pooled over positions.
     """
-    sizes = _sizes(runner, chosen.tokens, chosen.lengths)
     by_query = hooks[0].endswith(QUERY_HOOKS)
     if chosen.pooled and by_query:
         raise InputError("Patterns and scores of different positions have different keys: their mean cannot be pooled.")
-    if int(sizes.max()) < length and not chosen.pooled:
-        raise InputError(
-            f"The data set's longest prompt has {int(sizes.max())} tokens, so there is no mean at the positions up to "
-            f"{length - 1}: give longer prompts, or pool the positions."
-        )
+    sizes = chosen.real(runner, length)
     own = chosen.tokens.shape[1]
     step = max(1, runner.memory // 4 // captured_bytes(runner.shape, hooks, own, own, 8))
     sums: list[Tensor] = []
@@ -126,9 +236,4 @@ def _sizes(runner: Runner, tokens: Int[Tensor, "..."], lengths: Tensor | None) -
     if tokens.ndim != 2 or not len(tokens):
         raise InputError(f"A data set must be tokens [prompt, position], not of shape {list(tokens.shape)}.")
     check_prompts(tokens, runner.shape.n_ctx, runner.shape.d_vocab)
-    sizes = torch.full((len(tokens),), tokens.shape[1]) if lengths is None else lengths
-    if sizes.shape != (len(tokens),) or ((sizes < 1) | (sizes > tokens.shape[1])).any():
-        raise InputError(
-            f"lengths of a data set must be from 1 to {tokens.shape[1]}, one for each of its {len(tokens)} prompts."
-        )
-    return sizes
+    return real_lengths(tokens, lengths, "lengths of a data set")

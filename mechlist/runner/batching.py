@@ -87,3 +87,23 @@ def check_prompts(
             bad = int(row.min()) if row.min() < 0 else int(row.max())
             raise InputError(f"Prompt {i} has the token id {bad}, outside the vocabulary of {d_vocab}.")
     return rows
+
+
+def real_lengths(
+    tokens: Int[Tensor, "prompt position"], lengths: Int[Tensor, "..."] | None, name: str = "lengths"
+) -> Int[Tensor, " prompt"]:
+    """Real tokens of each prompt that is padded on the right: all of them where there are no `lengths`.
+
+    Raises:
+        InputError: lengths that are not one a prompt, or more tokens than there are; `name` is how it calls them.
+    """
+    whole = torch.full((len(tokens),), tokens.shape[1])
+    if lengths is None:
+        return whole
+    chosen = torch.as_tensor(lengths, dtype=torch.long)
+    if chosen.shape != whole.shape or ((chosen < 1) | (chosen > whole)).any():
+        raise InputError(
+            f"{name} must be from 1 to {tokens.shape[1]}, one for each of the {len(tokens)} prompts, not "
+            f"{chosen.tolist()}."
+        )
+    return chosen

@@ -119,7 +119,7 @@ def test_the_name_tells_edits_apart(loaded: Callable[[str], Runner]):
         ({"heads": ((0, 1),), "donors": [[1]]}, "donors for the mode swap, and only then"),
         (
             {"heads": ((0, 1),), "mode": "mean", "means": ClassMeans(torch.zeros(3, dtype=torch.long), {})},
-            r"means must hold every head that is changed; \(0, 1\) is missing",
+            "means must hold every head that is changed; L0H1 is missing",
         ),
     ],
 )
@@ -131,7 +131,7 @@ def test_edits_that_are_not_whole_are_refused(given: dict[str, Any], words: str)
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (HeadEdit(heads=((7, 0),)), "heads must be of layers 0 to 2 and heads 0 to 3, not 7.0"),
+        (HeadEdit(heads=((7, 0),)), "heads must be heads from L0H0 to L2H3, not 'L7H0'"),
         (HeadEdit(heads=((0, 0),), mode="swap", donors=[[3, 4]]), "donors must be one for each prompt"),
     ],
 )

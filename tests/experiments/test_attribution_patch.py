@@ -1,5 +1,6 @@
 """The attribution-patch experiment: its estimates, the cells it patches exactly, and what it refuses."""
 
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ def runner() -> Runner:
     return Runner.load("list-tiny", device="cpu", progress=False)
 
 
-@pytest.mark.parametrize("asked", [{"site": "z", "per": "head"}, {"site": "mlp_out", "roles": True}])
-def test_the_strongest_cells_are_patched_exactly(runner: Runner, asked: dict[str, Any]):
-    experiment = AttributionPatch(topics=TOPICS, verify_top=6, **asked)
+@pytest.mark.parametrize("fields", [{"site": "z", "per": "head"}, {"site": "mlp_out", "roles": True}])
+def test_the_strongest_cells_are_patched_exactly(runner: Runner, fields: dict[str, Any]):
+    experiment = AttributionPatch(topics=TOPICS, verify_top=6, **fields)
     results = experiment.run(runner)
-    patched = Patch(topics=TOPICS, **asked).run(runner)
+    patched = Patch(topics=TOPICS, **fields).run(runner)
     checked = results["exact"].notnull().any("prompt")
     assert int(checked.sum()) == 6
     difference = results["exact"] - (patched["patched"] - patched["base"])
@@ -38,6 +39,26 @@ def test_the_strongest_cells_are_patched_exactly(runner: Runner, asked: dict[str
     assert "rank correlation" in experiment.findings(results)[-1]
 
 
+def test_cells_that_some_prompts_lack_are_ranked_by_the_prompts_that_have_them(runner: Runner):
+    """Topics of unequal length: the last positions are in the longest prompt alone."""
+    experiment = AttributionPatch(topics=TOPICS, verify_top=4, noise_repeats=0)
+    results = experiment.run(runner)
+    assert results["effect"].isnull().any()
+    mean = abs(results["effect"].mean("prompt"))
+    chosen = results["exact"].notnull().any("prompt")
+    assert int(chosen.sum()) == 4
+    assert float(mean.where(chosen).min()) >= float(mean.where(~chosen).max())
+    # As if a missing value were a zero, others would be taken.
+    zeros = abs(results["effect"].fillna(0).mean("prompt"))
+    assert float(zeros.where(chosen).min()) < float(zeros.where(~chosen).max())
+
+
+def test_it_is_an_experiment_of_its_own():
+    assert not issubclass(AttributionPatch, Patch)
+    own = [field.name for field in fields_of(AttributionPatch)]
+    assert own == [*[field.name for field in fields_of(Patch)], "steps", "fix_qk", "verify_top"]
+
+
 def test_few_checks_say_so(runner: Runner):
     experiment = AttributionPatch(site="z", per="head", verify_top=0)
     results = experiment.run(runner)
@@ -45,7 +66,7 @@ def test_few_checks_say_so(runner: Runner):
     assert experiment.findings(results)[-1].startswith("These are estimates; too few cells")
     figures: Any = experiment.figures(results)
     assert set(figures) == {"heads"}
-    assert "z (estimated): clean into corrupt" in str(figures["heads"].layout.title.text)
+    assert "Outputs of heads (z, estimated): clean into corrupt" in str(figures["heads"].layout.title.text)
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,6 +1,7 @@
 """The circuit experiment: known circuits of real small models, its controls, and what it refuses."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from transformers import AutoTokenizer
 
 from mechlist.errors import InputError
 from mechlist.experiments.circuit.experiment import Circuit
-from mechlist.experiments.circuit.findings import ends, shares
+from mechlist.experiments.circuit.findings import ends
 from mechlist.experiments.circuit.published import IOI_GPT2, published, roc_area
+from mechlist.experiments.circuit.statistics import shares
 from mechlist.metrics.statistics import bootstrap_interval
 from mechlist.models.quiet import quiet
 from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
+from mechlist.types import readable
 from tests.hooked import HookedTransformer, HookedTransformerConfig
 from tests.patching.hand_built import CIRCUIT, hand_built
 
@@ -76,14 +79,15 @@ def test_figures_tables_json_and_words_come_from_saved_results(tiny_results: xr.
     assert list(circuit.figures(results)) == ["circuit", "faithfulness", "agreement"]
     tables = circuit.tables(results)
     assert {"edge", "score", "low", "high", "n", "p_corrected", "exact"} <= set(tables["edges"].columns)
-    assert set(tables["edges"].query("in_circuit")["edge"]) == found(results)
+    assert set(tables["edges"].query("in_circuit")["edge"]) == {readable(edge) for edge in found(results)}
     first: dict[str, Any] = tables["edges"].iloc[0].to_dict()
-    scores = tiny_results["score"].sel(edge=first["edge"]).values.astype(float)
+    names = {readable(edge): edge for edge in tiny_results["edge"].values.tolist()}
+    scores = tiny_results["score"].sel(edge=names[first["edge"]]).values.astype(float)
     assert first["score"] == pytest.approx(scores.mean())
     low, high = bootstrap_interval(scores[:, None], generator=np.random.default_rng(1))
     assert first["low"] == pytest.approx(low[0], rel=0.05)
     assert first["high"] == pytest.approx(high[0], rel=0.05)
-    assert dict(zip(tables["nodes"]["node"], tables["nodes"]["edges_out"], strict=True))["a0.h0"] == 4
+    assert dict(zip(tables["nodes"]["node"], tables["nodes"]["edges_out"], strict=True))["L0H0"] == 4
     value = json.loads(circuit.files(results)["circuit.json"])
     assert {f"{edge['sender']}->{edge['receiver']}" for edge in value["edges"]} == found(results)
     assert set(value["nodes"]) == {"input", "a0.h0", "a1.h0", "a1.h1", "a1.h2", "a1.h3", "logits"}
@@ -91,6 +95,22 @@ def test_figures_tables_json_and_words_come_from_saved_results(tiny_results: xr.
     assert "A circuit of 9 of the model's 81 edges has a faithfulness of 0.9" in words
     assert "random connected circuits" in words
     assert "rank correlation" in words
+    assert re.search(r"the worst is L\dH\d\S*->\S+: score", words) or "the worst is input->" in words
+
+
+def test_statistics_are_saved_and_never_computed_while_drawing(
+    tiny_results: xr.Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    save_dataset(tiny_results, tmp_path / "results.nc")
+    for name in ("effects.effect_table", "circuit.statistics.faithfulness_interval"):
+        monkeypatch.setattr(f"mechlist.experiments.{name}", None)
+    loaded, circuit = load_dataset(tmp_path / "results.nc"), Circuit()
+    assert circuit.findings(loaded) == circuit.findings(tiny_results)
+    assert circuit.files(loaded) == circuit.files(tiny_results)
+    assert list(circuit.figures(loaded)) == ["circuit", "faithfulness", "agreement"]
+    assert set(circuit.tables(loaded)) == {"edges", "sizes", "nodes"}
+    nodes: Any = circuit.figures(loaded)["circuit"]
+    assert "L1H3" in nodes.data[-1].text
 
 
 def test_scores_are_exact_effects_where_verified(tiny_results: xr.Dataset):
@@ -105,7 +125,11 @@ def test_edges_are_verified_by_name(tiny_runner: Runner):
     results = Circuit(**few, verify=names).run(tiny_runner)
     assert results["verified"].values.tolist() == list(names)
     assert abs(results["exact"] - results["base"]).max("prompt").values[1] > 1
-    with pytest.raises(InputError, match=r"no sender 'a9\.h9'"):
+    again = Circuit(**few, verify=("L0H3->L1H1.q", "input -> 0.0.v")).run(tiny_runner)
+    xr.testing.assert_equal(again["exact"], results["exact"])
+    with pytest.raises(
+        InputError, match=r"verify must hold edges of the model\. .* no sender 'a9\.h9'; senders are input"
+    ):
         Circuit(**few, verify=("a9.h9->logits",)).run(tiny_runner)
     with pytest.raises(InputError, match="does not come after its sender"):
         Circuit(**few, verify=("a1.h0->a0.h0<k>",)).run(tiny_runner)
@@ -143,6 +167,14 @@ def test_one_prompt_has_no_interval_and_says_so(tiny_runner: Runner):
         ({"edges": 3, "threshold": 1.0}, "exclude each other"),
         ({"faithful": 0.0}, "faithful must be above 0"),
         ({"topics": ()}, "one topic at least"),
+        ({"data": "list", "period": 20}, "period does nothing with data list: leave it out"),
+        ({"data": "ioi", "period": 9}, "period does nothing with data ioi"),
+        ({"topics": ("Fruits",)}, "topics does nothing with data induction"),
+        ({"data": "list", "examples": 32}, "examples does nothing with data list"),
+        ({"pairs": Path("x"), "examples": 3}, "examples does nothing with pairs of one's own"),
+        ({"pairs": Path("x"), "data": "induction"}, "data does nothing with pairs of one's own"),
+        ({"edges": 3, "faithful": 0.5}, "faithful does nothing with edges"),
+        ({"threshold": 1.0, "faithful": 0.9}, "faithful does nothing with threshold"),
     ],
 )
 def test_fields_that_make_no_sense(fields: dict[str, Any], words: str):
@@ -158,6 +190,11 @@ def test_circuits_that_cannot_be(tiny_runner: Runner):
         Circuit(**few, edges=1, select="top").run(tiny_runner)
     with pytest.raises(InputError, match="period must be between 5"):
         Circuit(**few, period=4).run(tiny_runner)
+    # A block of 171 is begun again after 86 tokens, and BOS comes first: 258 of 256.
+    with pytest.raises(
+        InputError, match="period must be between 5 and 170 tokens, not 400: the model's context holds 256"
+    ):
+        Circuit(**few, period=400).run(tiny_runner)
 
 
 def test_published_heads_are_compared_for_gpt2_on_ioi_only(tiny_results: xr.Dataset):

@@ -16,8 +16,10 @@ from mechlist.datasets.lists.prompts import list_prompt
 from mechlist.errors import InputError
 from mechlist.experiments.direct_logit_attribution import summary
 from mechlist.experiments.direct_logit_attribution.experiment import DirectLogitAttribution
+from mechlist.experiments.direct_logit_attribution.statistics import with_statistics
 from mechlist.experiments.direct_logit_attribution.terms import on_lists
 from mechlist.models.quiet import quiet
+from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
 from tests.hooked import HookedTransformer, HookedTransformerConfig
 
@@ -79,7 +81,7 @@ def test_items_that_a_list_lacks_are_missing(runner: Runner):
     assert before.isel(list=0).isnull().all()
     np.testing.assert_allclose(before.isel(list=1), results["total"].isel(run=0, list=1, item=[0, 1]).mean("item"))
     # One topic has no interval, and a list without items before has nothing to say of them.
-    results = results.assign_attrs(softcap=30.0)
+    results = with_statistics(results.assign_attrs(softcap=30.0))
     sentences = DirectLogitAttribution().findings(results)
     assert "in 2 short lists" in sentences[1]
     assert "[" not in sentences[1]
@@ -87,9 +89,11 @@ def test_items_that_a_list_lacks_are_missing(runner: Runner):
 
 def test_layers_accumulate_to_the_total(results: xr.Dataset):
     stages = summary.accumulated(results)
-    assert stages["x"].values.tolist() == [0, *range(1, results.sizes["layer"] + 1)]
-    np.testing.assert_allclose(stages.isel(x=-1), results["total"].transpose(*stages.isel(x=-1).dims), atol=1e-4)
-    np.testing.assert_allclose(stages.isel(x=0), results["embedding"] + results["bias"], atol=1e-6)
+    assert stages["written"].values.tolist() == [0, *range(1, results.sizes["layer"] + 1)]
+    np.testing.assert_allclose(
+        stages.isel(written=-1), results["total"].transpose(*stages.isel(written=-1).dims), atol=1e-4
+    )
+    np.testing.assert_allclose(stages.isel(written=0), results["embedding"] + results["bias"], atol=1e-6)
 
 
 def test_figures_tables_and_sentences(results: xr.Dataset):
@@ -112,6 +116,19 @@ def test_figures_tables_and_sentences(results: xr.Dataset):
     assert sentences[1].startswith("A: end of turn - hyphen: the logit difference at the last item is ")
     assert "(short less long)" in sentences[3]
     assert "No cell can be significant" in sentences[3], "three topics cannot reach .05"
+
+
+def test_statistics_are_saved_and_never_computed_while_drawing(
+    results: xr.Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    save_dataset(results, tmp_path / "results.nc")
+    monkeypatch.setattr("mechlist.experiments.effects.effect_table", None)
+    loaded, experiment = load_dataset(tmp_path / "results.nc"), DirectLogitAttribution(**FEW)
+    assert experiment.findings(loaded) == experiment.findings(results)
+    assert len(experiment.figures(loaded)) == 10
+    assert set(experiment.tables(loaded)) == {"components", "heads", "changed_heads"}
+    drawn: Any = experiment.figures(loaded)["heads_a"]
+    assert "What each head writes: decision A, end of turn - hyphen" in drawn.layout.title.text
 
 
 def test_a_direction_of_ones_own(runner: Runner, results: xr.Dataset):
@@ -173,6 +190,12 @@ def test_two_peoples_names(shared: Path):
         ({"answer": ("-",)}, "answer and wrong must be given together"),
         ({"data_set": "ioi", "topics": ("Fruits",)}, "are for lists, and pairs have their own"),
         ({"data_set": "ioi", "pairs": Path("x")}, "pairs takes the place of the data set"),
+        ({"data_set": "ioi", "role": "nonsense"}, "role does nothing with data_set ioi: leave it out"),
+        ({"role": "line_break"}, "role does nothing without answer, as the study's directions have roles of their own"),
+        ({"examples": 8}, "examples does nothing with data_set list: leave it out"),
+        ({"pairs": Path("x"), "examples": 3}, "examples does nothing with pairs: leave it out"),
+        ({"data_set": "ioi", "items": 3}, "items does nothing with data_set ioi: leave it out"),
+        ({"pairs": Path("x"), "lists": 1}, "lists does nothing with pairs: leave it out"),
     ],
 )
 def test_parameters_that_do_not_go_together_are_refused(changes: dict[str, Any], words: str):

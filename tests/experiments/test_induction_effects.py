@@ -6,10 +6,10 @@ import torch
 import xarray as xr
 
 from mechlist.experiments.induction.effects import (
-    ablation_claims,
+    ablation_effects,
     ablation_table,
     ablation_words,
-    mlp_claims,
+    mlp_effects,
     mlp_words,
 )
 from mechlist.experiments.induction.experiment import Induction
@@ -27,7 +27,7 @@ def made(sequences: int) -> xr.Dataset:
     noise = rng(1).standard_normal((2, 2, 2, sequences)) * 0.01
     intact = np.full((2, sequences), 0.9)
     without = noise + np.array([0.2, 0.9])[:, None, None, None]
-    found = ablation_claims(intact, without, rng())
+    found = ablation_effects(intact, without, rng())
     found = found.assign_coords(head_set=["induction heads", "random 1"], ablation=["zero", "mean"])
     return found.assign(ablated_heads=("head_set", ["L1H1", "L1H2"]))
 
@@ -57,14 +57,14 @@ def test_the_set_that_matters_survives_and_the_other_does_not():
 def test_few_sequences_say_why_nothing_can_be_claimed(sequences: int, words: str):
     assert ablation_words(made(sequences)) == f" {words}"
     increase = np.ones((sequences, 2, 3)) * np.arange(1, sequences + 1)[:, None, None]
-    assert mlp_claims("loss", increase, rng())["loss"].attrs["reason"] == words
+    assert mlp_effects("loss", increase, rng())["loss"].attrs["reason"] == words
 
 
 def test_cells_of_the_loss_that_rise_beyond_chance_are_counted():
     increase = rng(2).standard_normal((10, 2, 3)) * 0.1
     increase[:, 1, 2] += 1
     increase[:, 0, 0] = np.nan
-    found = mlp_claims("loss", increase, rng())
+    found = mlp_effects("loss", increase, rng())
     np.testing.assert_allclose(found["loss"], increase.mean(axis=0))
     assert mlp_words(found, "loss").endswith("(layer 1; 1 of 5 cells beyond chance)")
     low, high = float(found["loss_low"][1, 2]), float(found["loss_high"][1, 2])

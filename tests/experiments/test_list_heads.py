@@ -1,17 +1,20 @@
 """Attribution patching of heads on lists: estimates, exact verification, and what is said of their agreement."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from mechlist import patch_grid
 from mechlist.errors import InputError
+from mechlist.experiments.effects import strongest_heads
 from mechlist.experiments.list_heads.experiment import ListHeads
-from mechlist.experiments.list_heads.report import checked_cells, rank_agreement
+from mechlist.experiments.list_heads.statistics import checked_cells, rank_agreement
 from mechlist.experiments.list_pairs import list_pairs
-from mechlist.patching.attribution import attribution_grid
+from mechlist.patching.attribution import estimate_cells
+from mechlist.patching.grid import patch_cells
+from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
 
 FEW: dict[str, Any] = {"topics": ("Fruits", "Colors", "Movies"), "lists": 1, "items": 3, "role_items": 1}
@@ -30,7 +33,7 @@ def results(runner: Runner) -> xr.Dataset:
 def test_the_strongest_heads_are_patched_exactly(runner: Runner, results: xr.Dataset):
     experiment = ListHeads(**FEW)
     pairs = list_pairs(experiment.data(runner), "short", "item", role_items=1)
-    whole = patch_grid(runner, **pairs.asked("denoising"), site="z", per="head_position")
+    whole = patch_cells(runner, pairs.arguments("denoising", "z", "head_position"))
     exact = (whole["patched"] - whole["base"]).rename(prompt="list")
     there = results["exact"].notnull()
     chosen = there.any("list")
@@ -60,6 +63,27 @@ def test_findings_figures_and_tables(results: xr.Dataset):
     assert f"the rank correlation with exact patching is {found.rank:.2f} [" in sentences[2]
 
 
+def test_the_strongest_heads_are_exact_where_that_is_known(results: xr.Dataset):
+    mean = results["exact"].mean("list").fillna(results["effect"].mean("list"))
+    size = abs(mean).max("role")
+    found = strongest_heads(results, 3)
+    assert [float(size.sel(layer=layer, head=head)) for layer, head in found] == sorted(size.values.ravel())[:-4:-1]
+    # A head without any effect is none of the strongest, however many are wanted.
+    assert len(strongest_heads(results.where(size == size.max()), 5)) == 1
+
+
+def test_statistics_are_saved_and_never_computed_while_drawing(
+    results: xr.Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    save_dataset(results, tmp_path / "results.nc")
+    monkeypatch.setattr("mechlist.experiments.effects.effect_table", None)
+    monkeypatch.setattr("mechlist.experiments.list_heads.statistics.resampled_ratios", None)
+    loaded, experiment = load_dataset(tmp_path / "results.nc"), ListHeads(**FEW)
+    assert experiment.findings(loaded) == experiment.findings(results)
+    assert set(experiment.figures(loaded)) == {"heads", "roles", "agreement"}
+    assert set(experiment.tables(loaded)) == {"heads", "verified"}
+
+
 def test_rank_correlation_is_spearmans(results: xr.Dataset):
     from scipy.stats import spearmanr
 
@@ -83,8 +107,8 @@ def test_nothing_verified_says_so(runner: Runner):
 def test_steps_go_on_to_the_estimate(runner: Runner):
     settings: dict[str, Any] = {"topics": ("Fruits",), "items": 1, "role_items": 1}
     experiment = ListHeads(**settings, steps=2, verify_top=0)
-    asked = list_pairs(experiment.data(runner), "short", "item", role_items=1).asked("denoising")
-    expected = attribution_grid(runner, **asked, site="z", per="head_position", steps=2)["effect"]
+    pairs = list_pairs(experiment.data(runner), "short", "item", role_items=1)
+    expected = estimate_cells(runner, pairs.arguments("denoising", "z", "head_position"), steps=2)["effect"]
     np.testing.assert_allclose(experiment.run(runner)["effect"], expected, atol=1e-6)
     assert not np.allclose(
         ListHeads(**settings, verify_top=0).run(runner)["effect"], expected, atol=1e-4, equal_nan=True

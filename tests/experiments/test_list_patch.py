@@ -1,5 +1,7 @@
 """Patching of lists by role: against patching by position, the roles, the handover of layers, and the null control."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,12 @@ from mechlist.datasets.lists.prompts import adjective_tokens, list_prompt
 from mechlist.errors import InputError
 from mechlist.experiments.list_pairs import list_pairs, named_roles
 from mechlist.experiments.list_patch.experiment import ListPatch
-from mechlist.experiments.list_patch.figures import effects, shares, survivors
 from mechlist.experiments.list_patch.findings import handover_sentence
 from mechlist.experiments.list_patch.handover import handover, null_rejections
+from mechlist.experiments.list_patch.statistics import effects, shares, survivors, with_statistics
 from mechlist.metrics.multiple import max_t
+from mechlist.metrics.significance import effect_table as table
+from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
 
 TOPICS = ("Fruits", "Colors", "Sports", "Rivers", "Movies", "Books")
@@ -127,7 +131,7 @@ def test_findings_say_what_is_known_of_the_model(results: xr.Dataset):
     for sentence in sentences[3:5]:
         assert "the role with the largest effect is adjective in layers 0 to" in sentence
         assert "The adjective stops being the largest at layer" in sentence
-        assert "the position's own (last item line break) is for good from layer" in sentence
+        assert "the position's own (last item line break) is the largest in every layer from layer" in sentence
     assert sentences[5].startswith("Null control: ")
     assert set(experiment.figures(results)) == {"resid_pre", "v"}
     table = experiment.tables(results)["cells"]
@@ -141,9 +145,30 @@ def test_a_role_that_never_takes_over_is_said_so(results: xr.Dataset):
     # As if nothing but the adjective mattered.
     kept = xr.where(results["role"] == "adjective", results["patched_resid_pre"], results["base"])
     alone = results.assign(patched_resid_pre=kept.transpose(*results["patched_resid_pre"].dims))
-    sentence = handover_sentence(alone.assign_attrs(results.attrs), "noising")
+    sentence = handover_sentence(with_statistics(alone.assign_attrs(results.attrs)), "noising")
     assert "The adjective is the largest in every layer [none, none]; the position's own" in sentence
-    assert "(last item line break) is not in the last layer [none, none]" in sentence
+    assert "(last item line break) is not the largest in the last layer [none, none]" in sentence
+
+
+def test_statistics_are_saved_and_never_computed_while_drawing(
+    results: xr.Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Once for the runs, once for their difference and once a site, each way."""
+    plain = results.drop_vars([name for name in results if not str(name).startswith(("patched_", "base", "null_"))])
+    calls: list[int] = []
+    monkeypatch.setattr(
+        "mechlist.experiments.effects.effect_table", lambda *args, **kwargs: calls.append(1) or table(*args, **kwargs)
+    )
+    again = with_statistics(plain)
+    assert len(calls) == 2 * (2 + 2)
+    xr.testing.assert_identical(again[sorted(map(str, again))], results[sorted(map(str, results))])
+    save_dataset(results, tmp_path / "results.nc")
+    monkeypatch.setattr("mechlist.experiments.effects.effect_table", None)
+    monkeypatch.setattr("mechlist.experiments.list_patch.statistics.handover", None)
+    loaded, experiment = load_dataset(tmp_path / "results.nc"), ListPatch(**FEW)
+    assert experiment.findings(loaded) == experiment.findings(results)
+    assert set(experiment.figures(loaded)) == {"resid_pre", "v"}
+    assert set(experiment.tables(loaded)) == {"cells", "lists"}
 
 
 def test_one_topic_has_no_interval_and_no_control(runner: Runner):
@@ -167,7 +192,12 @@ def test_heads_of_keys_and_values_have_numbers_of_their_own(runner: Runner):
     assert set(experiment.figures(results)) == {"z_heads", "z", "v_heads", "v", "attn_out"}
     assert "head" in experiment.tables(results)["cells"]
     # Heads of one layer act through one norm after attention: not their sum, but all together, is attn_out.
-    assert "head" in experiment.findings(results)[1]
+    strongest = [sentence.split(": ")[1] for sentence in experiment.findings(results)[1:4]]
+    assert re.match(r"with short put into long \(denoising\), L\dH\d at the ", strongest[0])
+    assert re.match(r"with short put into long \(denoising\), L\dH\d\.v at the ", strongest[1])
+    assert re.match(r"with short put into long \(denoising\), layer \d at the ", strongest[2])
+    drawn: Any = experiment.figures(results)["v"]
+    assert "Values (v): decision B, blank - line break" in drawn.layout.title.text
 
 
 def test_the_plan_counts_all_sweeps(runner: Runner):
@@ -235,6 +265,10 @@ def test_the_test_holds_its_level_on_effects_of_the_model(results: xr.Dataset):
         ({"permutations": -1}, "permutations must be 0 or more"),
         ({"sites": ()}, "sites must be one site at least, each once, not none"),
         ({"sites": ("v", "v")}, "each once, not v, v"),
+        (
+            {"sites": ("resid_pre", "attn_out"), "per_head": True},
+            "per_head does nothing with sites resid_pre, attn_out, which have no heads: leave it out",
+        ),
         ({"temperature": 0.5}, "temperature chooses among recorded lists"),
     ],
 )

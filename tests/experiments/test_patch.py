@@ -1,19 +1,24 @@
 """The patch experiment on the built-in list model: its pairs, both directions, its files, and what it refuses."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
+import yaml
 from transformers import AutoTokenizer
 
 from mechlist import LogitDifference, patch_grid
+from mechlist.cli.main import main
 from mechlist.datasets.chat import list_tokens
 from mechlist.errors import InputError
 from mechlist.experiments.patch.experiment import Patch
 from mechlist.models.quiet import quiet
+from mechlist.results import load_dataset
 from mechlist.runner import Runner
 from tests.hooked import HookedTransformer, HookedTransformerConfig
 
@@ -118,6 +123,29 @@ def test_names_are_patched_by_role(shared: Path):
     assert "•" in "".join(experiment.tables(again)["cells"]["token"])
 
 
+def test_the_configuration_of_a_run_is_whole_and_repeats_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    flags = ["--site", "mlp_out", "--noise-repeats", "0", "--device", "cpu"]
+    assert main(["run", "patch", *flags, "--out", str(tmp_path / "one")]) == 0
+    parameters = yaml.safe_load((tmp_path / "one" / "config.yaml").read_text())["parameters"]
+    assert (parameters["data"], parameters["topics"], parameters["examples"]) == ("list", ["Fruits"], None)
+    assert main(["run", str(tmp_path / "one" / "config.yaml"), "--out", str(tmp_path / "again")]) == 0
+    one, again = (load_dataset(tmp_path / name / "results.nc") for name in ("one", "again"))
+    xr.testing.assert_identical(one, again)
+    assert main(["run", "patch", *flags, "--examples", "8", "--out", str(tmp_path / "other")]) == 2
+    assert "examples does nothing with data list: leave it out." in capsys.readouterr().err
+
+
+def test_a_head_is_named_in_the_sentence(runner: Runner):
+    places: dict[Any, str] = {"z": r"L\dH\d", "k": r"L\dH\d\.k"}
+    for site, name in places.items():
+        experiment = Patch(site=site, per="head", noise_repeats=0)
+        assert re.match(
+            rf"The largest effect is at {name}: it recovers", experiment.findings(experiment.run(runner))[1]
+        )
+    both = Patch(site="z", per="head_position", noise_repeats=0)
+    assert re.match(r"The largest effect is at L\dH\d position \d+ \(", both.findings(both.run(runner))[1])
+
+
 def test_noising_is_the_other_direction(runner: Runner):
     one, other = Patch().run(runner), Patch(noising=True).run(runner)
     np.testing.assert_allclose(one["base"], other["source"], atol=1e-5)
@@ -158,10 +186,20 @@ def test_one_pair_from_flags(runner: Runner):
         ({"clean": "a"}, "clean, corrupt, answer and wrong must be given together"),
         ({**PAIR, "pairs": Path("x.jsonl")}, "and without pairs"),
         ({"top": 0}, "top must be at least 1"),
-        ({"examples": 0}, "examples must be at least 1"),
+        ({"data": "ioi", "examples": 0}, "examples must be at least 1"),
         ({"topics": ()}, "topics must hold one topic at least"),
         ({**PAIR, "roles": True}, "roles are known for the built-in data only"),
         ({"replacement": "resample"}, "there must be another prompt"),
+        (
+            {"replacement": "zero", "noising": True},
+            "noising does nothing with replacement zero, which goes into the clean",
+        ),
+        ({"replacement": "mean", "noising": True}, "noising does nothing with replacement mean"),
+        ({"examples": 8}, "examples does nothing with data list: leave it out"),
+        ({"data": "ioi", "topics": ("Fruits",)}, "topics does nothing with data ioi: leave it out"),
+        ({**PAIR, "topics": ("Fruits",)}, "topics does nothing with pairs of one's own: leave it out"),
+        ({"pairs": Path("x"), "examples": 2}, "examples does nothing with pairs of one's own"),
+        ({"pairs": Path("x"), "data": "list"}, "data does nothing with pairs of one's own"),
     ],
 )
 def test_parameters_that_do_not_go_together_are_refused(changes: dict[str, Any], words: str):

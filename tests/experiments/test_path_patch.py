@@ -14,15 +14,19 @@ from mechlist import LogitDifference
 from mechlist.cli.main import main
 from mechlist.datasets.chat import list_tokens
 from mechlist.errors import InputError
+from mechlist.experiments.effects import MEAN, estimated_prompts, saved
 from mechlist.experiments.path_patch.experiment import PathPatch
 from mechlist.models.quiet import quiet
 from mechlist.patching.path import path_patch
 from mechlist.results import load_dataset
 from mechlist.runner import Runner
+from mechlist.types import readable
 from tests.hooked import HookedTransformer, HookedTransformerConfig
 
 PAIR: dict[str, Any] = {"clean": "-Oak\n-Elm", "corrupt": "-Oak\n-Ash", "answer": "\n", "wrong": "-"}
 SET = "a3.h0<q>, a4.h1<v>"
+WORDS = "L3H0.q and L4H1.v"
+"""As sentences name the set."""
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +67,9 @@ def test_senders_are_ranked_with_intervals_and_tests(lists: xr.Dataset):
     effects = (lists["patched"] - lists["base"]).mean("prompt")
     best = table.iloc[0]
     assert abs(best["effect"]) == pytest.approx(float(np.abs(effects).max()))
-    assert best["effect"] == pytest.approx(float(effects.sel(receiver=best["receiver"], sender=best["sender"])))
+    receiver = {"logits": "logits", "L3H0.q, L4H1.v": SET}[best["receiver"]]
+    sender = {readable(name): name for name in lists["sender"].values.tolist()}[best["sender"]]
+    assert best["effect"] == pytest.approx(float(effects.sel(receiver=receiver, sender=sender)))
     gap = float((lists["source"] - lists["base"]).mean())
     assert best["share"] == pytest.approx(best["effect"] / gap)
     low, estimate, high = (table[name].to_numpy() for name in ("low", "effect", "high"))
@@ -76,11 +82,11 @@ def test_sentences_name_the_strongest_senders_of_each_set(lists: xr.Dataset):
     sentences = PathPatch().findings(lists)
     assert sentences[0].startswith("The logit difference is")
     effects = (lists["patched"] - lists["base"]).mean("prompt")
-    for sentence, receiver in zip(sentences[1:3], ("logits", SET), strict=True):
-        assert sentence.startswith(f"Along all paths that avoid the heads between to {receiver}, what changes it most")
+    for sentence, receiver, words in zip(sentences[1:3], ("logits", SET), ("logits", WORDS), strict=True):
+        assert sentence.startswith(f"Along all paths that avoid the heads between to {words}, what changes it most")
         of_set = effects.sel(receiver=receiver)
         strongest = str(of_set["sender"].values[np.nanargmax(np.abs(of_set.values))])
-        assert f"is sent by {strongest} ({float(of_set.sel(sender=strongest)):+.3f})" in sentence
+        assert f"is sent by {readable(strongest)} ({float(of_set.sel(sender=strongest)):+.3f})" in sentence
     assert "3 clusters give no p value below" in sentences[3]
 
 
@@ -144,7 +150,8 @@ def test_pairs_from_a_file_and_names(runner: Runner, shared: Path, tmp_path: Pat
 
 def test_nothing_to_say_where_nothing_changes(lists: xr.Dataset):
     still = lists.assign(patched=(lists["patched"] * 0 + lists["base"]).transpose(*lists["patched"].dims))
-    assert f"Nothing that is sent to {SET} changes it." in PathPatch().findings(still)
+    still = still.assign(saved(estimated_prompts(still, still["patched"] - still["base"]), MEAN, "logits").data_vars)
+    assert f"Nothing that is sent to {WORDS} changes it." in PathPatch().findings(still)
     assert set(PathPatch().figures(still)) == {"heads_1", "heads_2", "others"}
 
 
@@ -156,9 +163,12 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert {"patched", "base", "source", "cluster"} <= set(results)
     assert results["patched"].dims == ("prompt", "receiver", "sender")
     assert (tmp_path / "run" / "figures" / "heads.html").is_file()
-    flags = ["--receivers", "a2.h0", "--device", "cpu", "--out", str(tmp_path / "other")]
-    assert main(["run", "path-patch", *flags]) == 2
-    assert "The model has no receiver 'a2.h0'. Did you mean a2.h0<" in capsys.readouterr().err
+    for receiver in ("a2.h0", "L2H0"):
+        flags = ["--receivers", receiver, "--device", "cpu", "--out", str(tmp_path / "other")]
+        assert main(["run", "path-patch", *flags]) == 2
+        said = capsys.readouterr().err
+        assert f"The model has no receiver '{receiver}'; receivers are L0H0.q to L5H7.q, L0H0.k to L5H3.k, " in said
+        assert "m0 to m5 and logits. Did you mean L2H0." in said
 
 
 @pytest.mark.parametrize(
@@ -167,7 +177,9 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ({"clean": "a"}, "clean, corrupt, answer and wrong must be given together"),
         ({**PAIR, "pairs": Path("x.jsonl")}, "and without pairs"),
         ({"top": 0}, "top must be at least 1"),
-        ({"examples": 0}, "examples must be at least 1"),
+        ({"data": "ioi", "examples": 0}, "examples must be at least 1"),
+        ({"examples": 4}, "examples does nothing with data list"),
+        ({"receivers": ("L3H0.q", "a3.h0<q>")}, "receivers must hold each set once, not L3H0.q, a3.h0<q>"),
         ({"topics": ()}, "topics must hold one topic at least"),
         ({"receivers": ()}, "receivers must hold one receiver at least"),
         ({"receivers": ("m1", "m1")}, "receivers must hold each set once"),
@@ -176,6 +188,13 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_parameters_that_do_not_go_together_are_refused(changes: dict[str, Any], words: str):
     with pytest.raises(InputError, match=words):
         PathPatch(**changes)
+
+
+def test_heads_are_typed_in_any_notation_and_saved_in_one(runner: Runner):
+    one = PathPatch(**PAIR, receivers=(SET,), senders=("a1.h0", "m2")).run(runner)
+    other = PathPatch(**PAIR, receivers=("3.0.q, L4H1.v",), senders=("L1H0", "m2")).run(runner)
+    xr.testing.assert_identical(one, other)
+    assert one["receiver"].values.tolist() == [SET]
 
 
 def test_an_empty_name_in_a_set_is_refused(runner: Runner):

@@ -127,6 +127,18 @@ def test_pieces_of_logits_do_not_matter(case: str):
     torch.testing.assert_close(measured(CASES[case][0], most_bytes=1), measured(CASES[case][0]), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("order", [[2, 0], [1], [0, 1, 2]])
+@pytest.mark.parametrize("case", CASES)
+def test_some_prompts_in_another_order_keep_their_numbers(case: str, order: list[int]):
+    part = CASES[case][0].select(order).prepare(TOKENS[order], LENGTHS[order], VOCAB)
+    rows = [row for row, prompt in enumerate(ROWS.tolist()) if prompt in order]
+    prompt = torch.tensor([order.index(int(ROWS[row])) for row in rows])
+    finals = FINAL[rows][torch.arange(len(rows))[:, None], part.read[prompt]]
+    base = BASE[order][torch.arange(len(order))[:, None], part.read]
+    found = part(finals, prompt, base, unembed, VOCAB, 2**20)
+    torch.testing.assert_close(found, measured(CASES[case][0])[rows], atol=1e-6, rtol=1e-6)
+
+
 def test_only_the_columns_that_are_named_are_asked_for():
     assert LogitDifference(answer=3, wrong=5).prepare(TOKENS, LENGTHS, VOCAB).columns is not None
     assert LogProb(answer=3).prepare(TOKENS, LENGTHS, VOCAB).columns is None

@@ -12,7 +12,9 @@ from mechlist.metrics.answers import LogitDifference
 from mechlist.metrics.distributions import KLFromBase
 from mechlist.patching.circuits.nodes import Nodes
 from mechlist.patching.circuits.runs import EdgeRuns
+from mechlist.patching.edge_attribution import edge_scores
 from mechlist.patching.edges import nodes_of, run_edges
+from mechlist.patching.grid import patch_grid
 from mechlist.patching.path import path_patch
 from mechlist.patching.replacements import Mean
 from mechlist.runner import Runner, replace
@@ -228,6 +230,26 @@ def test_one_edge_is_the_direct_path_of_path_patching(loaded: Callable[[str], Ru
         assert values == pytest.approx(expected, abs=3e-5)
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_mean_that_is_narrower_than_the_padding_is_that_of_its_prompts(loaded: Callable[[str], Runner], pooled: bool):
+    """As in `patch_grid`: only real tokens need a mean."""
+    runner = loaded("gpt2")
+    base, source = tokens(runner)
+    lengths = torch.tensor([8, 6, 7])
+    nodes = nodes_of(runner)
+    some: dict[str, Any] = {"base": base, "lengths": lengths, "metric": METRIC}
+    sets = torch.stack([some_edges(nodes, seed, 0.3) for seed in range(3)])
+    narrow, wide = Mean(source[:, :8], pooled=pooled), Mean(source, torch.full((3,), 8), pooled=pooled)
+    found = run_edges(runner, **some, source=narrow, patched=sets)
+    torch.testing.assert_close(found, run_edges(runner, **some, source=wide, patched=sets))
+    # And what comes behind the prompts does not matter.
+    cut = {"base": base[:, :8], "lengths": lengths, "metric": METRIC}
+    torch.testing.assert_close(found, run_edges(runner, **cut, source=narrow, patched=sets), atol=1e-5, rtol=0)
+    scores = edge_scores(runner, **some, source=narrow, steps=2).scores
+    torch.testing.assert_close(scores, edge_scores(runner, **some, source=wide, steps=2).scores)
+    assert patch_grid(runner, **some, source=narrow, site="z", per="head")["patched"].notnull().all()
+
+
 def test_bad_input(loaded: Callable[[str], Runner]):
     runner = loaded("gpt2")
     base, source = tokens(runner)
@@ -236,8 +258,11 @@ def test_bad_input(loaded: Callable[[str], Runner]):
     none = torch.zeros(1, *nodes_of(runner).reads.shape, dtype=torch.bool)
     with pytest.raises(InputError, match="one shape"):
         run_edges(runner, base=base, source=source[:, :5], patched=none, metric=METRIC)
-    with pytest.raises(InputError, match="prompts of at most 4 tokens"):
+    with pytest.raises(InputError, match="longest prompt has 4 tokens, so there is no mean at the positions up to 10"):
         run_edges(runner, base=base, source=Mean(source[:, :4]), patched=none, metric=METRIC)
+    for lengths in (torch.tensor([1, 2]), torch.tensor([0, 2, 3]), torch.tensor([12, 2, 3])):
+        with pytest.raises(InputError, match="lengths of a data set must be from 1 to 11, one for each of the 3"):
+            run_edges(runner, base=base, source=Mean(source, lengths), patched=none, metric=METRIC)
     changed = replace("blocks.0.attn.hook_z", 0.0)
     with runner.intervene(changed), pytest.raises(InputError, match="interventions are in place"):
         nodes_of(runner)

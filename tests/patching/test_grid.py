@@ -326,6 +326,26 @@ def test_shapes_that_differ_are_refused(loaded: Callable[[str], Runner]):
         run(runner, base, source + 100)
 
 
+def test_layers_are_compared_with_the_model_once_for_each_length(
+    loaded: Callable[[str], Runner], monkeypatch: pytest.MonkeyPatch
+):
+    runner = Runner(loaded("gpt2").model, progress=False)
+    model, lengths = runner.language_model, list[int]()
+    residual = model.residual
+
+    def spy(rows: torch.Tensor, hooks: Any) -> torch.Tensor:
+        lengths.append(rows.shape[1])
+        return residual(rows, hooks)
+
+    monkeypatch.setattr(model, "residual", spy)
+    for length in (7, 7, 9, 5):
+        base, source = tokens(runner, length=length)
+        run(runner, base, source, site="z", per="head")
+    assert lengths == [7, 9]
+    # What was seen of one model says nothing of another.
+    assert Runner(loaded("gpt2").model, progress=False).language_model.compared == 0
+
+
 def test_a_cell_after_the_metric_is_said_to_have_no_effect(loaded: Callable[[str], Runner]):
     runner = loaded("gpt2")
     base, source = tokens(runner)

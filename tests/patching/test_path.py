@@ -292,14 +292,16 @@ def test_half_precision_is_both_passes_up_to_its_rounding(frozen: Any):
     [
         ({"frozen": "none"}, "frozen must be one of all, heads, not 'none'"),
         ({"source": Zero()}, "source must be the tokens of other prompts, not Zero"),
-        ({"receivers": ["a1.h9<q>"]}, r"The model has no receiver 'a1.h9<q>'\. Did you mean a1"),
-        ({"receivers": ["a0.h0"]}, r"The model has no receiver 'a0.h0'\. Did you mean a0.h0<"),
-        ({"senders": ["m9"]}, r"The model has no sender 'm9'\. They are named like input, a1.h2 and m2"),
+        ({"receivers": ["a1.h9<q>"]}, "The model has no receiver 'a1.h9<q>'; receivers are .* Did you mean L1H"),
+        ({"receivers": ["a0.h0"]}, r"The model has no receiver 'a0.h0'; receivers are .* Did you mean L0H0\."),
+        ({"senders": ["m9"]}, "The model has no sender 'm9'; senders are input, L0H0 to L2H3 and m0 to m2"),
         ({"receivers": []}, "receivers must be a list of one name at least"),
         ({"receivers": {}}, "receivers must hold one receiver at least, not none"),
         ({"receivers": {"none": []}}, "The set 'none' must be a list of one name at least"),
         ({"receivers": "logits"}, "receivers must be a list of one name at least, not 'logits'"),
         ({"receivers": ["m1", "m1"]}, "receivers must hold each name once; m1 is there 2 times"),
+        ({"receivers": ["L0H0.q", "a0.h0<q>"]}, "receivers must hold each name once; L0H0.q is there 2 times"),
+        ({"senders": ["L0,1"]}, "The model has no sender 'L0,1'; senders are input, L0H0 to L2H3 and m0 to m2"),
         ({"receivers": {"both": ["m1", "logits"]}}, "The set 'both' must not join logits with other receivers"),
         ({"senders": []}, "senders must be a list of one name at least"),
         (
@@ -308,7 +310,7 @@ def test_half_precision_is_both_passes_up_to_its_rounding(frozen: Any):
         ),
         (
             {"receivers": ["m0", "a1.h0<q>"], "senders": ["input", "m1"]},
-            r"The sender m1 comes after every receiver \(m0, a1.h0<q>\): nothing is reached",
+            r"The sender m1 comes after every receiver \(m0, L1H0\.q\): nothing is reached",
         ),
         ({"lengths": torch.tensor([11, 0])}, "lengths must be from 1 to 11"),
         ({"metric": LogitDifference(answer=5, wrong=5)}, "answer and wrong must be different tokens"),
@@ -339,6 +341,16 @@ def test_models_that_cannot_be_run_by_layer_are_refused(loaded: Callable[[str], 
         change = Intervention("blocks.0.hook_mlp_out", lambda activation, _: activation)
         with runner.intervene(*[change] * (architecture == "gpt2")), pytest.raises(InputError, match=words):
             run(runner, base, source)
+
+
+def test_heads_are_named_in_any_notation_and_labelled_in_one(loaded: Callable[[str], Runner]):
+    runner = loaded("gpt2")
+    base, source = tokens(runner)
+    found = run(runner, base, source, receivers=["L1H2.q", "2.0.v"], senders=["L0H3", "0.1", "m0"])
+    assert found["receiver"].values.tolist() == ["a1.h2<q>", "a2.h0<v>"]
+    assert found["sender"].values.tolist() == ["a0.h3", "a0.h1", "m0"]
+    again = run(runner, base, source, receivers=["a1.h2<q>", "a2.h0<v>"], senders=["a0.h3", "a0.h1", "m0"])
+    xr.testing.assert_identical(found, again)
 
 
 def test_names_without_a_path_are_nan_when_all_senders_are_asked_for(loaded: Callable[[str], Runner]):

@@ -25,7 +25,13 @@ class InductionPairs:
 
 
 def induction_pairs(
-    count: int, period: int, d_vocab: int, bos_token_id: int | None, generator: torch.Generator
+    count: int,
+    period: int,
+    d_vocab: int,
+    bos_token_id: int | None,
+    generator: torch.Generator,
+    *,
+    n_ctx: int | None = None,
 ) -> InductionPairs:
     """Random blocks shown once, then again up to a token in the middle: [BOS] + r + r[: j + 1], answer r[j + 1].
 
@@ -41,15 +47,22 @@ def induction_pairs(
         d_vocab: tokens to draw from.
         bos_token_id: put first, and not drawn; None for none.
         generator: of the draws.
+        n_ctx: tokens that a prompt may have; without, any number.
 
     Raises:
-        InputError: a block that is too short, or longer than there are tokens.
+        InputError: a block that is too short, or longer than there are tokens, or than the context holds.
     """
     allowed = torch.tensor([token for token in range(d_vocab) if token != bos_token_id])
-    if not SHORTEST <= period <= len(allowed):
-        raise InputError(f"period must be between {SHORTEST} and {len(allowed)} tokens, not {period}.")
+    longest, why = len(allowed), ""
+    if n_ctx is not None:
+        room = n_ctx - (bos_token_id is not None)
+        fits = [p for p in range(1, min(longest, room) + 1) if p + _chosen(p) + 1 <= room]
+        if len(fits) < longest:
+            longest, why = len(fits), f": the model's context holds {n_ctx}, and the block is begun again"
+    if not SHORTEST <= period <= longest:
+        raise InputError(f"period must be between {SHORTEST} and {longest} tokens, not {period}{why}.")
     blocks = torch.stack([allowed[torch.randperm(len(allowed), generator=generator)[:period]] for _ in range(count)])
-    chosen = (period - 1) // 2 - 1 if period < 8 else period // 2 - 1
+    chosen = _chosen(period)
     other = torch.randint(chosen + 2, period - 1, (count,), generator=generator)
     every = torch.arange(count)
     changed = blocks.clone()
@@ -57,3 +70,8 @@ def induction_pairs(
     start = torch.full((count, 0 if bos_token_id is None else 1), bos_token_id or 0)
     clean, corrupt = (torch.cat([start, first, blocks[:, : chosen + 1]], dim=1) for first in (blocks, changed))
     return InductionPairs(clean, corrupt, blocks[:, chosen + 1], blocks[every, other + 1])
+
+
+def _chosen(period: int) -> int:
+    """Place in the block of the last token that is shown again, near the middle."""
+    return (period - 1) // 2 - 1 if period < 8 else period // 2 - 1

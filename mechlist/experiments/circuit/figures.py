@@ -1,17 +1,17 @@
 """Figures of a circuit, from saved results alone."""
 
-import re
-
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from mechlist.experiments.circuit.findings import ends, interval, shares, verified
+from mechlist.experiments.circuit.findings import ends
+from mechlist.experiments.circuit.statistics import interval, scores, shares, verified
 from mechlist.figures import agreement, interval_lines
 from mechlist.figures.graph import GraphEdge, circuit_graph
+from mechlist.types import read_head, readable
 
 DRAWN = 120
-"""Edges of the graph, the strongest of the circuit; more are no picture."""
+"""Edges of the graph, the strongest of the circuit; more are unreadable."""
 
 
 def figures(results: xr.Dataset) -> dict[str, go.Figure]:
@@ -23,7 +23,7 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
         drawn["agreement"] = agreement(
             table["score"].tolist(),
             table["exact"].tolist(),
-            table["edge"].tolist(),
+            list(map(readable, table["edge"])),
             title="Scored and exact effects of edges",
             caption="Each point is an edge that was patched by itself; on the line its score is right.",
             x_title=f"score ({unit})",
@@ -33,10 +33,10 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
 
 
 def _graph(results: xr.Dataset) -> go.Figure:
-    mean = results["score"].mean("prompt").values
+    mean = scores(results)["estimate"].values
     kept = np.flatnonzero(results["in_circuit"].values)
     strongest = kept[np.argsort(-np.abs(mean[kept]), kind="stable")[:DRAWN]]
-    edges = [GraphEdge(*ends(str(results["edge"].values[i])), score=float(mean[i])) for i in strongest]
+    edges = [_edge(str(results["edge"].values[i]), float(mean[i])) for i in strongest]
     names = {name for edge in edges for name in (edge.sender, edge.receiver)}
     floors: dict[tuple[int, int], list[str]] = {}
     for name in sorted(names, key=_order):
@@ -47,18 +47,23 @@ def _graph(results: xr.Dataset) -> go.Figure:
         edges,
         beside={name for name in names if name.startswith("m")},
         title=f"The circuit: {len(kept)} edges",
-        caption="Heads a(layer).h(head) and MLPs m(layer) between the input and the logits. The wider an arrow, the "
-        f"more the metric changes when it is patched; dotted where patching it raises the metric.{left}",
+        caption="Heads (L0H1 is head 1 of layer 0) and MLPs (m0) between the input and the logits. The wider an arrow, "
+        f"the more the metric changes when it is patched; dotted where patching it raises the metric.{left}",
         unit=results["base"].attrs.get("units", ""),
     )
+
+
+def _edge(name: str, score: float) -> GraphEdge:
+    sender, receiver, entry = ends(name)
+    return GraphEdge(readable(sender), readable(receiver), entry, score)
 
 
 def _order(name: str) -> tuple[int, int, int]:
     """Layer, attention before MLP, and head."""
     if name in ("input", "logits"):
         return (-1, 0, 0) if name == "input" else (10**9, 0, 0)
-    layer, head = re.fullmatch(r"[am](\d+)(?:\.h(\d+))?", name).groups()  # pyright: ignore[reportOptionalMemberAccess]
-    return int(layer), int(head is None), int(head or 0)
+    found = read_head(name)
+    return (int(name[1:]), 1, 0) if found is None else (found[0][0], 0, found[0][1])
 
 
 def _curve(results: xr.Dataset) -> go.Figure:

@@ -14,8 +14,8 @@ from mechlist.errors import InputError
 from mechlist.metrics.faithfulness import MIB_SHARES, faithfulness
 from mechlist.patching.circuits.nodes import Nodes
 from mechlist.patching.circuits.selection import SELECTIONS, above, random_circuit
-from mechlist.patching.edge_attribution import edge_scores
-from mechlist.patching.edges import nodes_of, run_edges
+from mechlist.patching.edge_attribution import score_edges
+from mechlist.patching.edges import EdgeTask
 from mechlist.runner import Runner
 
 GROWTH, EACH = 1.5, 12
@@ -34,40 +34,38 @@ class Choice:
 
 
 def find_circuit(
-    runner: Runner,
-    asked: dict[str, Any],
+    task: EdgeTask,
     *,
     steps: int,
     choice: Choice,
     random_circuits: int,
     verify_top: int,
     verify: Sequence[str] = (),
+    units: str,
 ) -> xr.Dataset:
     """Scores, the circuit, and the metric of everything that is compared.
 
     Args:
-        runner: with the model.
-        asked: base, source, lengths and metric, as `run_edges` takes them.
+        task: the prompts, what patched edges carry in them, and the metric.
         steps: as for `edge_scores`.
         choice: of the circuit.
         random_circuits: controls of the circuit's size.
         verify_top: edges that are patched exactly, each by itself, by their scores.
         verify: names of others that are.
+        units: of the metric.
 
     Raises:
         InputError: an edge that there is not; nothing to explain, or no circuit to be found; as `run_edges`.
     """
-    nodes = nodes_of(runner)
-    for name in verify:
-        nodes.edge(name)
-    scores = edge_scores(runner, **asked, steps=steps).scores
+    nodes, others = task.nodes, _named(task.nodes, verify)
+    scores = score_edges(task, steps).scores
     keys = _keys(scores.double().mean(0), signed=choice.signed)
     select = SELECTIONS[choice.select]
     total = len(nodes.edges)
     sizes = _sizes(total, choice.edges)
     circuits = torch.stack([select(nodes, keys, size) for size in sizes])
     shares = torch.stack([select(nodes, keys, int(share * total)) for share in MIB_SHARES])
-    single = _single(nodes, scores.double().mean(0), verify_top, verify)
+    single = _single(nodes, scores.double().mean(0), verify_top, others)
     whole = torch.zeros(1, *nodes.reads.shape, dtype=torch.bool)
     named = {
         "base": whole,
@@ -80,7 +78,7 @@ def find_circuit(
     }
     if choice.threshold is not None:
         named["chosen"] = nodes.reads & ~above(nodes, keys, choice.threshold)[None]
-    found = _run(runner, asked, named)
+    found = _run(task, named)
     base, empty = found["base"][:, 0], found["empty"][:, 0]
     if base.mean() == empty.mean():
         raise InputError("The metric is the same with all edges patched as with none: there is nothing to explain.")
@@ -90,20 +88,24 @@ def find_circuit(
             f"The {choice.edges} strongest edges hold no way from the input to the logits: give more edges, or "
             "--select greedy."
         )
-    controls = _controls(runner, nodes, int(chosen.sum()), random_circuits)
+    controls = _controls(task.runner, nodes, int(chosen.sum()), random_circuits)
     found |= _run(
-        runner,
-        asked,
-        {"chosen": nodes.reads & ~chosen[None], "without": chosen[None], "random": nodes.reads & ~controls},
+        task, {"chosen": nodes.reads & ~chosen[None], "without": chosen[None], "random": nodes.reads & ~controls}
     )
-    return _dataset(nodes, scores, found, chosen, sizes, circuits, single, asked["metric"].unit)
+    return _dataset(nodes, scores, found, chosen, sizes, circuits, single, units)
 
 
-def _run(
-    runner: Runner, asked: dict[str, Any], named: dict[str, Tensor]
-) -> dict[str, Float[np.ndarray, "prompt variant"]]:
+def _named(nodes: Nodes, names: Sequence[str]) -> list[tuple[int, int]]:
+    """Numbers of the edges that are to be verified."""
+    try:
+        return [nodes.edge(name) for name in names]
+    except InputError as error:
+        raise InputError(f"verify must hold edges of the model. {error}") from None
+
+
+def _run(task: EdgeTask, named: dict[str, Tensor]) -> dict[str, Float[np.ndarray, "prompt variant"]]:
     """The metric with each named set of edges patched, all in one sweep."""
-    values = run_edges(runner, **asked, patched=torch.cat(list(named.values()))).double().numpy().T
+    values = task.values(torch.cat(list(named.values()))).double().numpy().T
     ends = np.cumsum([len(sets) for sets in named.values()])
     return dict(zip(named, np.split(values, ends[:-1], axis=1), strict=True))
 
@@ -121,12 +123,12 @@ def _sizes(total: int, wanted: int | None) -> list[int]:
 
 
 def _single(
-    nodes: Nodes, mean: Float[Tensor, "sender receiver"], count: int, names: Sequence[str]
+    nodes: Nodes, mean: Float[Tensor, "sender receiver"], count: int, others: Sequence[tuple[int, int]]
 ) -> Bool[Tensor, "edge sender receiver"]:
-    """The edges with the largest scores, none without a score, and those that are named, each by itself."""
+    """The edges with the largest scores, none without a score, and others, each by itself."""
     order = torch.argsort(-mean[nodes.reads].abs(), stable=True)[:count]
     ends = [(s, r) for s, r in nodes.edges[order].tolist() if mean[s, r] != 0]
-    ends = list(dict.fromkeys([*ends, *map(nodes.edge, names)]))
+    ends = list(dict.fromkeys([*ends, *others]))
     out = torch.zeros(len(ends), *nodes.reads.shape, dtype=torch.bool)
     for number, (s, r) in enumerate(ends):
         out[number, s, r] = True
@@ -158,7 +160,7 @@ def _dataset(
     sizes: list[int],
     circuits: Bool[Tensor, "size sender receiver"],
     single: Bool[Tensor, "edge sender receiver"],
-    unit: str,
+    units: str,
 ) -> xr.Dataset:
     dims = {
         "base": (),
@@ -173,10 +175,10 @@ def _dataset(
         "random": ("random",),
     }
     variables: dict[str, Any] = {
-        name: (("prompt", *of), found[name] if of else found[name][:, 0], {"units": unit}) for name, of in dims.items()
+        name: (("prompt", *of), found[name] if of else found[name][:, 0], {"units": units}) for name, of in dims.items()
     }
     sender, receiver = nodes.edges.T
-    variables["score"] = (("prompt", "edge"), scores[:, sender, receiver].numpy(), {"units": unit})
+    variables["score"] = (("prompt", "edge"), scores[:, sender, receiver].numpy(), {"units": units})
     variables["in_circuit"] = ("edge", chosen[sender, receiver].numpy())
     variables["n_edges"] = ("size", circuits.flatten(1).sum(1).numpy())
     ends = [tuple(one.nonzero()[0].tolist()) for one in single]

@@ -7,42 +7,22 @@ import pandas as pd
 import xarray as xr
 
 from mechlist.experiments.circuit.published import published, roc_area
-from mechlist.metrics.faithfulness import faithfulness, faithfulness_interval, model_distance, performance_ratio
-from mechlist.metrics.multiple import max_t
-from mechlist.metrics.statistics import bootstrap_interval, rank_correlation
+from mechlist.experiments.circuit.statistics import interval, scores, shares, verified
+from mechlist.metrics.faithfulness import model_distance, performance_ratio
+from mechlist.metrics.statistics import rank_correlation
 from mechlist.patching.circuits.nodes import ARROW
+from mechlist.text import between
+from mechlist.types import readable
 
-SEED = 0
-"""Of the bootstrap and the sign flips: what is said follows from the results alone."""
 STRONGEST = 30
 """Edges in the table besides the circuit's own."""
-ALPHA = 0.05
-
-
-def clusters(results: xr.Dataset) -> np.ndarray:
-    """What prompts have in common; each prompt by itself where nothing is known."""
-    return results["cluster"].values if "cluster" in results else np.arange(results.sizes["prompt"])
+FEWEST = 3
+"""Edges from which on a rank correlation says something."""
 
 
 def many(results: xr.Dataset) -> bool:
-    """Whether there is anything to resample."""
-    return len(np.unique(clusters(results))) > 1
-
-
-def shares(results: xr.Dataset, name: str) -> np.ndarray:
-    """Faithfulness of everything that was measured under a name."""
-    return faithfulness(results[name].values, results["base"].values, results["empty"].values)
-
-
-def interval(results: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the interval of `shares`; NaN with one cluster."""
-    return faithfulness_interval(
-        results[name].values,
-        results["base"].values,
-        results["empty"].values,
-        clusters=clusters(results),
-        generator=np.random.default_rng(SEED),
-    )
+    """Whether there is anything to resample: two prompts, or two clusters of them."""
+    return len(np.unique(results["cluster"])) > 1 if "cluster" in results else results.sizes["prompt"] > 1
 
 
 def ends(edge: str) -> tuple[str, str, str]:
@@ -58,19 +38,16 @@ def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
 
 
 def _edges(results: xr.Dataset) -> pd.DataFrame:
-    score = results["score"].values.astype(np.float64)
-    mean, inside = score.mean(axis=0), results["in_circuit"].values.astype(bool)
-    order = np.argsort(-np.abs(mean), kind="stable")
-    shown = order[inside[order] | (np.arange(len(order)) < STRONGEST)]
-    table = pd.DataFrame({"edge": results["edge"].values[shown], "in_circuit": inside[shown], "score": mean[shown]})
+    cells, inside = scores(results), results["in_circuit"].values.astype(bool)
+    order = np.argsort(-np.abs(cells["estimate"].values), kind="stable")
+    chosen = order[inside[order] | (np.arange(len(order)) < STRONGEST)]
+    cells, names = cells.isel(edge=chosen), results["edge"].values[chosen].tolist()
+    columns = {"edge": list(map(readable, names)), "in_circuit": inside[chosen], "score": cells["estimate"].values}
+    table = pd.DataFrame(columns)
     if many(results):
-        test = max_t(score, clusters=clusters(results), generator=np.random.default_rng(SEED))
-        low, high = bootstrap_interval(
-            score[:, shown], clusters=clusters(results), generator=np.random.default_rng(SEED)
-        )
-        table = table.assign(low=low, high=high, n=len(score), p_corrected=test.p_corrected[shown])
+        table = table.assign(**{name: cells[name].values for name in ("low", "high", "n", "p_corrected")})
     exact = dict(verified(results)[["edge", "exact"]].to_numpy().tolist())
-    return table.assign(exact=[exact.get(edge, np.nan) for edge in table["edge"]])
+    return table.assign(exact=[exact.get(name, np.nan) for name in names])
 
 
 def _sizes(results: xr.Dataset) -> pd.DataFrame:
@@ -88,7 +65,7 @@ def _sizes(results: xr.Dataset) -> pd.DataFrame:
 
 
 def _nodes(results: xr.Dataset) -> pd.DataFrame:
-    mean = results["score"].mean("prompt").values
+    mean = scores(results)["estimate"].values
     rows: dict[str, dict[str, float]] = {}
     for edge, score, inside in zip(results["edge"].values, mean, results["in_circuit"].values, strict=True):
         if inside:
@@ -96,13 +73,13 @@ def _nodes(results: xr.Dataset) -> pd.DataFrame:
             rows.setdefault(sender, {"edges_in": 0, "edges_out": 0, "score_out": 0.0})["edges_out"] += 1
             rows[sender]["score_out"] += float(score)
             rows.setdefault(node, {"edges_in": 0, "edges_out": 0, "score_out": 0.0})["edges_in"] += 1
-    return pd.DataFrame([{"node": name, **row} for name, row in rows.items()])
+    return pd.DataFrame([{"node": readable(name), **row} for name, row in rows.items()])
 
 
 def head_strength(results: xr.Dataset) -> dict[str, float]:
     """Of every head the largest size of a score on its way out."""
     out: dict[str, float] = {}
-    for edge, score in zip(results["edge"].values, results["score"].mean("prompt").values, strict=True):
+    for edge, score in zip(results["edge"].values, scores(results)["estimate"].values, strict=True):
         sender = str(edge).split(ARROW)[0]
         if sender.startswith("a"):
             out[sender] = max(out.get(sender, 0.0), abs(float(score)))
@@ -111,7 +88,7 @@ def head_strength(results: xr.Dataset) -> dict[str, float]:
 
 def files(results: xr.Dataset) -> dict[str, str]:
     """The circuit with its nodes, edges, scores and faithfulness."""
-    mean = results["score"].mean("prompt").values
+    mean = scores(results)["estimate"].values
     kept = np.flatnonzero(results["in_circuit"].values)
     nodes = dict.fromkeys(name for i in kept for name in ends(str(results["edge"].values[i]))[:2])
     edges = []
@@ -164,26 +141,18 @@ def findings(results: xr.Dataset) -> list[str]:
 
 def _between(results: xr.Dataset, name: str) -> str:
     low, high = interval(results, name)
-    return "" if np.isnan(low) else f" [{float(low):.3f}, {float(high):.3f}]"
-
-
-def verified(results: xr.Dataset) -> pd.DataFrame:
-    """Score and exact effect of the edges that were patched one by one."""
-    exact = (results["exact"] - results["base"]).mean("prompt").values
-    names = results["verified"].values.tolist()
-    score = results["score"].sel(edge=names).mean("prompt").values
-    return pd.DataFrame({"edge": names, "score": score, "exact": exact})
+    return between(float(low), float(high), ".3f")
 
 
 def _checked(results: xr.Dataset, unit: str) -> list[str]:
     table = verified(results)
-    if len(table) < 3:
+    if len(table) < FEWEST:
         return ["Too few edges were patched one by one to say how good the scores are."]
     rank = rank_correlation(table["score"].to_numpy(), table["exact"].to_numpy())
     worst = table.loc[(table["score"] - table["exact"]).abs().idxmax()]
     return [
         f"Of the {len(table)} edges that were patched one by one, the rank correlation of score and "
-        f"exact effect is {rank:.2f}; the worst is {worst['edge']}: score {worst['score']:+.3f}, exact "
+        f"exact effect is {rank:.2f}; the worst is {readable(worst['edge'])}: score {worst['score']:+.3f}, exact "
         f"{worst['exact']:+.3f} {unit}."
     ]
 
@@ -192,7 +161,8 @@ def _reference(results: xr.Dataset) -> list[str]:
     known = published(results.attrs["model"], results.attrs["data"])
     if known is None:
         return []
-    inside = {name for name in _nodes(results)["node"] if name.startswith("a")}
+    kept = results["edge"].values[results["in_circuit"].values.astype(bool)]
+    inside = {name for edge in kept for name in ends(str(edge))[:2] if name.startswith("a")}
     both = len(inside & known.names)
     return [
         f"{both} of the {len(known.names)} heads that {known.source} published are in the circuit, which has "

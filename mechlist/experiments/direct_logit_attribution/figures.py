@@ -6,7 +6,8 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.experiments.direct_logit_attribution import summary
-from mechlist.experiments.effects import estimated
+from mechlist.experiments.direct_logit_attribution.statistics import cells
+from mechlist.experiments.effects import decision, read
 from mechlist.figures import head_heatmap, heads_panel, interval_bars, interval_lines, position_heatmap
 from mechlist.text import from_last
 
@@ -26,21 +27,18 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
         drawn[f"layers_{name}"] = _layers(part, direction)
         if results.attrs["origin"] != "pairs":
             drawn[f"items_{name}"] = _items(part, direction)
-        change = summary.contrast(part["heads"])
+        change = cells(part, "head_change")
         if change is not None:
             drawn[f"adjective_{name}"] = _contrast(part, change, direction)
     return drawn
 
 
 def _heads(part: xr.Dataset, direction: str) -> go.Figure:
-    last = summary.from_end(part["heads"].isel(run=0, drop=True), 0)
-    panels = {
-        summary.group_name(adjective): summary.of_adjective(last, adjective).mean("list")
-        for adjective in summary.adjectives(part)
-    }
+    cells = read(part, "head_last")["estimate"]
+    panels = {summary.group_name(group): cells.sel(group=group, drop=True) for group in summary.adjectives(part)}
     return heads_panel(
         panels,
-        title=f"What each head writes: {direction}",
+        title=f"What each head writes: {decision(direction)}",
         caption=f"At the last {_unit(part)}, in logits with the last norm frozen: blue heads write for the first token "
         "and red ones against it; mean over the lists.",
         unit="logits",
@@ -49,11 +47,10 @@ def _heads(part: xr.Dataset, direction: str) -> go.Figure:
 
 
 def _components(part: xr.Dataset, direction: str) -> go.Figure:
-    last = summary.from_end(summary.components(part).isel(run=0, drop=True), 0).rename(component="x")
-    series = {summary.group_name(a): estimated(summary.of_adjective(last, a)) for a in summary.adjectives(part)}
+    groups = summary.adjectives(part)
     return interval_bars(
-        **_stacked(series),
-        title=f"What each component writes: {direction}",
+        **_stacked({summary.group_name(group): cells(part, "component_last", group) for group in groups}, "component"),
+        title=f"What each component writes: {decision(direction)}",
         caption=f"At the last {_unit(part)}; all bars of one colour add up to the logit difference before any softcap; "
         f"{INTERVALS}.",
         x_title="component, in the model's order",
@@ -62,20 +59,17 @@ def _components(part: xr.Dataset, direction: str) -> go.Figure:
 
 
 def _layers(part: xr.Dataset, direction: str) -> go.Figure:
-    stages = summary.accumulated(part)
-    series: dict[str, xr.Dataset] = {}
-    for adjective in summary.adjectives(part):
-        own = summary.of_adjective(stages, adjective)
-        if adjective == "pairs":
-            series = {run: estimated(summary.from_end(own.sel(run=run, drop=True), 0)) for run in own["run"].values}
-            break
-        own, name = own.isel(run=0, drop=True), summary.group_name(adjective)
-        series[f"{name}, last item"] = estimated(summary.from_end(own, 0))
-        if (own["n_items"] > 1).any():
-            series[f"{name}, items before"] = estimated(summary.earlier(own))
+    runs = cells(part, "stage_run")
+    series: dict[str, xr.Dataset | None] = {}
+    if runs is not None:
+        series = {run: runs.sel(run=run, drop=True) for run in runs["run"].values.tolist()}
+    for group in summary.adjectives(part) if runs is None else ():
+        name = summary.group_name(group)
+        series[f"{name}, last item"] = cells(part, "stage_last", group)
+        series[f"{name}, items before"] = cells(part, "stage_before", group)
     return interval_lines(
-        **_stacked(series),
-        title=f"Where along the layers the difference is made: {direction}",
+        **_stacked(series, "written"),
+        title=f"Where along the layers the difference is made: {decision(direction)}",
         caption="All that the model has written up to a layer, biases included, under the norm of the end; at the "
         f"right edge it is the logit difference before any softcap; {INTERVALS}.",
         x_title="layers that have written (0: the embedding alone)",
@@ -92,24 +86,23 @@ def _items(part: xr.Dataset, direction: str) -> go.Figure:
     return position_heatmap(
         xr.concat(columns, dim="position", coords="minimal", compat="override"),
         labels,
-        title=f"What each layer adds, by item from the end: {direction}",
-        caption=f"Attention and MLP together, in {summary.group_name(first)}; look for layers that change sign at the "
-        "last item: they tell it from the others.",
+        title=f"What each layer adds, by item from the end: {decision(direction)}",
+        caption=f"Attention and MLP together, in {summary.group_name(first)}; layers that change sign at the last item "
+        "tell it from the others.",
         unit="logits",
     )
 
 
-def _contrast(part: xr.Dataset, change: xr.DataArray, direction: str) -> go.Figure:
-    cells = estimated(change)
+def _contrast(part: xr.Dataset, change: xr.Dataset, direction: str) -> go.Figure:
     what = "corrupt prompt" if part.attrs["origin"] == "pairs" else "other adjective"
     return head_heatmap(
-        cells["estimate"],
-        title=f"What each head writes, {summary.contrast_name(part)}: {direction}",
+        change["estimate"],
+        title=f"What each head writes, {summary.contrast_name(part)}: {decision(direction)}",
         caption=f"The same text after the {what}, at the last {_unit(part)}; a dot marks heads whose change survives "
         "the correction for all heads.",
         unit="logits",
         diverging=True,
-        marked=cells["survives"],
+        marked=change["survives"].astype(bool),
     )
 
 
@@ -117,8 +110,9 @@ def _unit(part: xr.Dataset) -> str:
     return "token" if part.attrs["origin"] == "pairs" else "item"
 
 
-def _stacked(series: dict[str, xr.Dataset]) -> dict[str, Any]:
+def _stacked(series: dict[str, xr.Dataset | None], axis: str) -> dict[str, Any]:
     """Estimates and interval ends over (series, x), as figures with intervals take them."""
-    both = xr.concat(list(series.values()), dim="series", coords="minimal", compat="override", combine_attrs="drop")
-    both = both.assign_coords(series=list(series))
+    there = {name: own.rename({axis: "x"}) for name, own in series.items() if own is not None}
+    both = xr.concat(list(there.values()), dim="series", coords="minimal", compat="override", combine_attrs="drop")
+    both = both.assign_coords(series=list(there))
     return {"values": both["estimate"], "low": both["low"], "high": both["high"]}

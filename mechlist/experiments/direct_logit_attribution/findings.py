@@ -7,8 +7,10 @@ import pandas as pd
 import xarray as xr
 
 from mechlist.experiments.direct_logit_attribution import summary
-from mechlist.experiments.effects import estimated, largest, rows, shown
-from mechlist.text import number_of
+from mechlist.experiments.direct_logit_attribution.statistics import PLACES, cells
+from mechlist.experiments.effects import largest, read, rows, shown, strongest
+from mechlist.text import joined, number_of
+from mechlist.types import head_name
 
 HEADS = 3
 """That sentences name."""
@@ -17,21 +19,19 @@ HEADS = 3
 def tables(results: xr.Dataset, top: int) -> dict[str, pd.DataFrame]:
     """Components, the `top` heads of each direction and adjective, and those that the adjective changes most."""
     components, heads, changed = [], [], []
-    parts = summary.components(results).isel(run=0, drop=True)
     for direction in results["direction"].values.tolist():
-        own = results["heads"].sel(direction=direction, drop=True)
-        for adjective in summary.adjectives(results):
-            labels: dict[str, Any] = {"direction": direction, "lists": summary.group_name(adjective)}
-            of_lists = summary.of_adjective(parts.sel(direction=direction, drop=True), adjective)
-            for place, values in {"last": summary.from_end(of_lists, 0), "before": summary.earlier(of_lists)}.items():
-                if values.notnull().any():
-                    components.append(rows(estimated(values), **labels, items=place))
-            last = summary.from_end(summary.of_adjective(own.isel(run=0, drop=True), adjective), 0)
-            heads.append(_strongest(rows(estimated(last), **labels), top))
-        change = summary.contrast(own)
+        part = results.sel(direction=direction, drop=True)
+        for group in summary.adjectives(results):
+            labels: dict[str, Any] = {"direction": direction, "lists": summary.group_name(group)}
+            for place in PLACES:
+                found = cells(part, f"component_{place}", group)
+                if found is not None:
+                    components.append(rows(found, **labels, items=place))
+            heads.append(_strongest(rows(read(part, "head_last").sel(group=group, drop=True), **labels), top))
+        change = cells(part, "head_change")
         if change is not None:
             labels = {"direction": direction, "change": summary.contrast_name(results)}
-            changed.append(_strongest(rows(estimated(change), **labels), top))
+            changed.append(_strongest(rows(change, **labels), top))
     out = {"components": pd.concat(components, ignore_index=True), "heads": pd.concat(heads, ignore_index=True)}
     return out | ({"changed_heads": pd.concat(changed, ignore_index=True)} if changed else {})
 
@@ -53,52 +53,44 @@ def findings(results: xr.Dataset) -> list[str]:
 
 def _totals(part: xr.Dataset, direction: str) -> str:
     texts = []
-    for adjective in summary.adjectives(part):
-        own = summary.of_adjective(part["total"].isel(run=0, drop=True), adjective)
-        text = f"{shown(estimated(summary.from_end(own, 0)))} in {number_of(own.sizes['list'], _named(adjective))}"
-        before = summary.earlier(own)
-        if before.notnull().any():
-            text += f" ({shown(estimated(before))} at the items before)"
+    for group in summary.adjectives(part):
+        last, before = read(part, "total_last").sel(group=group, drop=True), cells(part, "total_before", group)
+        text = f"{shown(last)} in {number_of(int((part['adjective'] == group).sum()), _named(group))}"
+        if before is not None:
+            text += f" ({shown(before)} at the items before)"
         texts.append(text)
     where = "last token" if part.attrs["origin"] == "pairs" else "last item"
-    return f"{direction}: the logit difference at the {where} is {_joined(texts)}; intervals are over topics."
+    return f"{direction}: the logit difference at the {where} is {joined(texts)}; intervals are over topics."
 
 
 def _parts(part: xr.Dataset, direction: str) -> str:
     first = summary.adjectives(part)[0]
-    last = {
-        "component": summary.components(part).isel(run=0, drop=True),
-        "head": part["heads"].isel(run=0, drop=True),
-    }
-    cells = {name: estimated(summary.from_end(summary.of_adjective(values, first), 0)) for name, values in last.items()}
-    best = largest(cells["component"])
-    flat = cells["head"].stack(place=("layer", "head"))
-    order = np.argsort(-np.abs(flat["estimate"].fillna(0).values))[:HEADS]
-    heads = [
-        f"L{layer}H{head} {shown(flat.isel(place=i))}"
-        for i, (layer, head) in zip(order, flat["place"].values[order], strict=True)
-    ]
+    component, head = (read(part, f"{name}_last").sel(group=first, drop=True) for name in ("component", "head"))
+    best, flat = largest(component), head.stack(place=("layer", "head"))
+    heads = []
+    for i in strongest(flat["estimate"].values, HEADS):
+        layer, number = flat["place"].values[i]
+        heads.append(f"{head_name((int(layer), int(number)))} {shown(flat.isel(place=i))}")
     return (
         f"{direction}: in {summary.group_name(first)} the largest component is {best['component'].item()} with "
-        f"{shown(best)}; the heads that write most are {_joined(heads)}."
+        f"{shown(best)}; the heads that write most are {joined(heads)}."
     )
 
 
 def _changes(part: xr.Dataset, direction: str) -> list[str]:
     """What the adjective, or the corrupt prompt, changes in the same text."""
-    total, heads = summary.contrast(part["total"]), summary.contrast(part["heads"])
+    total, heads = cells(part, "total_change"), cells(part, "head_change")
     if total is None or heads is None:
         return []
-    cells = estimated(heads)
-    best, name = largest(cells), summary.contrast_name(part)
+    best, name = largest(heads), summary.contrast_name(part)
     text = (
-        f"{direction}: after the same text the difference is {shown(estimated(total))} ({name}); of the heads "
-        f"L{int(best['layer'])}H{int(best['head'])} changes most, by {shown(best)}"
+        f"{direction}: after the same text the difference is {shown(total)} ({name}); of the heads "
+        f"{head_name((int(best['layer']), int(best['head'])))} changes most, by {shown(best)}"
     )
-    if cells.attrs["reason"]:
-        return [f"{text}. {cells.attrs['reason']}"]
-    survive, asked = int(cells["survives"].sum()), int(cells["tested"].sum())
-    return [f"{text}, and {survive} of {asked} heads change beyond chance (max-T over heads, signs flipped by topic)."]
+    if heads["reason"].item():
+        return [f"{text}. {heads['reason'].item()}"]
+    survive, tested = int(heads["survives"].sum()), int(heads["tested"].sum())
+    return [f"{text}, and {survive} of {tested} heads change beyond chance (max-T over heads, signs flipped by topic)."]
 
 
 def _named(adjective: str) -> str:
@@ -107,7 +99,3 @@ def _named(adjective: str) -> str:
 
 def _strongest(table: pd.DataFrame, top: int) -> pd.DataFrame:
     return table.sort_values("estimate", key=np.abs, ascending=False, ignore_index=True).head(top)
-
-
-def _joined(texts: list[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"

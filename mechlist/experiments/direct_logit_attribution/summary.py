@@ -42,11 +42,11 @@ def layers_added(results: xr.Dataset) -> xr.DataArray:
 
 
 def accumulated(results: xr.Dataset) -> xr.DataArray:
-    """The difference after 0, 1, 2, ... layers, biases included from the start; after all of them it is the total."""
+    """The difference after 0, 1, 2, ... layers have `written`, biases included from the start; in the end the total."""
     start = results["embedding"] + results["bias"]
     added = layers_added(results)
-    sums = (added.cumsum("layer") + start).rename(layer="x").assign_coords(x=added["layer"].values + 1)
-    return xr.concat([start.expand_dims(x=[0]), sums], dim="x", coords="minimal", compat="override")
+    sums = (added.cumsum("layer") + start).rename(layer="written").assign_coords(written=added["layer"].values + 1)
+    return xr.concat([start.expand_dims(written=[0]), sums], dim="written", coords="minimal", compat="override")
 
 
 def from_end(values: xr.DataArray, number: int) -> xr.DataArray:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mechlist.datasets.lists.directions import Direction
 from mechlist.datasets.lists.list_set import ListSet
+from mechlist.datasets.pairs.pair import Pairs
 from mechlist.errors import InputError
-from mechlist.experiments.patch_pairs import Pairs
 from mechlist.lens.direct import Attribution, direct_attribution
 from mechlist.metrics.measure import Each
 from mechlist.runner import Runner

@@ -1,13 +1,11 @@
 """The circuit of the induction experiment, from weights alone."""
 
-import re
-
 import xarray as xr
 
 from mechlist.errors import InputError
 from mechlist.experiments.induction.scores import ranked
 from mechlist.runner import Runner
-from mechlist.types import Head, head_name
+from mechlist.types import Head, head_name, parse_head
 from mechlist.weights.circuit import Axis, circuit_ranks, k_composition_circuit, top_k_share
 from mechlist.weights.composition import composition_scores, random_baseline
 
@@ -39,24 +37,18 @@ def hand_pair(runner: Runner, previous: str, induction: str) -> tuple[Head, Head
     """The two heads that were named, checked against the model.
 
     Raises:
-        InputError: not of the form L4H11, out of range, or not in this order of layers.
+        InputError: a name that is no head of the model, or two that are not in this order of layers.
     """
     if not previous:
         return None
-    pair = (_head(runner, "previous_head", previous), _head(runner, "induction_head", induction))
-    if pair[0][0] >= pair[1][0]:
+    shape = (runner.shape.n_layers, runner.shape.n_heads)
+    first, second = parse_head(previous, "previous_head", shape), parse_head(induction, "induction_head", shape)
+    if first[0] >= second[0]:
         raise InputError(
-            f"previous_head must be in an earlier layer than induction_head, not {previous} before {induction}."
+            f"previous_head must be in an earlier layer than induction_head, not {head_name(first)} before "
+            f"{head_name(second)}."
         )
-    return pair
-
-
-def _head(runner: Runner, name: str, text: str) -> Head:
-    match = re.fullmatch(r"[Ll]?(\d+)[Hh.](\d+)", text)
-    layers, heads = runner.shape.n_layers, runner.shape.n_heads
-    if match is None or int(match[1]) >= layers or int(match[2]) >= heads:
-        raise InputError(f"{name} must be a head from L0H0 to L{layers - 1}H{heads - 1}, not {text!r}.")
-    return int(match[1]), int(match[2])
+    return first, second
 
 
 def _best_pair(results: xr.Dataset) -> tuple[Head, Head] | None:

@@ -7,21 +7,22 @@ from jaxtyping import Float
 
 from mechlist.metrics.significance import effect_table
 from mechlist.metrics.statistics import bootstrap_interval
+from mechlist.text import with_interval
 
 MEASURES = ("accuracy", "log_prob")
 UNITS = {"accuracy": "share of tokens", "log_prob": "nats"}
 
 
-def ablation_claims(
+def ablation_effects(
     intact: Float[np.ndarray, "measure sequence"],
     without: Float[np.ndarray, "head_set ablation measure sequence"],
     generator: np.random.Generator,
 ) -> xr.Dataset:
     """Accuracy and log-probability without sets of heads, and the test of their change over all sets and ways at once.
 
-    Variables `ablated_accuracy`, with `_low` and `_high` of its interval over sequences and `_p_corrected` of its
-    difference from the whole model on the same sequences (max-T); the same of `ablated_log_prob`. Attributes
-    `ablation_reason`, a sentence where there is no test, and `ablation_level`.
+    Variables `ablated_accuracy`, with `_low` and `_high` of its interval over sequences, and `_p_corrected` and
+    `_survives` of its difference from the whole model on the same sequences (max-T); the same of `ablated_log_prob`.
+    Attributes `ablation_reason`, a sentence where there is no test, and `ablation_level`.
     """
     out, dims = xr.Dataset(), ("head_set", "ablation")
     for number, measure in enumerate(MEASURES):
@@ -31,25 +32,25 @@ def ablation_claims(
         ends = bootstrap_interval(values, level=table.level, generator=generator)
         out[name] = (dims, values.mean(axis=0), units)
         out[f"{name}_low"], out[f"{name}_high"] = (dims, ends.low, units), (dims, ends.high, units)
-        out[f"{name}_p_corrected"] = (dims, table.p_corrected)
+        out[f"{name}_p_corrected"], out[f"{name}_survives"] = (dims, table.p_corrected), (dims, table.survives)
         if measure == "accuracy":
             out = out.assign_attrs(ablation_reason=_of_sequences(table.reason), ablation_level=table.level)
     return out.assign_attrs(sequences=intact.shape[1])
 
 
-def mlp_claims(
+def mlp_effects(
     name: str, increase: Float[np.ndarray, "sequence layer position"], generator: np.random.Generator
 ) -> xr.Dataset:
     """The mean increase of the loss, with its interval and its test over all layers and positions (max-T).
 
-    Variables `name`, `name_low`, `name_high` and `name_p_corrected`, with attributes `reason` and `level` of the first.
+    Variables `name`, `name_low`, `name_high`, `name_p_corrected` and `name_survives`, with attributes `reason` and
+    `level` of the first.
     """
     table, units, dims = effect_table(increase, generator=generator), {"units": "nats a token"}, ("layer", "position")
     said = {"reason": _of_sequences(table.reason), "level": table.level}
     ends = {f"{name}_{end}": (dims, getattr(table, end), units) for end in ("low", "high")}
-    return xr.Dataset(
-        {name: (dims, table.estimate, units | said), **ends, f"{name}_p_corrected": (dims, table.p_corrected)}
-    )
+    tests = {f"{name}_{of}": (dims, getattr(table, of)) for of in ("p_corrected", "survives")}
+    return xr.Dataset({name: (dims, table.estimate, units | said), **ends, **tests})
 
 
 def ablation_table(results: xr.Dataset) -> pd.DataFrame:
@@ -64,13 +65,13 @@ def ablation_table(results: xr.Dataset) -> pd.DataFrame:
 
 def ablation_words(results: xr.Dataset) -> str:
     """Which sets of heads change the accuracy beyond chance, or why that cannot be said; empty for results without."""
-    if "ablated_accuracy_p_corrected" not in results:
+    if "ablated_accuracy_survives" not in results:
         return ""
     if results.attrs["ablation_reason"]:
         return f" {results.attrs['ablation_reason']}"
-    alpha = 1 - results.attrs["ablation_level"] + 1e-9
-    survives = (results["ablated_accuracy_p_corrected"] <= alpha).any("ablation")
+    survives = results["ablated_accuracy_survives"].any("ablation")
     named = [str(name) for name in results["head_set"].values[survives.values]]
+    alpha = 1 - results.attrs["ablation_level"]
     return (
         f" Beyond chance (family-wise error at most {alpha:.2g}, max-T over all sets, signs flipped by sequence) "
         f"accuracy changes without {', '.join(named) if named else 'none of the sets'}."
@@ -84,13 +85,11 @@ def mlp_words(results: xr.Dataset, name: str) -> str:
     low, high = (
         float(results[f"{name}_{end}"].values[at]) if f"{name}_{end}" in results else np.nan for end in ("low", "high")
     )
-    interval = "" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"
-    said = f"{values[at]:.3f} nats{interval} (layer {int(at[0])}"
-    if f"{name}_p_corrected" not in results or results[name].attrs.get("reason"):
+    said = f"{with_interval(values[at], low, high, '.3f', 'nats')} (layer {int(at[0])}"
+    if f"{name}_survives" not in results or results[name].attrs.get("reason"):
         return f"{said})"
-    p = results[f"{name}_p_corrected"].values
-    survive = int((p <= 1 - results[name].attrs["level"] + 1e-9).sum())
-    return f"{said}; {survive} of {int(np.isfinite(p).sum())} cells beyond chance)"
+    survive, tested = int(results[f"{name}_survives"].sum()), int(results[f"{name}_p_corrected"].notnull().sum())
+    return f"{said}; {survive} of {tested} cells beyond chance)"
 
 
 def _of_sequences(reason: str) -> str:

@@ -15,6 +15,7 @@ from mechlist.experiments.induction import findings as induction_words
 from mechlist.experiments.induction import scores as induction_steps
 from mechlist.registry import register
 from mechlist.runner import Runner
+from mechlist.types import head_name
 
 
 @register("induction")
@@ -61,7 +62,7 @@ class Induction(Experiment):
         results = induction_steps.scores(runner, tokens, period)
         results = results.merge(induction_steps.null(runner, tokens, period, self.twins))
         results.attrs = {"period": period, "batch": self.batch, "bos": bos is not None}
-        results.attrs |= {"hand_pair": [self.previous_head, self.induction_head] if pair else []}
+        results.attrs |= {"hand_pair": list(map(head_name, pair)) if pair else []}
         steps = (
             induction_steps.patterns(runner, results, tokens[:1], self.top_heads),
             induction_steps.ablations(runner, results, tokens, self.random_sets),

@@ -103,7 +103,7 @@ def _patterns(results: xr.Dataset) -> go.Figure:
     return draw.attention_panel(
         results["pattern"],
         title="Attention patterns on one sequence",
-        caption="Look for the stripe one block back, shifted by one: it is what the induction score averages.",
+        caption="The stripe one block back, shifted by one, is what the induction score averages.",
         labels=[str(x) for x in results["token"].values],
     )
 
@@ -115,7 +115,7 @@ def _ablations(results: xr.Dataset) -> go.Figure:
     return draw.grouped_bars(
         results["ablated_accuracy"].rename(names),
         title="Accuracy on the second block without some heads",
-        caption="Removing the found heads should destroy copying; removing as many random heads should not."
+        caption="The found heads removed, and as many others: copying that needs the found heads falls with them alone."
         + (" Intervals are 95 % bootstrap over sequences." if known else ""),
         y_title="share of tokens predicted right",
         reference={"nothing ablated": float(results["accuracy"].sel(half="second"))},
@@ -185,7 +185,7 @@ def _text_positions(results: xr.Dataset) -> go.Figure:
     return draw.position_lines(
         {"natural passage": values.assign_coords(position=np.arange(1, values.size + 1))},
         title="Log-probability of each token of a natural passage shown twice",
-        caption="The second copy should be near zero; unlike random tokens, the first is partly predictable as well.",
+        caption="The second copy can be copied from the first; unlike random tokens, the first is partly predictable.",
         x_title="position of the predicted token",
         y_title="log-probability (nats)",
         marks={"second copy": start},

@@ -1,11 +1,11 @@
 """Findings and tables of the induction experiment, from its saved results alone."""
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
 from mechlist.experiments.induction.effects import ablation_table, ablation_words, mlp_words
 from mechlist.experiments.induction.scores import SCORES, found_heads, ranked, threshold
+from mechlist.text import between, with_interval
 from mechlist.types import head_name
 
 NAMED = 8
@@ -83,12 +83,12 @@ def _role(results: xr.Dataset, name: str) -> str:
         )
     named = ", ".join(_with_interval(results, name, head) for head in found[:NAMED])
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    return f"{words.capitalize()} heads (score surely above {bar:.2f}): {named}{more}."
+    return f"{words.capitalize()} heads (interval above {bar:.2f}): {named}{more}."
 
 
 def _with_interval(results: xr.Dataset, name: str, head: tuple[int, int]) -> str:
     value, low, high = (float(results[f"{name}{end}"].values[head]) for end in ("", "_low", "_high"))
-    return f"{head_name(head)} {value:.2f}" + ("" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]")
+    return f"{head_name(head)} {with_interval(value, low, high, '.2f')}"
 
 
 def _ablation(results: xr.Dataset, right: float) -> str:
@@ -115,8 +115,10 @@ def _ends(results: xr.Dataset, mode: str) -> str:
     """The interval of the accuracy without the induction heads, where there is one."""
     chosen = {"ablation": mode, "head_set": "induction heads"}
     names = [name for name in ("ablated_accuracy_low", "ablated_accuracy_high") if name in results]
-    low, high = [float(results[name].sel(chosen)) for name in names] or [np.nan, np.nan]
-    return "" if np.isnan(low) else f" [{low:.1%}, {high:.1%}]"
+    if not names:
+        return ""
+    low, high = (float(results[name].sel(chosen)) for name in names)
+    return between(low, high, ".1%")
 
 
 def _mlp(results: xr.Dataset) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mechlist.datasets.passages import PASSAGE, repeated_passage
 from mechlist.errors import InputError, ModelError
-from mechlist.experiments.induction.effects import ablation_claims, mlp_claims
+from mechlist.experiments.induction.effects import ablation_effects, mlp_effects
 from mechlist.metrics.attention import all_head_scores
 from mechlist.metrics.statistics import bootstrap_interval
 from mechlist.patching.ablation import ablated_next_tokens, matched_random_heads
@@ -135,7 +135,7 @@ def ablations(runner: Runner, results: xr.Dataset, tokens: Tensor, random_sets: 
         [_second_half(*ablated_next_tokens(runner, tokens, heads, mode), period) for mode in ("zero", "mean")]
         for heads in sets.values()
     ]
-    tested = ablation_claims(intact, np.array(without), _numpy_generator(runner, "ablation"))
+    tested = ablation_effects(intact, np.array(without), _numpy_generator(runner, "ablation"))
     named = [", ".join(head_name(h) for h in heads) for heads in sets.values()]
     return tested.assign(ablated_heads=("head_set", named)).assign_coords(
         head_set=list(sets), ablation=["zero", "mean"]
@@ -155,7 +155,7 @@ def mlp(runner: Runner, tokens: Tensor, period: int, sequences: int) -> xr.Datas
         # Rolled, each sequence is the first once, and what is put in stays what it is for all of them together.
         rows = [tokens.roll(-i, dims=0) for i in range(min(sequences, len(tokens)))]
         increase = torch.stack([mlp_loss_increase(runner, row, period, source, 1) for row in rows])
-        out = out.merge(mlp_claims(names[source], increase.double().numpy(), generator))
+        out = out.merge(mlp_effects(names[source], increase.double().numpy(), generator))
     return out
 
 

@@ -1,8 +1,9 @@
 """Ending as an event: how likely a list ends after each item, by the model, by its lists, and with heads changed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.topics import load_topics
 from mechlist.decode import HeadMode
 from mechlist.errors import InputError
+from mechlist.experiment import Option
 from mechlist.experiments.list_experiment import SampledListExperiment
 from mechlist.experiments.list_hazard import figures as list_hazard_figures
 from mechlist.experiments.list_hazard import findings as list_hazard_words
@@ -37,6 +39,10 @@ KNOWN = "list-tiny"
 """The model of which the true hazard is known."""
 
 
+def _without_heads(experiment: "ListHazard") -> str:
+    return "" if experiment.heads or experiment.heads_from is not None else "without heads"
+
+
 @register("list-hazard")
 @dataclass(frozen=True, kw_only=True)
 class ListHazard(SampledListExperiment):
@@ -46,8 +52,14 @@ class ListHazard(SampledListExperiment):
     changed: then lists are also written again with the same random numbers, so that a head's effect is one on lengths.
     """
 
+    options: ClassVar[Mapping[str, Option]] = {
+        "strongest": Option(lambda experiment: "without heads_from" if experiment.heads_from is None else ""),
+        "intervention": Option(_without_heads),
+        "controls": Option(_without_heads),
+    }
+
     heads: tuple[str, ...] = ()
-    """Heads to change, such as 3.1 4.2 (layer.head); without, the model is only read as it is."""
+    """Heads to change, such as L3H1 L4H2; without, the model is only read as it is."""
     heads_from: Path | None = None
     """Folder or results.nc of a list-heads run, whose strongest heads are changed instead."""
     strongest: int = 2
@@ -67,6 +79,7 @@ class ListHazard(SampledListExperiment):
         if self.heads and self.heads_from is not None:
             raise InputError("heads and heads_from exclude each other: give one of them.")
         parse_heads(self.heads)
+        self.check_options()
 
     def run(self, runner: Runner) -> xr.Dataset:
         """Probabilities of every list, hazards by adjective and temperature, and with heads changed."""

@@ -1,13 +1,10 @@
 """What chosen heads do to the length of lists: given lists read with them changed, and lists written again."""
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
-import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -16,6 +13,7 @@ from mechlist.datasets.lists.parse import ListTokens
 from mechlist.datasets.lists.prompts import ListPrompt, adjective_tokens, swapped_prompt
 from mechlist.decode import ClassMeans, HeadEdit, HeadMode, Sampling
 from mechlist.errors import InputError
+from mechlist.experiments.effects import strongest_heads
 from mechlist.experiments.list_experiment import sample_lists
 from mechlist.experiments.list_predictions import Predictions, predict
 from mechlist.patching.ablation import matched_random_heads
@@ -23,29 +21,23 @@ from mechlist.results import load_dataset
 from mechlist.runner import Intervention, Runner, replace
 from mechlist.runner.batch import Batch
 from mechlist.runner.interventions import Rows
-from mechlist.types import Head
+from mechlist.types import Head, parse_head
 
-_NAME = re.compile(r"(?:L?(\d+)[.H])(\d+)")
 CLEAN, CHOSEN = "clean", "heads"
 _OTHER = 0
 """The class of all tokens that are not special."""
 
 
 def parse_heads(names: Sequence[str]) -> tuple[Head, ...]:
-    """Heads by name, such as `3.1` or `L3H1`.
+    """Heads by name, such as `L3H1`.
 
     Raises:
         InputError: a name of another form, or a head that stands twice.
     """
-    found: list[Head] = []
-    for name in names:
-        match = _NAME.fullmatch(name)
-        if match is None:
-            raise InputError(f"heads must be layer.head, such as 3.1, not {name!r}.")
-        found.append((int(match[1]), int(match[2])))
+    found = tuple(parse_head(name, "heads") for name in names)
     if len(set(found)) < len(found):
         raise InputError(f"heads must hold each head once, not {list(names)}.")
-    return tuple(found)
+    return found
 
 
 def heads_from(file: Path, count: int) -> tuple[Head, ...]:
@@ -61,15 +53,6 @@ def heads_from(file: Path, count: int) -> tuple[Head, ...]:
     if results.attrs.get("experiment") != "list-heads":
         raise InputError(f"{file} must be results of list-heads, not of {results.attrs.get('experiment')}.")
     return tuple(strongest_heads(results, count))
-
-
-def strongest_heads(results: xr.Dataset, count: int) -> list[Head]:
-    """Of a list-heads run, the heads with the largest mean effect at any role, exact where it was verified."""
-    mean = results["exact"].mean("list").fillna(results["effect"].mean("list"))
-    size = abs(mean).fillna(0).max("role").transpose("layer", "head")
-    order = np.argsort(-size.values, axis=None, kind="stable")[:count]
-    layers, heads = np.unravel_index(order, size.shape)
-    return [(int(results["layer"][a]), int(results["head"][b])) for a, b in zip(layers, heads, strict=True)]
 
 
 def check_heads(runner: Runner, heads: Sequence[Head]) -> None:

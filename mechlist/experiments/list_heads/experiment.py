@@ -1,24 +1,21 @@
 """Which heads tell a short list from a long one: attribution patching at z, the strongest heads patched exactly."""
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import torch
 import xarray as xr
-from jaxtyping import Float
 
 from mechlist.datasets.lists.role_positions import CountFrom
 from mechlist.errors import InputError
+from mechlist.experiments.effects import verified
 from mechlist.experiments.list_experiment import MadeListExperiment
 from mechlist.experiments.list_heads import report as output
+from mechlist.experiments.list_heads.statistics import with_statistics
 from mechlist.experiments.list_pairs import At, ListPairs, Side, list_pairs
-from mechlist.patching.attribution import attribution_grid
-from mechlist.patching.grid import prepare
-from mechlist.patching.sweep.task import Task
+from mechlist.patching.arguments import prepare
+from mechlist.patching.attribution import estimate_cells
 from mechlist.registry import register
 from mechlist.runner import Runner
 
@@ -58,11 +55,11 @@ class ListHeads(MadeListExperiment):
         """The estimated effect of every list, head and role, and the exact one of the strongest."""
         pairs = self._pairs(runner)
         side: Side = "noising" if self.noising else "denoising"
-        asked: dict[str, Any] = {**pairs.asked(side), "site": "z", "per": "head_position"}
-        results = attribution_grid(runner, **asked, steps=self.steps).rename(prompt="list").assign_coords(pairs.coords)
-        task, axes, _ = prepare(runner, **asked)
-        exact = verified(task, results["effect"].values, self.verify_top).reshape(-1, *axes.values())
-        results["exact"] = (results["effect"].dims, exact, {"units": "logits"})
+        arguments = pairs.arguments(side, "z", "head_position")
+        found = estimate_cells(runner, arguments, steps=self.steps)
+        exact = verified(prepare(runner, arguments), found["effect"], self.verify_top)
+        found["exact"] = exact.assign_attrs(units="logits")
+        results = with_statistics(found.rename(prompt="list").assign_coords(pairs.coords))
         return results.assign_attrs(
             direction=pairs.direction.name,
             own=pairs.own,
@@ -87,23 +84,3 @@ class ListHeads(MadeListExperiment):
     def _pairs(self, runner: Runner) -> ListPairs:
         data = self.data(runner)
         return list_pairs(data, self.adjective, self.at, count_from=self.count_from, role_items=self.role_items)
-
-
-def verified(task: Task, effect: Float[np.ndarray, "list *cell"], top: int) -> Float[np.ndarray, "list cell"]:
-    """The exact effect of the cells with the `top` largest mean estimates; NaN for all others.
-
-    A mean is over the lists that have the cell.
-    """
-    flat = effect.reshape(len(effect), -1)
-    there = np.isfinite(flat)
-    size = np.abs(np.where(there, flat, 0.0).sum(axis=0) / there.sum(axis=0).clip(min=1))
-    chosen = np.argsort(-size, kind="stable")[:top]
-    # A cell without any effect is none of the strongest.
-    chosen = chosen[size[chosen] > 0]
-    if not len(chosen):
-        return np.full(flat.shape, np.nan)
-    values = dataclasses.replace(task, parts=task.parts.only(torch.from_numpy(chosen))).values()
-    out = np.full(flat.shape, np.nan)
-    exact = (values.patched - values.base[:, None]).double().numpy()
-    out[:, chosen] = exact[:, chosen]
-    return out

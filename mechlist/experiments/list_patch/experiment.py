@@ -1,8 +1,8 @@
 """Patching of lists between "short" and "long", by role and item, over all lists."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -11,12 +11,15 @@ import xarray as xr
 
 from mechlist.datasets.lists.role_positions import CountFrom
 from mechlist.errors import InputError
+from mechlist.experiment import Option
 from mechlist.experiments.list_experiment import MadeListExperiment
 from mechlist.experiments.list_pairs import At, ListPairs, Side, list_pairs
 from mechlist.experiments.list_patch import figures as drawing
 from mechlist.experiments.list_patch import findings as words
 from mechlist.experiments.list_patch.handover import null_rejections
-from mechlist.patching.grid import patch_grid, prepare
+from mechlist.experiments.list_patch.statistics import effects, with_statistics
+from mechlist.patching.arguments import prepare
+from mechlist.patching.grid import patch_cells
 from mechlist.patching.sweep.cells import HEAD_SITES, KEY_VALUE_SITES, Site
 from mechlist.patching.sweep.plan import plan_patching
 from mechlist.registry import register
@@ -28,10 +31,18 @@ SITES: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out", "q", "k", "v", "p
 SIDES: tuple[Side, ...] = get_args(Side)
 
 
+def _without_head_sites(experiment: "ListPatch") -> str:
+    if set(experiment.sites) & set(HEAD_SITES):
+        return ""
+    return f"with sites {', '.join(experiment.sites)}, which have no heads"
+
+
 @register("list-patch")
 @dataclass(frozen=True, kw_only=True)
 class ListPatch(MadeListExperiment):
     """Exchange parts of the runs of the same list after "short" and after "long", role by role, both ways."""
+
+    options: ClassVar[Mapping[str, Option]] = {"per_head": Option(_without_head_sites)}
 
     lists: int = 1
     """At most so many lists of each topic, the first ones that ended."""
@@ -62,13 +73,14 @@ class ListPatch(MadeListExperiment):
             raise InputError(f"permutations must be 0 or more, not {self.permutations}.")
         if not self.sites or len(set(self.sites)) < len(self.sites):
             raise InputError(f"sites must be one site at least, each once, not {', '.join(self.sites) or 'none'}.")
+        self.check_options()
 
     def run(self, runner: Runner) -> xr.Dataset:
         """The logit difference of every list, site, layer and role, patched both ways; and of the runs themselves."""
         pairs = self._pairs(runner)
         results = xr.Dataset(coords={"side": list(SIDES), "role": list(pairs.roles), **pairs.coords})
         for site, per in self._grids():
-            made = [patch_grid(runner, **pairs.asked(side), site=site, per=per) for side in SIDES]
+            made = [patch_cells(runner, pairs.arguments(side, site, per)) for side in SIDES]
             if "base" not in results:
                 results["base"] = (("side", "list"), np.stack([one["base"].values for one in made]))
             # Keys and values have heads of their own number.
@@ -81,7 +93,7 @@ class ListPatch(MadeListExperiment):
                 labels[heads] = made[0]["head"].values
             results = results.assign_coords(labels)
         results = results.assign(self._null(runner, results))
-        return results.assign_attrs(
+        results = results.assign_attrs(
             sites=list(self.sites),
             direction=pairs.direction.name,
             own=pairs.own,
@@ -90,12 +102,13 @@ class ListPatch(MadeListExperiment):
             permutations=self.permutations,
             model=runner.language_model.info["name"],
         )
+        return with_statistics(results)
 
     def plan(self, runner: Runner) -> Plan:
         """What all sweeps take together."""
         pairs = self._pairs(runner)
         plans = [
-            plan_patching(prepare(runner, **pairs.asked(side), site=site, per=per)[0])
+            plan_patching(prepare(runner, pairs.arguments(side, site, per)))
             for site, per in self._grids()
             for side in SIDES
         ]
@@ -133,7 +146,7 @@ class ListPatch(MadeListExperiment):
             return {}
         counts = []
         for number, site in enumerate(self.sites):
-            effects = (results[f"patched_{site}"] - results["base"]).sel(side=SIDES[0]).transpose("list", ...)
+            own = effects(results, site).sel(side=SIDES[0]).transpose("list", ...)
             generator = runner.numpy_generator(f"null control {number}")
-            counts.append(null_rejections(effects.values, topics, permutations=self.permutations, generator=generator))
+            counts.append(null_rejections(own.values, topics, permutations=self.permutations, generator=generator))
         return {"null_rejections": ("site", counts), "site": ("site", list(self.sites))}

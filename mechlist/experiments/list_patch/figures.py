@@ -7,7 +7,9 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from mechlist.experiments.effects import estimated
+from mechlist.experiments.effects import decision, site_name
+from mechlist.experiments.list_pairs import SIDE_NAMES
+from mechlist.experiments.list_patch.statistics import shares, survivors
 from mechlist.figures import heads_panel
 from mechlist.figures.colour import Scale
 from mechlist.figures.marks import dots, frame
@@ -15,27 +17,8 @@ from mechlist.figures.panels import Grid, grid_figure, thinned, tick_step
 from mechlist.figures.style import MISSING, finish, plot_text
 from mechlist.text import number
 
-NAMES = {"denoising": "short put into long (denoising)", "noising": "long put into short (noising)"}
 LETTER = 5.4
 """Pixels that a character of a slanted label takes below the axis."""
-
-
-def effects(results: xr.Dataset, site: str) -> xr.DataArray:
-    """Raw effects, patched - base, over (side, list, layer, head, role)."""
-    return results[f"patched_{site}"] - results["base"]
-
-
-def gap(results: xr.Dataset) -> xr.DataArray:
-    """Of each side, what replacing everything would do: the source's logit difference less the base's, by list."""
-    other = results["base"].isel(side=[1, 0]).assign_coords(side=results["side"])
-    return other - results["base"]
-
-
-def shares(results: xr.Dataset, site: str) -> xr.DataArray:
-    """Mean effect as a share of the mean difference of the two runs; a list without the role counts in neither."""
-    own = effects(results, site)
-    whole = gap(results).where(own.notnull()).mean("list")
-    return own.mean("list") / whole.where(whole != 0)
 
 
 def figures(results: xr.Dataset) -> dict[str, go.Figure]:
@@ -50,13 +33,6 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
     return drawn
 
 
-def survivors(results: xr.Dataset, site: str) -> xr.DataArray:
-    """Which cells of each side change the logit difference beyond chance, corrected for all cells of the side."""
-    own = effects(results, site)
-    sides = [estimated(own.sel(side=side, drop=True))["survives"] for side in own["side"].values]
-    return xr.concat(sides, dim="side", coords="minimal", compat="override").assign_coords(side=own["side"])
-
-
 def _roles(results: xr.Dataset, site: str, share: xr.DataArray, heads: str | None) -> go.Figure:
     marked = survivors(results, site)
     strongest = ""
@@ -64,12 +40,12 @@ def _roles(results: xr.Dataset, site: str, share: xr.DataArray, heads: str | Non
         best = abs(share).fillna(0).argmax(heads)
         share, marked = share.isel({heads: best}), marked.isel({heads: best})
         strongest = " Of each layer and role the strongest head."
-    panels = {NAMES[side]: share.sel(side=side) for side in share["side"].values}
-    dotted = {NAMES[side]: marked.sel(side=side) for side in share["side"].values}
+    panels = {SIDE_NAMES[side]: share.sel(side=side) for side in share["side"].values}
+    dotted = {SIDE_NAMES[side]: marked.sel(side=side) for side in share["side"].values}
     figure = _panels(panels, dotted, scale=Scale(unit="share", diverging=True))
     return finish(
         figure,
-        title=f"{site}: {results.attrs['direction']}",
+        title=f"{site_name(site)}: {decision(results.attrs['direction'])}",
         caption="Share of the difference between short and long that moves with the role, over all lists (1: all); "
         f"a dot marks cells whose effect survives the correction for all cells.{strongest}",
     )
@@ -83,7 +59,7 @@ def _heads(results: xr.Dataset, site: str, share: xr.DataArray, heads: str) -> g
     sides = best["side"].values.tolist()
     return heads_panel(
         {side: best.sel(side=side).drop_vars("role", errors="ignore") for side in sides},
-        title=f"{site} by head: {results.attrs['direction']}",
+        title=f"{site_name(site)} by head: {decision(results.attrs['direction'])}",
         caption="Share of the difference between short and long that moves with the head at its strongest role, which "
         "the hover box names; denoising puts short into long.",
         unit="share",

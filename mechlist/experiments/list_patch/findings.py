@@ -6,20 +6,20 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mechlist.experiments.effects import SEED, estimated, largest, rows, shown
-from mechlist.experiments.list_patch.figures import NAMES, effects, gap, shares
-from mechlist.experiments.list_patch.handover import Handover, handover
+from mechlist.experiments.effects import largest, read, rows, shown
+from mechlist.experiments.list_pairs import SIDE_NAMES
+from mechlist.experiments.list_patch.statistics import STREAM, cells, handovers
 from mechlist.text import number_of
+from mechlist.types import head_name
 
 
 def tables(results: xr.Dataset, top: int) -> dict[str, pd.DataFrame]:
     """The `top` cells of each site and side by the size of their mean effect; and the lists."""
     parts = []
     for site in results.attrs["sites"]:
-        own, share = effects(results, site), shares(results, site)
-        for side in own["side"].values.tolist():
-            cells = estimated(own.sel(side=side, drop=True)).assign(share=share.sel(side=side, drop=True))
-            table = rows(cells, site=site, side=side).rename(columns={"kv_head": "head", "estimate": "effect"})
+        for side in results["side"].values.tolist():
+            table = rows(cells(results, site, side), site=site, side=side)
+            table = table.rename(columns={"kv_head": "head", "estimate": "effect"})
             parts.append(table.sort_values("effect", key=np.abs, ascending=False).head(top))
     lists = {"topic": results["topic"].values, "items": results["n_items"].values}
     lists |= {
@@ -32,14 +32,14 @@ def findings(results: xr.Dataset) -> list[str]:
     """What the runs differ by; the strongest cell of each site; the layers at which roles take over; the control."""
     out = [_data(results)]
     out += [_strongest(results, site) for site in results.attrs["sites"]]
-    if "resid_pre" in results.attrs["sites"]:
+    if STREAM in results.attrs["sites"]:
         out += [handover_sentence(results, side) for side in results["side"].values.tolist()]
     return out + _control(results)
 
 
 def _data(results: xr.Dataset) -> str:
-    base, whole = results["base"], gap(results).sel(side="denoising", drop=True)
-    long, short = (estimated(base.sel(side=side, drop=True)) for side in ("denoising", "noising"))
+    whole = read(results, "mean_gap").sel(side="denoising", drop=True)
+    long, short = (read(results, "mean_base").sel(side=side, drop=True) for side in ("denoising", "noising"))
     topics = number_of(len(set(results["topic"].values.tolist())), "topics")
     lacking = results.attrs["left_out"]
     left = (
@@ -51,31 +51,23 @@ def _data(results: xr.Dataset) -> str:
     lists = f'{number_of(results.sizes["list"], "lists")} of {topics} written after "{results.attrs["adjective"]}"'
     return (
         f'{where}: {shown(short)} after "short" and {shown(long)} after "long", over {lists}; exchanging the one word '
-        f"moves it by {shown(estimated(whole))} logits.{left}"
+        f"moves it by {shown(whole)} logits.{left}"
     )
 
 
 def _strongest(results: xr.Dataset, site: str) -> str:
-    texts, own, share = [], effects(results, site), shares(results, site)
-    for side in own["side"].values.tolist():
-        cells = estimated(own.sel(side=side, drop=True)).assign(share=share.sel(side=side, drop=True))
-        best = largest(cells)
-        text = f"with {NAMES[side]}, {_place(best)} moves it most, by {shown(best)} logits ({float(best['share']):.0%})"
-        asked = int(cells["tested"].sum())
-        if not cells.attrs["reason"]:
-            text += f", and {int(cells['survives'].sum())} of {asked} cells move beyond chance"
-        elif asked:
-            text += f" ({cells.attrs['reason'].rstrip('.')})"
+    texts = []
+    for side in results["side"].values.tolist():
+        own = cells(results, site, side)
+        best, tested, reason = largest(own), int(own["tested"].sum()), own["reason"].item()
+        text = f"with {SIDE_NAMES[side]}, {_place(best, site)} moves it most, by {shown(best)} logits"
+        text += f" ({float(best['share']):.0%})"
+        if not reason:
+            text += f", and {int(own['survives'].sum())} of {tested} cells move beyond chance"
+        elif tested:
+            text += f" ({reason.rstrip('.')})"
         texts.append(text)
     return f"{site}: " + "; ".join(texts) + "."
-
-
-def handovers(results: xr.Dataset, side: str) -> Handover:
-    """Of the residual stream before each layer."""
-    own = effects(results, "resid_pre").sel(side=side, drop=True).transpose("list", "layer", "role")
-    number = results["role"].values.tolist().index(results.attrs["own"])
-    generator = np.random.default_rng(SEED)
-    return handover(own.values.astype(float), number, results["topic"].values, generator=generator)
 
 
 def handover_sentence(results: xr.Dataset, side: str) -> str:
@@ -86,14 +78,18 @@ def handover_sentence(results: xr.Dataset, side: str) -> str:
     for number, group in groupby(zip(layers, found.largest.tolist(), strict=True), key=lambda pair: pair[1]):
         held = [layer for layer, _ in group]
         spans.append(f"{roles[number]} {_layers(held)}")
-    text = f"Residual stream with {NAMES[side]}: the role with the largest effect is {', then '.join(spans)}."
+    text = f"Residual stream with {SIDE_NAMES[side]}: the role with the largest effect is {', then '.join(spans)}."
     end, first, own = len(layers), roles[found.largest[0]], results.attrs["own"]
     left = _interval(found.leaves_low, found.leaves_high, end) if found.known else ""
     came = _interval(found.arrives_low, found.arrives_high, end) if found.known else ""
     stops = (
         f"stops being the largest at layer {found.leaves}" if found.leaves < end else "is the largest in every layer"
     )
-    takes = f"is for good from layer {found.arrives} on" if found.arrives < end else "is not in the last layer"
+    takes = (
+        f"is the largest in every layer from layer {found.arrives} on"
+        if found.arrives < end
+        else "is not the largest in the last layer"
+    )
     over = "; 95 % intervals over topics" if found.known else ""
     return f"{text} The {first} {stops}{left}; the position's own ({own}) {takes}{came}{over}."
 
@@ -108,9 +104,12 @@ def _layers(held: list[int]) -> str:
     return f"in layer {held[0]}" if len(held) == 1 else f"in layers {held[0]} to {held[-1]}"
 
 
-def _place(cell: xr.Dataset) -> str:
-    head = next((f" head {int(cell[dim])}" for dim in ("head", "kv_head") if dim in cell.coords), "")
-    return f"layer {int(cell['layer'])}{head} at the {cell['role'].item()}"
+def _place(cell: xr.Dataset, site: str) -> str:
+    """Where a cell is; the heads of keys and values, which may be shared, are L4H1.k and L4H1.v."""
+    layer = int(cell["layer"])
+    heads = {"head": "", "kv_head": site}
+    named = next((head_name((layer, int(cell[dim])), entry) for dim, entry in heads.items() if dim in cell.coords), "")
+    return f"{named or f'layer {layer}'} at the {cell['role'].item()}"
 
 
 def _control(results: xr.Dataset) -> list[str]:

@@ -11,6 +11,7 @@ from mechlist.datasets.lists.recorded import read_recorded
 from mechlist.datasets.topics import choose_topics
 from mechlist.errors import InputError
 
+
 @dataclass(frozen=True)
 class OneList:
     """A request and the list that answers it, as tokens."""

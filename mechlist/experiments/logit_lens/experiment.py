@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.datasets.pairs.pair import own_pairs, read_pairs
 from mechlist.decode.rehearsal import rehearse
 from mechlist.errors import InputError
 from mechlist.experiments.list_experiment import MadeListExperiment, text_direction
@@ -17,7 +18,6 @@ from mechlist.experiments.logit_lens import findings as logit_lens_words
 from mechlist.experiments.logit_lens.curves import changes, curves
 from mechlist.experiments.logit_lens.predictions import LensInputs, differences, list_inputs, pair_inputs
 from mechlist.experiments.logit_lens.tuned import load_translators, train, tuned_results
-from mechlist.experiments.patch_pairs import own_pairs, read_pairs
 from mechlist.lens.logit_lens import Translate, as_it_is
 from mechlist.registry import register
 from mechlist.runner import Runner

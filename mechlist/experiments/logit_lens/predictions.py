@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mechlist.datasets.lists.directions import Direction
 from mechlist.datasets.lists.list_set import ListSet
+from mechlist.datasets.pairs.pair import Pairs
 from mechlist.errors import InputError
-from mechlist.experiments.patch_pairs import Pairs
 from mechlist.lens.logit_lens import Translate, checked_sets, lens_logits, set_difference
 from mechlist.metrics.measure import Each
 from mechlist.runner import Runner

@@ -9,8 +9,10 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.errors import InputError
+from mechlist.experiments.effects import MEAN, estimated_prompts, saved
 from mechlist.experiments.pair_experiment import PairExperiment, metric_of, padded_pairs, token_labels_of
-from mechlist.experiments.path_patch import report as path_patch_output
+from mechlist.experiments.path_patch import report
+from mechlist.patching.circuits.nodes import node_label
 from mechlist.patching.path import path_patch
 from mechlist.patching.paths.inputs import Frozen
 from mechlist.registry import register
@@ -24,13 +26,14 @@ MetricName = Literal["logit_difference", "log_prob", "probability", "kl"]
 class PathPatch(PairExperiment):
     """Send what a head or MLP adds in one run along its paths to chosen receivers in another, and see what it does."""
 
-    data: Literal["list", "ioi"] = "list"
-    """Pairs that are built in: a finished list after "short" and after "long" (chat models), or two people's names."""
+    data: Literal["list", "ioi"] | None = None
+    """Pairs that are built in: a finished list after "short" and after "long" (chat models), or two people's names; by
+    default list."""
     receivers: tuple[str, ...] = ("logits",)
-    """What is sent to: queries, keys or values of a head, such as "a9.h9<q>", an MLP (m3) or logits; several that are
-    replaced together are joined by commas, such as "a9.h9<q>,a9.h6<q>"."""
+    """What is sent to: queries, keys or values of a head, such as L9H9.q, an MLP (m3) or logits; several that are
+    replaced together are joined by commas, such as L9H9.q,L9H6.q."""
     senders: tuple[str, ...] = ()
-    """What sends: input (the embedding), a head (a3.h5) or an MLP (m3); by default all that the model has."""
+    """What sends: input (the embedding), a head (L3H5) or an MLP (m3); by default all that the model has."""
     frozen: Frozen = "all"
     """What keeps its output between sender and receiver: all (the direct path alone), or heads (all paths through MLPs
     between the two as well; Wang et al. 2022)."""
@@ -48,7 +51,7 @@ class PathPatch(PairExperiment):
             raise InputError(f"top must be at least 1, not {self.top}.")
         if not self.receivers:
             raise InputError("receivers must hold one receiver at least, not none.")
-        if len(set(self.receivers)) < len(self.receivers):
+        if len(set(map(_label, self.receivers))) < len(self.receivers):
             raise InputError(f"receivers must hold each set once, not {', '.join(self.receivers)}.")
 
     def run(self, runner: Runner) -> xr.Dataset:
@@ -60,7 +63,7 @@ class PathPatch(PairExperiment):
             runner,
             base=base,
             source=source,
-            receivers={name: [one.strip() for one in name.split(",")] for name in self.receivers},
+            receivers={_label(name): [one.strip() for one in name.split(",")] for name in self.receivers},
             senders=list(self.senders) or None,
             frozen=self.frozen,
             metric=metric_of(self.metric, found.pairs),
@@ -69,16 +72,23 @@ class PathPatch(PairExperiment):
         results["token"] = (("prompt", "token_position"), token_labels_of(runner, base, lengths))
         if found.clusters is not None:
             results["cluster"] = ("prompt", np.array(found.clusters))
+        effects = results["patched"] - results["base"]
+        results = results.assign(saved(estimated_prompts(results, effects), MEAN, results["base"].attrs["units"]))
         return results.assign_attrs(noising=self.noising, metric=self.metric, model=runner.language_model.info["name"])
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
         """Effects of the heads, and of the embedding and the MLPs, averaged over the prompts."""
-        return path_patch_output.figures(results)
+        return report.figures(results)
 
     def tables(self, results: xr.Dataset) -> dict[str, pd.DataFrame]:
         """Senders by the size of their effect, and the prompts."""
-        return path_patch_output.tables(results, self.top)
+        return report.tables(results, self.top)
 
     def findings(self, results: xr.Dataset) -> list[str]:
         """The runs, the senders that move the metric most, and how many move it beyond chance."""
-        return path_patch_output.findings(results)
+        return report.findings(results)
+
+
+def _label(receivers: str) -> str:
+    """A set of receivers with its nodes named as MIB names them, joined as it was typed."""
+    return ",".join(one.replace(one.strip(), node_label(one)) if one.strip() else one for one in receivers.split(","))

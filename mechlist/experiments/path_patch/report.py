@@ -5,9 +5,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from mechlist.experiments.claims import Claims, claims, legend, sentences
-from mechlist.experiments.patch.report import METRICS
+from mechlist.experiments.effects import MEAN, legend, marked, notes, read, sentences
+from mechlist.experiments.pair_experiment import METRICS
 from mechlist.figures import grouped_bars, head_heatmap
+from mechlist.text import joined
+from mechlist.types import Head, read_head, readable
 
 NAMED = 3
 """Senders that the sentences name for each set of receivers."""
@@ -16,33 +18,34 @@ PATHS = {"all": "the direct path", "heads": "all paths that avoid the heads betw
 
 def figures(results: xr.Dataset) -> dict[str, go.Figure]:
     """The heads by layer, one figure a set of receivers; the embedding and the MLPs as bars."""
-    found = claims(results)
-    receivers, senders = (results[name].values.tolist() for name in ("receiver", "sender"))
+    receivers = results["receiver"].values.tolist()
+    heads = [_head(name) is not None for name in results["sender"].values.tolist()]
     drawn = {}
-    if any(map(_is_head, senders)):
+    if any(heads):
         names = ["heads"] if len(receivers) == 1 else [f"heads_{number}" for number in range(1, len(receivers) + 1)]
-        drawn = {name: _heads(results, found, one) for name, one in zip(names, receivers, strict=True)}
-    return drawn if all(map(_is_head, senders)) else drawn | {"others": _others(results, found)}
+        drawn = {name: _heads(results, one) for name, one in zip(names, receivers, strict=True)}
+    return drawn if all(heads) else drawn | {"others": _others(results, ~np.array(heads))}
 
 
 def tables(results: xr.Dataset, top: int) -> dict[str, pd.DataFrame]:
     """The `top` senders by the size of their mean effect, with intervals and tests over prompts; and the prompts."""
     prompts = {"prompt": ["".join(row) for row in results["token"].values]}
     prompts |= {name: results[name].values for name in ("base", "source")}
-    return {"senders": sender_table(results, claims(results)).head(top), "prompts": pd.DataFrame(prompts)}
+    table = sender_table(results).head(top)
+    names = {name: table[name].map(readable) for name in ("receiver", "sender")}
+    return {"senders": table.assign(**names), "prompts": pd.DataFrame(prompts)}
 
 
-def sender_table(results: xr.Dataset, found: Claims) -> pd.DataFrame:
+def sender_table(results: xr.Dataset) -> pd.DataFrame:
     """One row a sender and set of receivers that a path joins, the strongest first.
 
     `share` is the mean effect as a share of the mean difference between the two runs.
     """
-    tested, dims = found.table, found.effects.dims[1:]
-    columns = {"effect": tested.estimate, "share": tested.estimate / (_gap(results) or np.nan)}
+    cells, gap = read(results, MEAN), float((results["source"] - results["base"]).mean())
+    columns = {"effect": cells["estimate"], "share": cells["estimate"] / (gap or np.nan)}
     if results.sizes["prompt"] > 1:
-        columns |= {"low": tested.low, "high": tested.high, "n": tested.n_units, "p_corrected": tested.p_corrected}
-    data = {name: (dims, values) for name, values in columns.items()}
-    table = xr.Dataset(data, coords={name: results[name] for name in dims}).to_dataframe().reset_index()
+        columns |= {name: cells[name] for name in ("low", "high", "n", "p_corrected")}
+    table = xr.Dataset(columns).to_dataframe().reset_index()
     return table.dropna(subset=["effect"]).sort_values("effect", key=abs, ascending=False, ignore_index=True)
 
 
@@ -54,65 +57,67 @@ def findings(results: xr.Dataset) -> list[str]:
         f"The {what} is {base:.3f} in the run that is changed and {source:.3f} in the run that senders' outputs come "
         f"from (mean over {prompts} prompt{'s' if prompts > 1 else ''})."
     ]
-    found = claims(results)
-    table = sender_table(results, found)
+    table = sender_table(results)
     for receiver in results["receiver"].values.tolist():
         strongest = table[(table["receiver"] == receiver) & (table["effect"] != 0)].head(NAMED)
         if len(strongest):
             both = zip(strongest["sender"], strongest["effect"], strict=True)
-            named = [f"{sender} ({effect:+.3f})" for sender, effect in both]
+            named = [f"{readable(sender)} ({effect:+.3f})" for sender, effect in both]
             said.append(
-                f"Along {PATHS[results.attrs['frozen']]} to {receiver}, what changes it most is sent by {_and(named)}."
+                f"Along {PATHS[results.attrs['frozen']]} to {_words(receiver)}, what changes it most is sent by "
+                f"{joined(named)}."
             )
         else:
-            said.append(f"Nothing that is sent to {receiver} changes it.")
-    return said + sentences(found, _unit(results))
+            said.append(f"Nothing that is sent to {_words(receiver)} changes it.")
+    return said + sentences(results, read(results, MEAN), _unit(results))
 
 
-def _heads(results: xr.Dataset, found: Claims, receiver: str) -> go.Figure:
-    values, marked, notes = (
-        _by_head(array.sel(receiver=receiver)) for array in (found.effects.mean("prompt"), found.marked, found.notes)
+def _heads(results: xr.Dataset, receiver: str) -> go.Figure:
+    cells = read(results, MEAN)
+    values, dotted, note = (
+        _by_head(array.sel(receiver=receiver)) for array in (cells["estimate"], marked(cells), notes(cells))
     )
-    grey = " Grey: no path, or not asked for." if values.isnull().any() else ""
+    grey = " Grey: no path, or not among the senders." if values.isnull().any() else ""
     return head_heatmap(
         values,
-        title=f"Heads along {PATHS[results.attrs['frozen']]} to {receiver}",
-        caption=f"{_caption(results)}{grey} {legend(found)}",
+        title=f"Heads along {PATHS[results.attrs['frozen']]} to {_words(receiver)}",
+        caption=f"{_caption(results)}{grey} {legend(cells)}",
         unit=_unit(results),
         diverging=True,
-        marked=marked,
-        note=notes,
+        marked=dotted,
+        note=note,
     )
 
 
 def _by_head(array: xr.DataArray) -> xr.DataArray:
-    """[layer head] of the heads that were asked for, from values by sender."""
-    places = {name: _place(name) for name in array["sender"].values.tolist() if _is_head(name)}
-    shape = tuple(max(place[axis] for place in places.values()) + 1 for axis in (0, 1))
+    """[layer head] of the heads that send, from values by sender."""
+    heads = {name: head for name in array["sender"].values.tolist() if (head := _head(name)) is not None}
+    shape = tuple(max(head[axis] for head in heads.values()) + 1 for axis in (0, 1))
     grid = np.full(shape, {"b": False, "f": np.nan}.get(array.dtype.kind, ""), dtype=array.dtype)
-    for name, place in places.items():
-        grid[place] = array.sel(sender=name).item()
+    for name, head in heads.items():
+        grid[head] = array.sel(sender=name).item()
     return xr.DataArray(grid, dims=("layer", "head"))
 
 
-def _others(results: xr.Dataset, found: Claims) -> go.Figure:
-    others = np.array([not _is_head(name) for name in results["sender"].values.tolist()])
-    reaching = others & np.isfinite(found.table.estimate).any(axis=0)
+def _others(results: xr.Dataset, others: np.ndarray) -> go.Figure:
+    cells = read(results, MEAN)
+    reaching = others & np.isfinite(cells["estimate"].values).any(axis=0)
     columns = np.flatnonzero(reaching if reaching.any() else others)
-    coords = {"category": results["sender"].values[columns], "series": results["receiver"].values}
+    coords = {"category": results["sender"].values[columns], "series": list(map(_words, results["receiver"].values))}
 
-    def bars(values: np.ndarray) -> xr.DataArray:
-        return xr.DataArray(values[:, columns].T, dims=("category", "series"), coords=coords)
+    def bars(name: str) -> xr.DataArray:
+        return xr.DataArray(cells[name].values[:, columns].T, dims=("category", "series"), coords=coords)
 
-    table, many = found.table, bool(np.isfinite(found.table.low).any())
-    interval = f" Bars end in {table.level:.0%} intervals over the prompts." if many else ""
+    many = bool(cells["low"].notnull().any())
+    interval = f" Bars end in {cells.attrs['level']:.0%} intervals over the prompts." if many else ""
+    to = joined(coords["series"]) if len(coords["series"]) <= NAMED else "the receivers"
     return grouped_bars(
-        bars(table.estimate),
-        title=f"Embedding and MLPs along {PATHS[results.attrs['frozen']]} to {_and(_receivers(results))}",
+        bars("estimate"),
+        title=f"Embedding and MLPs along {PATHS[results.attrs['frozen']]} to {to}",
         caption=f"{_caption(results)}{interval}",
         y_title=f"effect ({_unit(results)})",
-        low=bars(table.low) if many else None,
-        high=bars(table.high) if many else None,
+        low=bars("low") if many else None,
+        high=bars("high") if many else None,
     )
 
 
@@ -121,28 +126,16 @@ def _caption(results: xr.Dataset) -> str:
     return f"Change of the {METRICS[results.attrs['metric']]}, {direction}; mean over the prompts."
 
 
-def _receivers(results: xr.Dataset) -> list[str]:
-    names = results["receiver"].values.tolist()
-    return names if len(names) <= NAMED else ["the receivers"]
-
-
-def _gap(results: xr.Dataset) -> float:
-    return float((results["source"] - results["base"]).mean())
-
-
 def _unit(results: xr.Dataset) -> str:
     return results["base"].attrs.get("units", "")
 
 
-def _and(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _words(receivers: str) -> str:
+    """A set of receivers as sentences name it."""
+    return joined([readable(one.strip()) for one in str(receivers).split(",")])
 
 
-def _is_head(name: str) -> bool:
-    return ".h" in name
-
-
-def _place(name: str) -> tuple[int, int]:
-    """Layer and head of a head's name."""
-    layer, head = name[1:].split(".h")
-    return int(layer), int(head)
+def _head(sender: str) -> Head | None:
+    """Layer and head of a sender that is one."""
+    found = read_head(sender)
+    return None if found is None else found[0]

@@ -3,7 +3,8 @@
 A *sender* adds to the residual stream: the embedding (`input`), a head (`a3.h5`) or an MLP (`m3`). A *receiver* reads
 it: the queries, keys or values of a head (`a3.h5<q>`, `a3.h5<k>`, `a3.h5<v>`), an MLP (`m3`) or the unembedding
 (`logits`). An edge joins a sender to a receiver that reads after it: `a3.h5->a4.h1<k>`. A receiver reads the sum
-of what all its senders wrote (Elhage et al. 2021). The names are those of EAP-IG (Hanna et al. 2024) and MIB.
+of what all its senders wrote (Elhage et al. 2021). The names are those of EAP-IG (Hanna et al. 2024) and MIB; people
+may write heads as everywhere (`L3H5`, `L3H5.q`).
 
 Where key/value heads are shared, k and v have as many receivers as there are key/value heads, and carry their numbers.
 """
@@ -19,7 +20,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mechlist.errors import InputError
-from mechlist.types import ModelShape
+from mechlist.text import joined
+from mechlist.types import ModelShape, head_name, read_head, readable
 
 ARROW = "->"
 INPUT, LOGITS = "input", "logits"
@@ -125,7 +127,7 @@ class Nodes:
         Raises:
             InputError: there is none.
         """
-        return _number(name, "sender", self._sender_numbers)
+        return self._number(name, "sender", self._sender_numbers)
 
     def receiver(self, name: str) -> int:
         """Number of the receiver of this name.
@@ -133,7 +135,7 @@ class Nodes:
         Raises:
             InputError: there is none.
         """
-        return _number(name, "receiver", self._receiver_numbers)
+        return self._number(name, "receiver", self._receiver_numbers)
 
     def edge(self, name: str) -> tuple[int, int]:
         """Numbers of an edge's sender and receiver.
@@ -154,16 +156,18 @@ class Nodes:
 
     def inputs_of(self, sender: int) -> list[int]:
         """The receivers whose node the sender is: a head's q, k and v, an MLP's own; none for the embedding."""
-        return [number for number, one in enumerate(self.receivers) if self._is_node(self.senders[sender], one)]
+        return self._inputs[sender]
 
-    def _is_node(self, sender: Sender, receiver: Receiver) -> bool:
-        if sender.layer != receiver.layer or receiver.kind == LOGITS:
-            return False
+    @cached_property
+    def _inputs(self) -> list[list[int]]:
+        return [[self._receiver_numbers[name] for name in self._own_receivers(one)] for one in self.senders]
+
+    def _own_receivers(self, sender: Sender) -> list[str]:
         if sender.head is None:
-            return receiver.kind == "mlp"
-        group = self.shape.n_heads // self.shape.n_key_value_heads
-        own = {"q": sender.head, "k": sender.head // group, "v": sender.head // group}
-        return own.get(receiver.kind, -1) == receiver.head
+            return [] if sender.layer < 0 else [sender.name]
+        shared = sender.head // (self.shape.n_heads // self.shape.n_key_value_heads)
+        own = {"q": sender.head, "k": shared, "v": shared}
+        return [f"a{sender.layer}.h{head}<{kind}>" for kind, head in own.items()]
 
     @cached_property
     def _sender_numbers(self) -> dict[str, int]:
@@ -173,19 +177,33 @@ class Nodes:
     def _receiver_numbers(self) -> dict[str, int]:
         return {one.name: number for number, one in enumerate(self.receivers)}
 
+    def _number(self, name: str, what: str, numbers: dict[str, int]) -> int:
+        label = node_label(name)
+        if label in numbers:
+            return numbers[label]
+        near = difflib.get_close_matches(label, numbers, n=1)
+        hint = f" Did you mean {readable(near[0])}?" if near else ""
+        raise InputError(f"The model has no {what} {name!r}; {what}s are {self._described(what)}.{hint}")
+
+    def _described(self, what: str) -> str:
+        """All that there are, in a few words."""
+        shape = self.shape
+        last, shared = shape.n_layers - 1, shape.n_key_value_heads
+        counts = {"": shape.n_heads} if what == "sender" else {"q": shape.n_heads, "k": shared, "v": shared}
+        heads = [f"{head_name((0, 0), kind)} to {head_name((last, n - 1), kind)}" for kind, n in counts.items()]
+        mlps = [] if shape.attn_only else [f"m0 to m{last}"]
+        return joined([INPUT, *heads, *mlps] if what == "sender" else [*heads, *mlps, LOGITS])
+
+
+def node_label(text: str) -> str:
+    """The name of a node, its head in any notation: of `L3H5.q` it is `a3.h5<q>`."""
+    found = read_head(text)
+    if found is None:
+        return text.strip()
+    (layer, head), entry = found
+    return f"a{layer}.h{head}{f'<{entry}>' if entry else ''}"
+
 
 def _ranges(keys: Sequence[T]) -> dict[T, slice]:
     """Where equal keys, which follow one another, begin and end."""
     return {key: slice(keys.index(key), keys.index(key) + keys.count(key)) for key in dict.fromkeys(keys)}
-
-
-def _number(name: str, what: str, numbers: dict[str, int]) -> int:
-    if name not in numbers:
-        near = difflib.get_close_matches(name, numbers, n=1)
-        hint = f" Did you mean {near[0]}?" if near else f" They are named like {_examples(list(numbers))}."
-        raise InputError(f"The model has no {what} {name!r}.{hint}")
-    return numbers[name]
-
-
-def _examples(names: Sequence[str]) -> str:
-    return f"{names[0]}, {names[len(names) // 2]} and {names[-1]}"

@@ -5,11 +5,14 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.patching.circuits.nodes import LOGITS, Nodes
+
+FIRST_WAYS, MANY_WAYS = 64, 4096
+"""Random ways that are drawn at a time: few for a small circuit, and many for a large one."""
 
 
 def connected(nodes: Nodes, kept: Bool[Tensor, "sender receiver"]) -> Bool[Tensor, "sender receiver"]:
@@ -87,17 +90,37 @@ def random_circuit(nodes: Nodes, count: int, generator: np.random.Generator) -> 
     of it, and so on until the input. So a random circuit is connected as a found one is: a control that edges picked at
     random, most of them dead ends, would not be.
     """
-    kept = torch.zeros_like(nodes.reads)
-    count = min(count, int(nodes.reads.sum()))
-    while int(kept.sum()) < count:
-        receiver = len(nodes.receivers) - 1
-        while True:
-            sender = int(generator.integers(nodes.written_before(receiver)))
-            kept[sender, receiver] = True
-            if sender == 0:
-                break
-            receiver = int(generator.choice(nodes.inputs_of(sender)))
-    return kept
+    width = len(nodes.receivers)
+    kept = np.zeros(len(nodes.senders) * width, dtype=bool)
+    count, here, ways = min(count, int(nodes.reads.sum())), 0, FIRST_WAYS
+    while here < count:
+        # Ways are drawn many at a time, and those that follow the one that fills the circuit are left out.
+        drawn = _random_ways(nodes, ways, generator)
+        edges, first = np.unique(drawn, return_index=True)
+        new = (edges >= 0) & ~kept[edges]
+        edges, way = edges[new], first[new] // drawn.shape[1]
+        sums = here + np.bincount(way, minlength=ways).cumsum()
+        last = int(np.searchsorted(sums, count))
+        kept[edges[way <= last]] = True
+        here, ways = int(sums[min(last, ways - 1)]), MANY_WAYS
+    return torch.from_numpy(kept.reshape(-1, width))
+
+
+def _random_ways(nodes: Nodes, ways: int, generator: np.random.Generator) -> Int[np.ndarray, "way step"]:
+    """Numbers (sender x receivers + receiver) of the edges of random ways, from the logits on; -1 behind their ends."""
+    width = len(nodes.receivers)
+    before = nodes.reads.sum(dim=0).numpy()
+    entries = [nodes.inputs_of(sender) for sender in range(len(nodes.senders))]
+    counts = np.array([len(of) for of in entries])
+    table = np.array([[*of, *[-1] * (max(counts) - len(of))] for of in entries])
+    receiver, going, out = np.full(ways, width - 1), np.arange(ways), []
+    while len(going):
+        sender = generator.integers(before[receiver])
+        out.append(np.full(ways, -1))
+        out[-1][going] = sender * width + receiver
+        going, sender = going[sender > 0], sender[sender > 0]
+        receiver = table[sender, generator.integers(counts[sender])]
+    return np.stack(out, axis=1)
 
 
 SELECTIONS: dict[str, Callable[[Nodes, Tensor, int], Tensor]] = {"greedy": greedy, "top": strongest}

@@ -56,8 +56,8 @@ class Attribution:
         """`effect` [prompt layer place head], and the metric of the `base` and, if there are any, `source` runs."""
         task, plan = self.task, self._plan()
         read = f"{task.measure.read.tolist()} {task.measure.columns} {task.measure.of.__qualname__}"
-        asked = f"attribution {task.site} {self.steps} {self.fix_qk} {self.replacement} {self.places} {read} {plan}"
-        return task.runner.execute(self, plan, asked, "Attribution patching")
+        name = f"attribution {task.site} {self.steps} {self.fix_qk} {self.replacement} {self.places} {read} {plan}"
+        return task.runner.execute(self, plan, name, "Attribution patching")
 
     def compute(self, members: list[int]) -> dict[str, Tensor]:
         """Results of the prompts `members`, which follow one another."""

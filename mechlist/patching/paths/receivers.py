@@ -9,9 +9,8 @@ from torch import Tensor
 
 from mechlist.patching.circuits.nodes import QKV, Receiver
 from mechlist.patching.paths.inputs import BEFORE
-from mechlist.patching.sweep.packing import Editor, Entries, Packing
+from mechlist.patching.sweep.packing import Entries, Packing
 from mechlist.patching.sweep.parts import ALL, Parts
-from mechlist.patching.sweep.sweep import Sweep
 
 SITES = (BEFORE, *QKV, "mlp_out")
 
@@ -28,10 +27,20 @@ class Put:
     """By site and layer."""
 
 
-class PathEditor(Editor):
-    """Writes the values of a layer's parts, at whichever of the sites they are."""
+class PathEditor:
+    """Writes the values of a layer's parts, at whichever of the sites they are; see Editor.
 
-    def __init__(self, put: Put, layer: int, packing: Packing, entries: Entries) -> None:
+    No row joins with its replaced tokens alone: its parts come before attention, or with the residual stream.
+    """
+
+    def __init__(
+        self,
+        put: Put,
+        layer: int,
+        packing: Packing,
+        entries: Entries,
+        joining: tuple[Entries, Tensor],  # noqa: ARG002 (an Editor's)
+    ) -> None:
         self._put, self._layer, self._packing, self._entries = put, layer, packing, entries
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
@@ -51,23 +60,6 @@ class PathEditor(Editor):
     def within(self, group: object, rows: int, name: str, x: Tensor) -> Tensor:  # noqa: ARG002 (an Editor's)
         """Scores and patterns are no receivers."""
         return x
-
-
-@dataclass(frozen=True, kw_only=True)
-class PathSweep(Sweep):
-    """A sweep whose rows put in values of their own; its site is the residual stream before a layer."""
-
-    put: Put
-
-    def editor(
-        self,
-        layer: int,
-        packing: Packing,
-        entries: Entries,
-        fresh: tuple[Entries, Tensor],  # noqa: ARG002
-    ) -> Editor:
-        """What writes a layer's replaced parts; no row joins with its replaced tokens alone."""
-        return PathEditor(self.put, layer, packing, entries)
 
 
 @dataclass(frozen=True, eq=False)

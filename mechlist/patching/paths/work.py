@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,9 +12,9 @@ from torch import Tensor
 from mechlist.models.language_model import LanguageModel
 from mechlist.patching.circuits.nodes import LOGITS, Receiver, Sender
 from mechlist.patching.paths.inputs import BEFORE, Frozen, Inputs, Runs, Tokens, differences, inputs
-from mechlist.patching.paths.receivers import PathSweep, Recipes, put, recipes
-from mechlist.patching.sweep import task as tasks
+from mechlist.patching.paths.receivers import PathEditor, Recipes, put, recipes
 from mechlist.patching.sweep.readout import Readout
+from mechlist.patching.sweep.sweep import Sweep
 from mechlist.patching.sweep.task import Task
 
 
@@ -123,8 +123,7 @@ class PathWork:
         paths, base = self.paths, self.readout.base
         out = base[:, None, None].repeat(1, len(paths.senders), len(paths.sets))
         if len(self.pairs):
-            plan, asked = self._plan()
-            found = self.task.runner.execute(self, plan, asked, "Path patching")["value"]
+            found = self.task.runner.execute(self, *self._plan(), "Path patching")["value"]
             out.view(-1, len(paths.sets))[self.pairs] = found
         return out.masked_fill(~paths.reached, torch.nan)
 
@@ -179,7 +178,7 @@ class PathWork:
         begin = 0
         while begin < len(pair):
             before = int(ends[begin - 1]) if begin else 0
-            end = max(begin + 1, int(torch.searchsorted(ends, before + self._most, right=True)))
+            end = max(begin + 1, int(torch.searchsorted(ends, before + self.task.most_tokens, right=True)))
             rows = slice(begin, end)
             out[pair[rows], of_set[rows]] = self._swept(pending, pair[rows], of_set[rows], found)
             begin = end
@@ -197,9 +196,9 @@ class PathWork:
             token=pending.first[pair],
             width=self._width[prompt],
         )
-        grain = tasks.CPU_GRAIN if self.model.device.type == "cpu" else tasks.GPU_GRAIN
-        read = self.readout.measure.read
-        finals, where = PathSweep(self.runs.layers, BEFORE, made, own.parts, read, grain, put=own).finals(rows)
+        read, editor = self.readout.measure.read, partial(PathEditor, own)
+        sweep = Sweep(self.runs.layers, BEFORE, made, own.parts, read, editor, self.task.grain)
+        finals, where = sweep.finals(rows)
         return self.readout.changed(finals, where, prompt)
 
     def _at_logits(self, pending: "_Pending", change: Float[Tensor, "read_token d_model"]) -> Float[Tensor, " pair"]:
@@ -216,13 +215,6 @@ class PathWork:
         return self.readout.changed(finals, where, prompt)
 
     @cached_property
-    def _most(self) -> int:
-        """Packed tokens of rows at a time."""
-        task = self.task
-        most = max(1, task.runner.memory // 3 // task.sizes.token_bytes(task.base.shape[1]))
-        return min(most, tasks.CPU_TOKENS) if self.model.device.type == "cpu" else most
-
-    @cached_property
     def _most_sent(self) -> int:
         """Tokens of the first pass at a time."""
         return max(1, self.task.runner.memory // 8 // sent_bytes(self.task, self.paths))
@@ -234,7 +226,7 @@ class PathWork:
         """
         prompt, sender = self.pairs // len(self.paths.senders), self.pairs % len(self.paths.senders)
         rows = (self.paths.reached & ~self.paths.is_logits).sum(dim=1)[sender]
-        width, most, most_sent = self._width[prompt], self._most, min(self._most, self._most_sent)
+        width, most, most_sent = self._width[prompt], self.task.most_tokens, min(self.task.most_tokens, self._most_sent)
         order = self._start[prompt].argsort(stable=True)
         plan: list[list[int]] = []
         sent = used = most + most_sent
@@ -250,10 +242,10 @@ class PathWork:
     def _digest(self) -> str:
         """Of what is patched, and of what is read."""
         measure = self.readout.measure
-        asked = f"{self.paths} {self.task.measure.of.__qualname__} {measure.columns} {measure.read.tolist()}"
+        whole = f"{self.paths} {self.task.measure.of.__qualname__} {measure.columns} {measure.read.tolist()}"
         assert self.task.source is not None
         tokens = self.task.source[self.block].numpy().tobytes()
-        return hashlib.sha256(asked.encode() + tokens).hexdigest()
+        return hashlib.sha256(whole.encode() + tokens).hexdigest()
 
 
 @dataclass(frozen=True)

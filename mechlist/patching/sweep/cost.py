@@ -114,19 +114,19 @@ class Sizes:
             groups = [(rows, batch.groups[number]) for number, rows in packing.live]
             pairs = [rows * len(packing.query_positions(g)) * g.stop for rows, g in groups]
             prefixed = max((rows * g.stop for rows, g in groups if g.start), default=0)
-            fresh = self._fresh(layer, batch, last) if late else 0
+            joining = self._joining(layer, batch, last) if late else 0
             flops += self.project_flops(queries, tokens) + self.attend_flops(sum(pairs))
-            flops += self.finish_flops(queries + fresh)
+            flops += self.finish_flops(queries + joining)
             joined = int(batch.joined(layer).sum()) and int((batch.joined(layer) * (batch.stop - batch.start)).sum())
             attention = self._attention_bytes(tokens, queries, max(pairs, default=0), prefixed)
-            finish = self._finish_bytes(tokens, queries + fresh, fresh)
+            finish = self._finish_bytes(tokens, queries + joining, joining)
             after = self.element * self.shape.d_model * (queries + joined) if late else 0
             peak = max(peak, attention, finish, held + after)
             held = self.element * self.shape.d_model * joined
         return Cost(flops, peak)
 
     @staticmethod
-    def _fresh(layer: int, batch: Batch, last: bool) -> int:
+    def _joining(layer: int, batch: Batch, last: bool) -> int:
         entries = batch.entries(layer)
         entries = entries[batch.join[entries.row] == layer]
         if last:
@@ -142,10 +142,10 @@ class Sizes:
         z = self.element * queries * self.heads
         return normed + max(copies, made + z + max(scores, z))
 
-    def _finish_bytes(self, tokens: int, queries: int, fresh: int) -> int:
+    def _finish_bytes(self, tokens: int, queries: int, joining: int) -> int:
         """Streams, the residual stream before and after attention, z, and the MLP with what it makes on the way."""
         width = self.shape.d_model
         piece = queries if self.mlp_piece is None else min(self.mlp_piece, queries)
         held = self.element * (tokens * width + queries * (4 * width + self.heads))
         inner = self.element * piece * (2 * self.shape.d_mlp + width)
-        return held + max(inner, self.element * queries * width) + self.element * fresh * (width + self.heads)
+        return held + max(inner, self.element * queries * width) + self.element * joining * (width + self.heads)

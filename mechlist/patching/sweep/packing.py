@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -172,18 +173,37 @@ class Packing:
         return self._query[group] + (entries.row - self._batch.first[group]) * self._wide[group] + slot
 
 
-class Editor:
-    """Writes the source's parts over what rows computed at the site, and nothing else.
+@runtime_checkable
+class Editor(Protocol):
+    """Writes what rows replace in one layer over what they computed, and nothing else."""
 
-    `fresh` are entries of rows that are in their own layer with the replaced tokens alone, and where these stand,
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        """The packed activation at the site `name`, with what is replaced there."""
+        ...
+
+    def within(self, group: Group, rows: int, name: str, x: Tensor) -> Tensor:
+        """The scores or the pattern of a group's rows, [row head query key], with what is replaced there."""
+        ...
+
+
+class SourceEditor:
+    """Writes the source's parts at the site; see Editor.
+
+    `joining` are entries of rows that are in their own layer with the replaced tokens alone, and where these stand,
     behind the packed queries.
     """
 
     def __init__(
-        self, site: str, source: Tensor, packing: Packing, entries: Entries, fresh: tuple[Entries, Tensor]
+        self,
+        site: str,
+        sources: Sequence[Tensor],
+        layer: int,
+        packing: Packing,
+        entries: Entries,
+        joining: tuple[Entries, Tensor],
     ) -> None:
-        self._site, self._source, self._packing = site, source, packing
-        self._entries, self._fresh = entries, fresh
+        self._site, self._source, self._packing = site, sources[layer], packing
+        self._entries, self._joining = entries, joining
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         """The packed activation at `name`, edited if that is the site."""
@@ -191,8 +211,8 @@ class Editor:
             return x
         entries, places = self._packing.places(name, self._entries)
         self._write(x, places, entries)
-        newcomers, behind = self._fresh
-        self._write(x, behind, newcomers)
+        joining, behind = self._joining
+        self._write(x, behind, joining)
         return x
 
     def within(self, group: Group, rows: int, name: str, x: Tensor) -> Tensor:

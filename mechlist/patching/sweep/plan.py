@@ -116,7 +116,6 @@ def _first_rows(task: Task) -> Task:
         lengths=task.lengths[one],
         parts=Parts(row, layer, position, head, parts.n_cells, 1),
         measure=task.measure.block(one),
-        replacing=lambda _: task.replacing(one),
     )
 
 

@@ -42,6 +42,8 @@ AFTER_ATTENTION = ("z", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
 Replacing = Callable[[int, Tensor, Tensor | None], Tensor]
 """Of the layer, the base run's activation at the site, and the source's if there is a source run: what is put in."""
+MakeEditor = Callable[[int, Packing, Entries, tuple[Entries, Tensor]], Editor]
+"""Of the layer, its packing, what is replaced in it, and what rows replace that join with their tokens alone."""
 Watch = Callable[[str, Tensor], None]
 """Called with every site's name and activation on the way through the layers, packed tokens first."""
 
@@ -140,6 +142,8 @@ class Sweep:
     parts: Parts
     read: Int[Tensor, "prompt n"]
     """Positions that the metric reads."""
+    editor: MakeEditor
+    """Makes what writes a layer's replaced parts."""
     grain: int = 1
     """Rows begin at multiples of it: more tokens, in fewer groups."""
 
@@ -165,12 +169,6 @@ class Sweep:
             token += len(whole[-1])
         return self.layers.final(torch.cat(whole)), where
 
-    def editor(
-        self, layer: int, packing: Packing, entries: Entries, fresh: tuple[Entries, Int[Tensor, " entry"]]
-    ) -> Editor:
-        """What writes a layer's replaced parts."""
-        return Editor(self.site, self.base.source[layer], packing, entries, fresh)
-
     def _advance(self, layer: int, batch: Batch, streams: list[Tensor | None]) -> None:
         """Run one layer on every row that has joined, and let those join whose own layer it is."""
         late, last = self.site in AFTER_ATTENTION, layer == self.layers.n_layers - 1
@@ -179,12 +177,12 @@ class Sweep:
         packing = Packing(batch, batch.joined(layer - 1 if late else layer), last)
         entries = batch.entries(layer)
         own = batch.join[entries.row] == layer if late else torch.zeros(len(entries.row), dtype=torch.bool)
-        newcomers = entries[own]
+        joining = entries[own]
         if last:
-            newcomers = newcomers[batch.slots(newcomers, last)[0].unique()]
-        tokens, which = single_tokens(newcomers)
+            joining = joining[batch.slots(joining, last)[0].unique()]
+        tokens, which = single_tokens(joining)
         width = packing.queries[-1].stop if packing.queries else 0
-        edit = self.editor(layer, packing, entries[~own], (newcomers, width + which))
+        edit = self.editor(layer, packing, entries[~own], (joining, width + which))
         x, z = self._attention(layer, batch, packing, streams, edit)
         if len(which):
             prompt, position = tokens.prompt.to(x.device), tokens.position.to(x.device)

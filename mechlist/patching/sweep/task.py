@@ -1,11 +1,14 @@
 """Runs what `patch_grid` asks: layer by layer where the model allows it, else by whole forward passes."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
+import numpy as np
 import torch
+import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
@@ -15,9 +18,11 @@ from mechlist.metrics.measure import Measure
 from mechlist.models.language_model import LanguageModel
 from mechlist.models.layers import PIECE, Layers
 from mechlist.models.sites import ATTENTION_SITES, HEAD_SITES
+from mechlist.patching.replacements import Ready
 from mechlist.patching.sweep.cells import heads_of, hook_name
 from mechlist.patching.sweep.cost import Sizes
 from mechlist.patching.sweep.hooked import hooked_rows
+from mechlist.patching.sweep.packing import SourceEditor
 from mechlist.patching.sweep.parts import Parts
 from mechlist.patching.sweep.readout import Readout
 from mechlist.patching.sweep.sweep import Replacing, Sweep, Trace, Watch, differs, trace
@@ -52,9 +57,11 @@ class Task:
     lengths: Int[Tensor, " prompt"]
     site: str
     parts: Parts
+    labels: Mapping[str, Sequence[Any]]
+    """Of the cells, along each of their axes."""
     measure: Measure
-    replacing: Callable[[slice], Replacing]
-    """What is put in, for a block of prompts."""
+    replacement: Ready
+    """What is put in."""
     batch_share: float = 1.0
     """Share of the usual packed tokens of a batch; less than 1 makes smaller batches, to see what rounding does."""
 
@@ -92,6 +99,13 @@ class Task:
         """The site's hook point of each layer."""
         return [hook_name(self.site, layer) for layer in range(self.runner.shape.n_layers)]
 
+    def of_cells(self, values: Float[Tensor, "prompt cell"] | Float[np.ndarray, "prompt cell"]) -> xr.DataArray:
+        """Values by prompt and by the axes of the cells, with their labels; in float64."""
+        whole = np.asarray(values, dtype=np.float64)
+        shape = [len(of_axis) for of_axis in self.labels.values()]
+        coords = {name: list(of_axis) for name, of_axis in self.labels.items()}
+        return xr.DataArray(whole.reshape(len(whole), *shape), dims=("prompt", *self.labels), coords=coords)
+
     def values(self) -> Values:
         """Run it."""
         runs = [self.block(prompts) for prompts in self.blocks()] if self.reason is None else [self._hooked()]
@@ -101,9 +115,20 @@ class Task:
         patched = patched.masked_fill(self.outside, torch.nan)
         return Values(patched, base, torch.cat(sources) if sources else None, path)
 
-    def blocks(self) -> list[slice]:
-        """Prompts whose traces fit a third of the memory together; one at least."""
-        each = self.sizes.trace_peak(self.site, 1, self.base.shape[1], source=self.source is not None)
+    @property
+    def most_tokens(self) -> int:
+        """Packed tokens of a batch that fit a third of the memory, or beyond which a larger one is no faster."""
+        most = max(1, self.runner.memory // 3 // self.sizes.token_bytes(self.base.shape[1]))
+        return min(most, CPU_TOKENS) if self.runner.language_model.device.type == "cpu" else most
+
+    @property
+    def grain(self) -> int:
+        """Rows begin at multiples of it."""
+        return CPU_GRAIN if self.runner.language_model.device.type == "cpu" else GPU_GRAIN
+
+    def blocks(self, beside: int = 0) -> list[slice]:
+        """Prompts whose traces, and so many bytes `beside` each, fit a third of the memory together; one at least."""
+        each = self.sizes.trace_peak(self.site, 1, self.base.shape[1], source=self.source is not None) + beside
         size = max(1, self.runner.memory // 3 // each)
         return [slice(i, min(i + size, len(self.base))) for i in range(0, len(self.base), size)]
 
@@ -113,8 +138,7 @@ class Task:
         base, source = work.readout.base, work.readout.source
         patched = base[:, None].repeat(1, self.parts.n_cells)
         if len(work.rows):
-            plan, asked = work.plan()
-            patched.view(-1)[work.rows] = self.runner.execute(work, plan, asked, "Patching")["value"]
+            patched.view(-1)[work.rows] = self.runner.execute(work, *work.plan(), "Patching")["value"]
         return patched, base, source
 
     def work(self, prompts: slice) -> "Work":
@@ -125,6 +149,10 @@ class Task:
         parts = self.parts.block(prompts.start, prompts.stop)
         wanted = ~(self.blind | self.outside)[prompts].flatten() & _replaces(parts, made.differs)
         return Work(self, layers, prompts, made, parts, wanted.nonzero()[:, 0])
+
+    def replacing(self, prompts: slice) -> Replacing:
+        """What is put in, for a block of prompts."""
+        return partial(self.replacement.put, prompts=prompts)
 
     def trace(self, layers: Layers, prompts: slice, watch: Watch | None = None) -> Trace:
         """The runs of a block of prompts; `watch` as in `mechlist.patching.sweep.sweep.trace`."""
@@ -202,8 +230,8 @@ class Work:
     @cached_property
     def sweep(self) -> Sweep:
         """The engine."""
-        grain = CPU_GRAIN if self.model.device.type == "cpu" else GPU_GRAIN
-        return Sweep(self.layers, self.task.site, self.made, self.parts, self._read, grain)
+        editor = partial(SourceEditor, self.task.site, self.made.source)
+        return Sweep(self.layers, self.task.site, self.made, self.parts, self._read, editor, self.task.grain)
 
     def compute(self, members: list[int]) -> dict[str, Tensor]:
         """The metric of the rows that `members` number."""
@@ -220,9 +248,7 @@ class Work:
     def plan(self) -> tuple[list[list[int]], str]:
         """Batches of rows by packed tokens, rows that begin at the same position together; and what is asked."""
         task = self.task
-        most = max(1, task.runner.memory // 3 // task.sizes.token_bytes(task.base.shape[1]))
-        most = min(most, CPU_TOKENS) if self.model.device.type == "cpu" else most
-        most = max(1, int(task.batch_share * min(most, int(self.widths.sum()))))
+        most = max(1, int(task.batch_share * min(task.most_tokens, int(self.widths.sum()))))
         start = self.parts.first_position[self.rows]
         order = torch.argsort(start, stable=True)
         plan: list[list[int]] = []

@@ -36,3 +36,20 @@ def test_blocks_that_are_too_short_or_long_are_refused():
     for period in (4, 60):
         with pytest.raises(InputError, match=r"period must be between 5 and 59 tokens"):
             induction_pairs(3, period, 60, 0, torch.Generator())
+
+
+@pytest.mark.parametrize("bos", [None, 0])
+@pytest.mark.parametrize("n_ctx", [8, 11, 30, 31, 32, 64])
+def test_the_longest_block_is_the_longest_that_the_context_holds(bos: int | None, n_ctx: int):
+    def width(period: int) -> int:
+        return induction_pairs(1, period, 200, bos, torch.Generator().manual_seed(0)).clean.shape[1]
+
+    longest = max(period for period in range(5, n_ctx) if width(period) <= n_ctx)
+    made = induction_pairs(1, longest, 200, bos, torch.Generator().manual_seed(0), n_ctx=n_ctx)
+    assert made.clean.shape[1] <= n_ctx
+    words = f"period must be between 5 and {longest} tokens, not {longest + 1}: the model's context holds {n_ctx}"
+    with pytest.raises(InputError, match=words):
+        induction_pairs(1, longest + 1, 200, bos, torch.Generator(), n_ctx=n_ctx)
+    # Where there are fewer tokens than that, they are the bound.
+    with pytest.raises(InputError, match=r"period must be between 5 and \d tokens, not 99\."):
+        induction_pairs(1, 99, 6, bos, torch.Generator(), n_ctx=64)

@@ -58,14 +58,21 @@ def test_edges_are_found_by_name():
     nodes = Nodes(shape())
     sender, receiver = nodes.edge("a0.h1 -> a2.h3<k>")
     assert nodes.edge_name(sender, receiver) == "a0.h1->a2.h3<k>"
+    for name in ("L0H1->L2H3.k", "0.1->2.3.k", "l0h1 -> a2.h3<k>"):
+        assert nodes.edge(name) == (sender, receiver)
+    assert nodes.edge("m0->logits") == (nodes.sender("m0"), len(nodes.receivers) - 1)
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("a0.h1", "An edge is written sender->receiver"),
-        ("a0.h9->logits", "no sender 'a0.h9'. Did you mean a0.h"),
-        ("a0.h1->a2.h3", "no receiver 'a2.h3'. Did you mean a2.h3<"),
+        ("a0.h9->logits", "no sender 'a0.h9'; senders are input, L0H0 to L2H3 and m0 to m2. Did you mean L0H"),
+        ("L0H9->logits", "no sender 'L0H9'; senders are input, L0H0 to L2H3 and m0 to m2. Did you mean L0H"),
+        ("a0.h1->a2.h3", "no receiver 'a2.h3'; receivers are L0H0.q to L2H3.q, L0H0.k to L2H3.k, L0H0.v to L2H3.v, "),
+        ("a0.h1->L2H3", "m0 to m2 and logits. Did you mean L2H3."),
+        ("0,1->logits", "no sender '0,1'; senders are"),
+        ("a0.h->logits", "no sender 'a0.h'; senders are"),
         ("nothing->logits", "no sender 'nothing'"),
         ("a2.h1->a2.h0<k>", "a2.h0<k> is computed before a2.h1"),
         ("m2->a0.h0<q>", "does not come after its sender"),

@@ -82,3 +82,53 @@ def test_random_circuits_are_connected_and_large_enough(count: int):
         assert int(one.sum()) >= min(count, int(NODES.reads.sum()))
         assert count > len(NODES.edges) or int(one.sum()) < count + 2 * 2 + 2
     assert count > len(NODES.edges) or any(not torch.equal(drawn[0], one) for one in drawn[1:])
+
+
+def way_by_way(count: int, generator: np.random.Generator) -> Tensor:
+    """The definition: one random way after another, until there are edges enough."""
+    kept = torch.zeros_like(NODES.reads)
+    while int(kept.sum()) < count:
+        receiver = len(NODES.receivers) - 1
+        while True:
+            sender = int(generator.integers(NODES.written_before(receiver)))
+            kept[sender, receiver] = True
+            if sender == 0:
+                break
+            receiver = int(generator.choice(NODES.inputs_of(sender)))
+    return kept
+
+
+@pytest.mark.parametrize("count", [4, 12, 36])
+def test_random_circuits_are_drawn_as_one_way_after_another(count: int, monkeypatch: pytest.MonkeyPatch):
+    # Small batches, so that most circuits take several.
+    monkeypatch.setattr("mechlist.patching.circuits.selection.FIRST_WAYS", 3)
+    monkeypatch.setattr("mechlist.patching.circuits.selection.MANY_WAYS", 5)
+    draws, generator = 1500, np.random.default_rng(0)
+    fast, slow = (
+        torch.stack([draw(generator) for _ in range(draws)]).float()
+        for draw in (lambda g: random_circuit(NODES, count, g), lambda g: way_by_way(count, g))
+    )
+    # How often each edge, each pair of edges, and each number of edges is drawn: within five standard errors.
+    for of in (lambda x: x.flatten(1)[:, NODES.reads.flatten()], lambda x: _pairs(x), lambda x: _sizes(x)):
+        one, other = of(fast).mean(0), of(slow).mean(0)
+        error = ((one * (1 - one) + other * (1 - other)) / draws).sqrt()
+        assert ((one - other).abs() <= 5 * error + 1e-6).all()
+    # Another distribution does not pass: edges at random, as many.
+    even = float(fast.sum() / draws / NODES.reads.sum())
+    drawn = fast.flatten(1)[:, NODES.reads.flatten()].mean(0)
+    assert count == 36 or (drawn - even).abs().max() > 0.1
+
+
+def _pairs(drawn: Tensor) -> Tensor:
+    flat = drawn.flatten(1)[:, NODES.reads.flatten()]
+    return (flat[:, :, None] * flat[:, None]).flatten(1)
+
+
+def _sizes(drawn: Tensor) -> Tensor:
+    return torch.nn.functional.one_hot(drawn.flatten(1).sum(1).long(), int(NODES.reads.sum()) + 1).float()
+
+
+def test_all_edges_of_gpt2_small_are_drawn_at_once():
+    nodes = Nodes(shape(n_layers=12, n_heads=12, n_key_value_heads=12))
+    # About 700,000 ways: one after another they took a minute and a half.
+    assert torch.equal(random_circuit(nodes, len(nodes.edges), np.random.default_rng(0)), nodes.reads)

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mechlist.metrics.answers import LogitDifference, LogProb
 from mechlist.models.quiet import quiet
-from mechlist.patching.grid import prepare
+from mechlist.patching.arguments import PatchArguments, prepare
 from mechlist.patching.replacements import Zero
 from mechlist.patching.sweep.plan import plan_patching
 from mechlist.patching.sweep.task import Task
@@ -44,7 +44,7 @@ def task(runner: Runner, prompts: int, length: int, **asked: Any) -> Task:
     generator = torch.Generator().manual_seed(0)
     base, source = (torch.randint(0, 500, (prompts, length), generator=generator) for _ in range(2))
     chosen: dict[str, Any] = {"base": base, "source": source, "metric": LogitDifference(answer=1, wrong=2)} | asked
-    return prepare(runner, **chosen)[0]
+    return prepare(runner, PatchArguments(**chosen))
 
 
 SWEEPS: list[tuple[int, int, dict[str, Any]]] = [
@@ -85,7 +85,7 @@ def test_whole_passes_are_planned_too(loaded: Callable[[str], Runner]):
     generator = torch.Generator().manual_seed(0)
     base, source = (torch.randint(9, runner.shape.d_vocab, (2, 10), generator=generator) for _ in range(2))
     metric = LogitDifference(answer=5, wrong=6)
-    sweep, _, _ = prepare(runner, base=base, source=source, site="z", per="head", metric=metric)
+    sweep = prepare(runner, PatchArguments(base=base, source=source, site="z", per="head", metric=metric))
     plan = plan_patching(sweep)
     assert plan.path.startswith("whole forward passes, because its attention favours near tokens by a bias")
     assert plan.cells == plan.runs == 2 * runner.shape.n_layers * runner.shape.n_heads

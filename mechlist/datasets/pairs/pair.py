@@ -4,22 +4,37 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 
 from mechlist.datasets.chat import list_tokens
 from mechlist.datasets.lists.prompts import list_prompt
 from mechlist.datasets.lists.role_positions import role_positions
 from mechlist.datasets.lists.roles import list_roles
+from mechlist.datasets.pairs.induction import induction_pairs
 from mechlist.datasets.pairs.ioi import OBJECTS, PLACES, ioi_pairs
 from mechlist.datasets.pairs.irrelevant import Change, changes, instruction_words, same_kind
 from mechlist.datasets.topics import choose_topics
 from mechlist.errors import InputError
-from mechlist.runner import Runner
 
 KEYS = ("clean", "corrupt", "answer", "wrong")
 LIST_ITEMS = 8
 """Of the list after which a short prompt ends and a long one goes on."""
+
+
+@runtime_checkable
+class Texts(Protocol):
+    """What turns text into tokens and back, such as a Runner."""
+
+    def to_tokens(self, text: str, *, prepend_bos: bool | None = None) -> list[int]:
+        """Token ids of a text, with BOS as is the model's habit unless `prepend_bos` says otherwise."""
+        ...
+
+    def token_texts(self, tokens: Sequence[int]) -> list[str]:
+        """The text of each token."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,21 +58,34 @@ class Pairs:
     irrelevant: list[list[Change]] | None = None
     """Of each pair, the ways to change a token of both its prompts that should not matter."""
 
+    def in_draws(self, prompts: int) -> "list[Pairs]":
+        """Pairs of a null in groups as large as the estimate's: means over fewer prompts are larger by chance.
 
-def list_pairs(runner: Runner, topics: Sequence[str]) -> Pairs:
+        Raises:
+            InputError: pairs that do not make whole groups.
+        """
+        if len(self.pairs) % prompts:
+            raise InputError(
+                f"null_file must hold as many pairs as there are prompts ({prompts}), or a multiple for several draws "
+                f"of the null, not {len(self.pairs)}."
+            )
+        return [Pairs(self.pairs[i : i + prompts]) for i in range(0, len(self.pairs), prompts)]
+
+
+def list_pairs(tokenizer: Any, topics: Sequence[str]) -> Pairs:
     """Lists of well-known items with a filler on the last: at its last line break a short list ends, a long one not.
 
     Raises:
         InputError: a topic that there is not; a tokenizer without chat template.
     """
-    marks = list_tokens(runner.tokenizer)
+    marks = list_tokens(tokenizer)
     pairs, roles, others = [], [], []
-    words = instruction_words(runner.tokenizer)
+    words = instruction_words(tokenizer)
     for topic, items in choose_topics((), topics).items():
-        lines = [runner.tokenizer.encode(item, add_special_tokens=False) for item in items[:LIST_ITEMS]]
+        lines = [tokenizer.encode(item, add_special_tokens=False) for item in items[:LIST_ITEMS]]
         written = [token for line in lines for token in (marks.hyphen, *line, marks.line_break)]
         completion = [*written[1:-1], marks.blank, marks.line_break]
-        prompt, other = (list_prompt(runner.tokenizer, topic, adjective) for adjective in ("short", "long"))
+        prompt, other = (list_prompt(tokenizer, topic, adjective) for adjective in ("short", "long"))
         clean, corrupt = (p.with_completion(completion) for p in (prompt, other))
         pairs.append(Pair(clean, corrupt, marks.end_of_turn, marks.hyphen))
         roles.append(list_roles(prompt, completion, marks))
@@ -65,29 +93,40 @@ def list_pairs(runner: Runner, topics: Sequence[str]) -> Pairs:
     return Pairs(pairs, role_positions(roles), list(topics), others)
 
 
-def name_pairs(runner: Runner, examples: int) -> Pairs:
+def name_pairs(tokenizer: Any, examples: int, *, bos: int | None, generator: np.random.Generator) -> Pairs:
     """Indirect object identification; the corrupt prompt swaps the two names' parts (Wang et al. 2022).
 
     Raises:
         InputError: a tokenizer that does not write names as one token.
     """
-    seed = int.from_bytes(runner.generator("ioi pairs").get_state()[:8].numpy().tobytes(), "little")
-    bos = runner.bos_token_id if runner.to_tokens("a") != runner.to_tokens("a", prepend_bos=False) else None
-    found = ioi_pairs(runner.tokenizer, examples, np.random.default_rng(seed), bos=bos)
+    found = ioi_pairs(tokenizer, examples, generator, bos=bos)
     roles = {name: [[pair.positions[name]] for pair in found] for name in found[0].positions}
     pairs = [Pair(p.clean, p.corrupt, p.answer, p.wrong) for p in found]
-    words = same_kind(runner.tokenizer, PLACES, OBJECTS)
+    words = same_kind(tokenizer, PLACES, OBJECTS)
     others = [changes(p.clean, words, range(len(p.clean))) for p in found]
     return Pairs(pairs, roles, [f"template {p.template}" for p in found], others)
 
 
-def own_pairs(runner: Runner, texts: Sequence[Mapping[str, str]]) -> Pairs:
+def block_pairs(
+    examples: int, period: int, *, d_vocab: int, n_ctx: int, bos: int | None, generator: torch.Generator
+) -> Pairs:
+    """Random blocks begun again; the corrupt prompt differs in what induction reads; see `induction_pairs`.
+
+    Raises:
+        InputError: a block that is too short, or too long for the model.
+    """
+    found = induction_pairs(examples, period, d_vocab, bos, generator, n_ctx=n_ctx)
+    columns = (found.clean, found.corrupt, found.answer, found.wrong)
+    return Pairs([Pair(*row) for row in zip(*(column.tolist() for column in columns), strict=True)])
+
+
+def own_pairs(model: Texts, texts: Sequence[Mapping[str, str]]) -> Pairs:
     """Pairs given as text.
 
     Raises:
         InputError: prompts of unequal length or that do not differ, an answer that is not one token.
     """
-    return Pairs([_tokens(runner, pair, number) for number, pair in enumerate(texts, start=1)])
+    return Pairs([_tokens(model, pair, number) for number, pair in enumerate(texts, start=1)])
 
 
 def read_pairs(file: Path) -> list[dict[str, str]]:
@@ -114,8 +153,8 @@ def read_pairs(file: Path) -> list[dict[str, str]]:
     return pairs
 
 
-def _tokens(runner: Runner, pair: Mapping[str, str], number: int) -> Pair:
-    clean, corrupt = runner.to_tokens(pair["clean"]), runner.to_tokens(pair["corrupt"])
+def _tokens(model: Texts, pair: Mapping[str, str], number: int) -> Pair:
+    clean, corrupt = model.to_tokens(pair["clean"]), model.to_tokens(pair["corrupt"])
     if len(clean) != len(corrupt):
         raise InputError(
             f"clean and corrupt must have the same number of tokens; in pair {number} they have {len(clean)} and "
@@ -123,13 +162,13 @@ def _tokens(runner: Runner, pair: Mapping[str, str], number: int) -> Pair:
         )
     if clean == corrupt:
         raise InputError(f"clean and corrupt must differ; in pair {number} they are the same tokens.")
-    return Pair(clean, corrupt, *(_single(runner, name, pair[name], number) for name in ("answer", "wrong")))
+    return Pair(clean, corrupt, *(_single(model, name, pair[name], number) for name in ("answer", "wrong")))
 
 
-def _single(runner: Runner, name: str, text: str, number: int) -> int:
-    tokens: Sequence[int] = runner.to_tokens(text, prepend_bos=False)
+def _single(model: Texts, name: str, text: str, number: int) -> int:
+    tokens: Sequence[int] = model.to_tokens(text, prepend_bos=False)
     if len(tokens) != 1:
         raise InputError(
-            f"{name} must be one token; in pair {number} {text!r} is {len(tokens)}: {runner.token_texts(tokens)}."
+            f"{name} must be one token; in pair {number} {text!r} is {len(tokens)}: {model.token_texts(tokens)}."
         )
     return tokens[0]

@@ -13,10 +13,12 @@ from transformers import AutoTokenizer
 
 from mechlist.datasets.pairs.ioi import OBJECTS, PLACES, ioi_pairs
 from mechlist.datasets.pairs.irrelevant import changes, same_kind, single_tokens
+from mechlist.datasets.pairs.pair import Pair, Pairs, list_pairs
 from mechlist.errors import InputError
 from mechlist.experiments.patch.experiment import Patch
-from mechlist.experiments.patch.null import in_draws, irrelevant_sources, null
-from mechlist.experiments.patch_pairs import Pair, Pairs, list_pairs
+from mechlist.metrics.answers import LogitDifference
+from mechlist.patching.arguments import PatchArguments
+from mechlist.patching.null import irrelevant_sources, null
 from mechlist.runner import Runner
 
 PAIR: dict[str, Any] = {"clean": "-Oak\n-Elm", "corrupt": "-Oak\n-Ash", "answer": "\n", "wrong": "-"}
@@ -54,7 +56,7 @@ def test_names_stay_where_places_and_objects_change(shared: Path):
 
 
 def test_lists_change_in_their_instruction_alone(runner: Runner):
-    found = list_pairs(runner, ("Fruits", "Colors"))
+    found = list_pairs(runner.tokenizer, ("Fruits", "Colors"))
     assert found.irrelevant is not None
     for pair, of_pair in zip(found.pairs, found.irrelevant, strict=True):
         assert len(of_pair) >= 5
@@ -69,24 +71,27 @@ def test_lists_change_in_their_instruction_alone(runner: Runner):
 def test_each_draw_changes_each_prompt_once_and_never_the_same():
     base = torch.tensor([[1, 2, 3], [4, 5, 6]])
     irrelevant = [[{0: 10}, {0: 11}], [{1: 20, 2: 20}, {1: 21, 2: 21}]]
-    draws = list(irrelevant_sources({"base": base, "site": "z"}, irrelevant, 2, torch.Generator().manual_seed(0)))
-    assert [draw["site"] for draw in draws] == ["z", "z"]
-    first = {tuple(draw["source"][0].tolist()) for draw in draws}
-    second = {tuple(draw["source"][1].tolist()) for draw in draws}
+    metric = LogitDifference(answer=1, wrong=2)
+    arguments = PatchArguments(base=base, source=base, site="z", per="head", metric=metric)
+    draws = list(irrelevant_sources(arguments, irrelevant, 2, torch.Generator().manual_seed(0)))
+    assert [draw.site for draw in draws] == ["z", "z"]
+    put: list[Any] = [draw.source for draw in draws]
+    first = {tuple(source[0].tolist()) for source in put}
+    second = {tuple(source[1].tolist()) for source in put}
     assert first == {(10, 2, 3), (11, 2, 3)}
     assert second == {(4, 20, 20), (4, 21, 21)}
     assert base.tolist() == [[1, 2, 3], [4, 5, 6]]
     with pytest.raises(InputError, match="null_pairs must be at most 2, not 3"):
-        list(irrelevant_sources({"base": base}, irrelevant, 3, torch.Generator()))
+        list(irrelevant_sources(arguments, irrelevant, 3, torch.Generator()))
     with pytest.raises(InputError, match="null_pairs must be at most 0, not 1"):
-        list(irrelevant_sources({"base": base}, None, 1, torch.Generator()))
+        list(irrelevant_sources(arguments, None, 1, torch.Generator()))
 
 
 def test_a_draw_is_a_mean_over_as_many_prompts():
     pairs = Pairs([Pair([i], [i + 1], 0, 1) for i in range(6)])
-    assert [[pair.clean[0] for pair in draw.pairs] for draw in in_draws(pairs, 3)] == [[0, 1, 2], [3, 4, 5]]
+    assert [[pair.clean[0] for pair in draw.pairs] for draw in pairs.in_draws(3)] == [[0, 1, 2], [3, 4, 5]]
     with pytest.raises(InputError, match=re.escape("as many pairs as there are prompts (4), or a multiple")):
-        in_draws(pairs, 4)
+        pairs.in_draws(4)
     grid = {"layer": [0, 1], "position": [0, 1, 2]}
     estimate = xr.DataArray(np.zeros((3, 2, 3)), dims=("prompt", *grid), coords=grid)
     effects = xr.DataArray(np.arange(12.0).reshape(3, 2, 2), dims=("prompt", *grid), coords=grid | {"position": [0, 1]})
@@ -106,11 +111,11 @@ def test_the_null_is_the_same_sweep_over_prompts_that_differ_irrelevantly(runner
     ]
     file = tmp_path / "null.jsonl"
     file.write_text("\n".join(json.dumps(line) for line in lines))
-    asked = {"site": "mlp_out", "noise_repeats": 0}
-    results = Patch(**PAIR, **asked, null_file=file).run(runner)
+    fields: dict[str, Any] = {"site": "mlp_out", "noise_repeats": 0}
+    results = Patch(**PAIR, **fields, null_file=file).run(runner)
     assert results["null"].dims == ("draw", "layer", "position")
     for draw, line in zip(results["null"], lines, strict=True):
-        alone = Patch(**line, **asked).run(runner)
+        alone = Patch(**line, **fields).run(runner)
         np.testing.assert_allclose(draw, (alone["patched"] - alone["base"])[0], atol=1e-5)
     assert "noise" not in results
     words = Patch().findings(results)[-1]
@@ -118,19 +123,19 @@ def test_the_null_is_the_same_sweep_over_prompts_that_differ_irrelevantly(runner
     lines.append(lines[0] | {"clean": "-Elm\n-Ash\n-Elm", "corrupt": "-Oak\n-Ash\n-Elm"})
     file.write_text("\n".join(json.dumps(line) for line in lines))
     with pytest.raises(InputError, match="prompts of at most"):
-        Patch(**PAIR, **asked, null_file=file).run(runner)
+        Patch(**PAIR, **fields, null_file=file).run(runner)
 
 
 def test_an_irrelevant_token_that_reaches_nothing_makes_a_null_of_nothing(runner: Runner):
-    asked: dict[str, Any] = {"topics": ("Fruits", "Colors"), "roles": True, "null_pairs": 2, "noise_repeats": 1}
-    results = Patch(**asked).run(runner)
+    fields: dict[str, Any] = {"topics": ("Fruits", "Colors"), "roles": True, "null_pairs": 2, "noise_repeats": 1}
+    results = Patch(**fields).run(runner)
     assert results["null"].sizes["draw"] == 2
     # The first layer's stream differs at words of the instruction, which are of the role "prompt", and nowhere else.
     first = results["null"].sel(layer=0)
     assert not first.drop_sel(role="prompt").fillna(0).values.any()
     assert first.sel(role="prompt").values.all()
     assert results.attrs["correction"] == "max-t"
-    table = Patch(**asked).tables(results)["cells"]
+    table = Patch(**fields).tables(results)["cells"]
     threshold = float(abs(results["null"]).max())
     assert table["beyond_null"].tolist() == (table["effect"].abs() > threshold).tolist()
     assert table["below_noise"].dtype == bool

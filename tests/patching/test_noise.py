@@ -7,10 +7,12 @@ import pytest
 import torch
 import xarray as xr
 
-from mechlist import LogitDifference, patch_grid
-from mechlist.experiments import noise as patch_noise
-from mechlist.experiments.noise import Asked, exact_effects, in_order, noise, noise_of, sampled
-from mechlist.patching.attribution import attribution_grid
+from mechlist import LogitDifference
+from mechlist.patching import noise as patch_noise
+from mechlist.patching.arguments import PatchArguments
+from mechlist.patching.attribution import estimate_cells
+from mechlist.patching.grid import patch_cells
+from mechlist.patching.noise import exact_effects, noise, sampled
 from mechlist.runner import Intervention, Runner
 from mechlist.types import Plan
 
@@ -24,24 +26,25 @@ def runner(loaded: Any) -> Runner:
     return loaded("gpt2")
 
 
-def asked(site: str = "z", per: str = "head") -> Asked:
+def arguments(site: str = "z", per: str = "head") -> PatchArguments:
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(97, (2, PROMPTS, LENGTH), generator=generator)
     roles = {"end": [[n - 1] for n in LENGTHS], "start": [[0, 1]] + [[]] * (PROMPTS - 1)}
-    return {
-        "base": tokens[0],
-        "source": tokens[1],
-        "site": site,
-        "per": per,
-        "metric": LogitDifference(answer=ANSWER, wrong=WRONG),
-        "lengths": torch.tensor(LENGTHS),
-        "roles": roles if per == "position" else None,
-    }
+    return PatchArguments(
+        base=tokens[0],
+        source=tokens[1],
+        site=site,
+        per=per,
+        metric=LogitDifference(answer=ANSWER, wrong=WRONG),
+        lengths=torch.tensor(LENGTHS),
+        roles=roles if per == "position" else None,
+    )
 
 
-def ordered(whole: Asked, order: Any) -> Asked:
-    metric = LogitDifference(answer=[ANSWER[i] for i in order], wrong=[WRONG[i] for i in order])
-    return in_order(whole, order, metric)
+def numbered(prompts: int) -> PatchArguments:
+    """Arguments whose prompts say which they are."""
+    tokens = torch.arange(prompts)[:, None]
+    return PatchArguments(base=tokens, source=tokens, site="z", per="head", metric=LogitDifference(answer=3, wrong=4))
 
 
 def spied(monkeypatch: pytest.MonkeyPatch, runner: Runner) -> list[list[int]]:
@@ -59,8 +62,8 @@ def spied(monkeypatch: pytest.MonkeyPatch, runner: Runner) -> list[list[int]]:
 @pytest.mark.parametrize("per", ["head", "position"])
 @pytest.mark.parametrize("share", [1.0, 0.6, 0.1])
 def test_effects_in_any_batches_are_those_of_the_grid(runner: Runner, per: str, share: float):
-    whole = asked(per=per)
-    results = patch_grid(runner, **whole)
+    whole = arguments(per=per)
+    results = patch_cells(runner, whole)
     effects = exact_effects(runner, whole, share)
     expected = results["patched"] - results["base"]
     assert effects.dims == expected.dims
@@ -71,8 +74,8 @@ def test_effects_in_any_batches_are_those_of_the_grid(runner: Runner, per: str, 
 @pytest.mark.parametrize("per", ["head", "position"])
 def test_prompts_in_another_order_have_their_own_metric_roles_and_lengths(runner: Runner, per: str):
     order = [5, 0, 3]
-    whole = asked(per=per)
-    again = exact_effects(runner, ordered(whole, order))
+    whole = arguments(per=per)
+    again = exact_effects(runner, whole.select(order))
     np.testing.assert_allclose(again, exact_effects(runner, whole)[order], atol=1e-5)
 
 
@@ -84,9 +87,9 @@ def changed(activation: torch.Tensor, rows: Any) -> torch.Tensor:
 def test_a_repeat_goes_through_other_batches_and_its_noise_is_small(
     monkeypatch: pytest.MonkeyPatch, runner: Runner, path: str
 ):
-    whole = asked(per="head" if path == "whole passes" else "head_position")
+    whole = arguments(per="head" if path == "whole passes" else "head_position")
     if path == "one prompt":
-        whole = ordered(whole, [0])
+        whole = whole.select([0])
     changes = [Intervention("blocks.0.hook_resid_pre", changed)] if path == "whole passes" else []
     with runner.intervene(*changes):
         first = exact_effects(runner, whole)
@@ -94,21 +97,14 @@ def test_a_repeat_goes_through_other_batches_and_its_noise_is_small(
         exact_effects(runner, whole)
         once, many = [n for call in plain for n in call], len(plain)
         memory = runner.memory
-        found = noise(
-            runner,
-            lambda question, share: exact_effects(runner, question, share),
-            lambda order: ordered(whole, order) if path != "one prompt" else whole,
-            first,
-            repeats=2,
-        )
+        found = noise(runner, lambda of, share: exact_effects(runner, of, share), whole, first, repeats=2)
         sizes = [n for call in plain[many:] for n in call]
     assert runner.memory == memory
     assert sizes
     assert max(sizes) < max(once), "all batches are smaller than the largest of before"
     assert found.dims == first.dims[1:]
     assert found.attrs["prompts"] == len(first)
-    largest = noise_of({"noise": found})
-    assert largest is not None
+    largest = float(found.max())
     assert largest < 1e-4
     assert path == "one prompt" or largest > 0
 
@@ -120,17 +116,15 @@ def test_of_a_large_grid_a_few_prompts_are_swept_again(monkeypatch: pytest.Monke
     effects = xr.DataArray(np.arange(10.0)[:, None] * [1, 2], dims=("prompt", "layer"))
     seen: list[int] = []
 
-    def sweep(question: Asked, share: float) -> xr.DataArray:
+    def sweep(of: PatchArguments, share: float) -> xr.DataArray:
         assert share < 1
-        seen.extend(question["order"])
-        return effects[question["order"]] + 0.125 * (np.array(question["order"])[:, None] == seen[0])
+        order = of.base[:, 0].tolist()
+        seen.extend(order)
+        return effects[order] + 0.125 * (np.array(order)[:, None] == seen[0])
 
-    found = noise(runner, sweep, lambda order: {"order": list(order)}, effects, repeats=1)
+    found = noise(runner, sweep, numbered(len(effects)), effects, repeats=1)
     assert len(seen) == len(set(seen)) == found.attrs["prompts"] == 3
     assert found.values.tolist() == [0.125, 0.125]
-    assert noise_of({"noise": found}) == 0.125
-    assert noise_of({}) is None
-    assert noise_of({"noise": found * np.nan}) is None
 
 
 def test_nothing_stored_is_used_again_and_the_store_comes_back(monkeypatch: pytest.MonkeyPatch, runner: Runner):
@@ -138,24 +132,18 @@ def test_nothing_stored_is_used_again_and_the_store_comes_back(monkeypatch: pyte
     monkeypatch.setattr(runner, "store", store)
     effects = xr.DataArray(np.ones((3, 2)), dims=("prompt", "layer"))
 
-    def sweep(question: Asked, share: float) -> xr.DataArray:
+    def sweep(of: PatchArguments, share: float) -> xr.DataArray:
         assert runner.store is None
-        return effects[question["order"]]
+        return effects[of.base[:, 0].tolist()]
 
-    noise(runner, sweep, lambda order: {"order": list(order)}, effects, repeats=2)
+    noise(runner, sweep, numbered(len(effects)), effects, repeats=2)
     assert runner.store is store
 
 
 def test_estimates_of_prompts_in_another_order(runner: Runner):
-    whole = asked()
-    first = attribution_grid(runner, **whole)["effect"]
-    found = noise(
-        runner,
-        lambda question, _: attribution_grid(runner, **question)["effect"],
-        lambda order: ordered(whole, order),
-        first,
-        repeats=1,
-    )
+    whole = arguments()
+    first = estimate_cells(runner, whole)["effect"]
+    found = noise(runner, lambda of, _: estimate_cells(runner, of)["effect"], whole, first, repeats=1)
     assert float(found.max()) < 1e-4
 
 

@@ -1,17 +1,14 @@
 """Numerical noise of a sweep: the same effects once more, with the prompts in another order and in other batches."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import xarray as xr
-from torch import Tensor
 
-from mechlist.metrics.measure import Metric
 from mechlist.metrics.significance import numerical_noise
-from mechlist.patching.grid import prepare
+from mechlist.patching.arguments import PatchArguments, prepare
 from mechlist.patching.sweep.task import Task
 from mechlist.runner import Runner
 from mechlist.runner.memory import CPU_TOKENS, GPU_TOKENS, captured_bytes
@@ -24,31 +21,16 @@ LEAST = 2
 SHARE = 0.6
 """Of the tokens of a batch: batches of another size round otherwise even where they have the same members."""
 
-Asked = dict[str, Any]
-"""Arguments of `patch_grid`."""
-Sweep = Callable[[Asked, float], xr.DataArray]
+EffectsOf = Callable[[PatchArguments, float], xr.DataArray]
 """Effects (patched - base) by prompt and cell, in batches of this share of their usual size."""
 
 
-def exact_effects(runner: Runner, asked: Asked, batch_share: float = 1.0) -> xr.DataArray:
+def exact_effects(runner: Runner, arguments: PatchArguments, batch_share: float = 1.0) -> xr.DataArray:
     """Patched - base of every prompt and cell, in float64; what `patch_grid` warns of is not said again."""
-    task, axes, coords = prepare(runner, **asked)
+    task = prepare(runner, arguments)
     with _smaller_passes(task, batch_share):
         values = dataclasses.replace(task, batch_share=batch_share).values()
-    effects = (values.patched.double() - values.base.double()[:, None]).numpy()
-    return xr.DataArray(effects.reshape(len(task.base), *axes.values()), dims=("prompt", *axes), coords=coords)
-
-
-def in_order(asked: Asked, order: Sequence[int], metric: Metric) -> Asked:
-    """The same question for the prompts that `order` numbers, with their metric."""
-    source, roles, chosen = asked["source"], asked["roles"], list(order)
-    return asked | {
-        "base": asked["base"][chosen],
-        "source": source[chosen] if isinstance(source, Tensor) else source,
-        "lengths": asked["lengths"][chosen],
-        "metric": metric,
-        "roles": None if roles is None else {name: [of[i] for i in chosen] for name, of in roles.items()},
-    }
+    return task.of_cells(values.patched.double() - values.base.double()[:, None])
 
 
 def sampled(prompts: int, cells: int) -> int:
@@ -57,11 +39,7 @@ def sampled(prompts: int, cells: int) -> int:
 
 
 def noise(
-    runner: Runner,
-    sweep: Sweep,
-    ask: Callable[[Sequence[int]], Asked],
-    effects: xr.DataArray,
-    repeats: int,
+    runner: Runner, effects_of: EffectsOf, arguments: PatchArguments, effects: xr.DataArray, repeats: int
 ) -> xr.DataArray:
     """The largest difference, over prompts, between the effect of a cell and the same effect computed again.
 
@@ -70,8 +48,8 @@ def noise(
 
     Args:
         runner: with the model.
-        sweep: computes effects.
-        ask: what to sweep for the prompts of these numbers.
+        effects_of: computes effects.
+        arguments: what was swept; what chance decides is decided.
         effects: of the first time, by prompt and cell.
         repeats: how often.
     """
@@ -85,7 +63,7 @@ def noise(
             again = np.empty_like(computed[0])
             order = generator.permutation(count)
             for group in _groups(order):
-                again[group] = sweep(ask(chosen[group].tolist()), SHARE).values
+                again[group] = effects_of(arguments.select(chosen[group].tolist()), SHARE).values
             computed.append(again)
     found = numerical_noise(np.stack(computed)).per_cell
     return cells.copy(data=found).assign_attrs(prompts=count)
@@ -96,12 +74,6 @@ def times(plan: Plan, factor: float | int) -> Plan:
     flops, loop_flops = int(factor * plan.flops), int(factor * plan.loop_flops)
     seconds, tokens = factor * plan.seconds, factor * plan.forward_tokens
     return dataclasses.replace(plan, flops=flops, loop_flops=loop_flops, seconds=seconds, forward_tokens=tokens)
-
-
-def noise_of(results: Mapping[Any, xr.DataArray]) -> float | None:
-    """The noise anywhere in the grid; None where it was not measured, or no cell has a value."""
-    largest = float(results["noise"].max()) if "noise" in results else np.nan
-    return None if np.isnan(largest) else largest
 
 
 def _groups(order: np.ndarray) -> list[np.ndarray]:

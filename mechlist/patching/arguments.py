@@ -1,0 +1,126 @@
+"""What is asked of patching, as one value; and the checked task that follows from it."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from mechlist.errors import InputError
+from mechlist.metrics.measure import Metric
+from mechlist.models.language_model import require_eval
+from mechlist.patching.replacements import Given, Replacement, Resample, Source, Target
+from mechlist.patching.sweep.cells import by_role, check_site, grid, hook_name, named
+from mechlist.patching.sweep.parts import Parts
+from mechlist.patching.sweep.task import Task, whole_passes
+from mechlist.runner import Runner
+from mechlist.runner.batching import check_prompts, real_lengths
+from mechlist.types import ModelShape
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PatchArguments:
+    """Which parts of which runs are replaced by what, and what is measured; nothing is checked yet."""
+
+    base: Int[Tensor, "..."]
+    """Prompts that are run and changed."""
+    source: Int[Tensor, "..."] | Replacement
+    """What is put in: the runs of these prompts, position for position; or `Zero()`, `Mean(...)`, `Resample(...)`,
+    `Given(...)`."""
+    site: str
+    """resid_pre, resid_mid, resid_post, attn_out, mlp_out, z, q, k, v, pattern or attn_scores."""
+    per: str
+    """position, head or head_position; for patterns and scores the position is the query's."""
+    metric: Metric
+    """What is measured."""
+    lengths: Int[Tensor, "..."] | None = None
+    """Real tokens of prompts that are padded on the right."""
+    cells: Mapping[str, Iterable[Any]] | None = None
+    """Named sets of (layer, position), (layer, head) or (layer, head, position), in place of the whole grid."""
+    roles: Mapping[str, Sequence[Sequence[int]]] | None = None
+    """Named sets of positions, given for each prompt, in place of the single positions."""
+
+    def select(self, prompts: Sequence[int]) -> "PatchArguments":
+        """For some of the prompts, in this order: each keeps its source, metric, length and roles."""
+        chosen, source = list(prompts), self.source
+        own = source[chosen] if isinstance(source, Tensor) else source
+        return dataclasses.replace(
+            self,
+            base=self.base[chosen],
+            source=own.select(chosen) if isinstance(own, Given) else own,
+            metric=self.metric.select(chosen),
+            lengths=None if self.lengths is None else self.lengths[chosen],
+            roles=None if self.roles is None else {name: [of[i] for i in chosen] for name, of in self.roles.items()},
+        )
+
+    def with_source(self, source: Int[Tensor, "..."] | Replacement) -> "PatchArguments":
+        """The same with something else put in."""
+        return dataclasses.replace(self, source=source)
+
+    def at(self, site: str, per: str) -> "PatchArguments":
+        """The same at another site."""
+        return dataclasses.replace(self, site=site, per=per)
+
+    def drawn(self, runner: Runner) -> "PatchArguments":
+        """The same with what chance decides decided, so that it can be asked again in another order."""
+        if not isinstance(self.source, Resample):
+            return self
+        return self.with_source(self.source.ready(self.target(runner)).tokens)
+
+    def target(self, runner: Runner) -> Target:
+        """What the replacement is made ready for."""
+        hooks = [hook_name(self.site, layer) for layer in range(runner.shape.n_layers)]
+        return Target(runner, self.base, real_lengths(self.base, self.lengths), hooks)
+
+
+def prepare(runner: Runner, arguments: PatchArguments) -> Task:
+    """The checked task, which knows the axes of its cells and their labels.
+
+    Raises:
+        InputError: shapes that differ, tokens, positions, heads or a site that the model does not have.
+        ModelError: a model in train mode whose dropout would make every number noise.
+    """
+    shape, base, site = runner.shape, arguments.base, arguments.site
+    require_eval(runner.model)
+    check_site(site, arguments.per, shape, runner.language_model.hook_names)
+    if site == "resid_mid" and runner.language_model.makes_logits and whole_passes(runner, site) is not None:
+        raise InputError(
+            "Through TransformerBridge a change of resid_mid reaches the MLP alone, and not what follows it: take "
+            "attn_out, or the next layer's resid_pre."
+        )
+    source = arguments.source if isinstance(arguments.source, Tensor) else None
+    if base.ndim != 2 or (source is not None and base.shape != source.shape):
+        other = base if source is None else source
+        raise InputError(
+            f"base and source must have one shape [prompt, position]; received {list(base.shape)} and "
+            f"{list(other.shape)}. Align prompts of unequal length first (mechlist.datasets.pairs.align)."
+        )
+    lengths = real_lengths(base, arguments.lengths)
+    for tokens in (base, source):
+        if tokens is not None:
+            check_prompts(tokens, shape.n_ctx, shape.d_vocab)
+    measure = arguments.metric.prepare(base, lengths, shape.d_vocab_out)
+    parts, labels = _cells(arguments, shape, lengths)
+    given = arguments.source
+    ready = Source(given) if isinstance(given, Tensor) else given.ready(arguments.target(runner))
+    tokens = ready.tokens if isinstance(ready, Source) else None
+    return Task(runner, base, tokens, lengths, site, parts, labels, measure, ready)
+
+
+def _cells(
+    arguments: PatchArguments, shape: ModelShape, lengths: Int[Tensor, " prompt"]
+) -> tuple[Parts, dict[str, list[Any]]]:
+    """What each cell replaces, and the labels of the cells along their axes."""
+    cells, roles, site, per = arguments.cells, arguments.roles, arguments.site, arguments.per
+    prompts, length = arguments.base.shape
+    if cells is not None and roles is not None:
+        raise InputError("cells and roles exclude each other: give one of them.")
+    if cells is not None:
+        return named(cells, site, per, shape, length, prompts), {"cell": list(cells)}
+    if roles is not None:
+        parts, sizes = by_role(roles, site, per, shape, lengths)
+        return parts, {name: list(roles) if name == "role" else list(range(size)) for name, size in sizes.items()}
+    parts, sizes = grid(site, per, shape, length, prompts)
+    return parts, {name: list(range(size)) for name, size in sizes.items()}
