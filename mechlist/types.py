@@ -140,8 +140,8 @@ def parse_head(text: str, parameter: str, shape: tuple[int, int] | None = None) 
     if head is not None and not entry and (shape is None or (head[0] < shape[0] and head[1] < shape[1])):
         return head
     there = "such as L4H11" if shape is None else f"from L0H0 to {head_name((shape[0] - 1, shape[1] - 1))}"
-    what = "heads" if parameter.endswith("s") else "a head"
-    raise InputError(f"{parameter} must be {what} {there}, not {text!r}.")
+    what = "" if parameter in ("head", "heads") else "heads " if parameter.endswith("s") else "a head "
+    raise InputError(f"{parameter} must be {what}{there}, not {text!r}.")
 
 
 def readable(label: str) -> str:

@@ -63,7 +63,7 @@ def test_a_head_is_read_in_every_notation_and_written_in_one(text: str) -> None:
 def test_what_a_head_reads_has_its_letter(text: str) -> None:
     assert read_head(text) == ((4, 11), "q")
     assert head_name((4, 11), "q") == "L4H11.q"
-    with pytest.raises(InputError, match="heads must be heads such as L4H11, not"):
+    with pytest.raises(InputError, match="heads must be such as L4H11, not"):
         parse_head(text, "heads")
 
 
@@ -80,7 +80,7 @@ def test_a_head_that_the_model_has_not_is_refused(text: str) -> None:
     parse_head(text, "heads")
     with pytest.raises(InputError) as raised:
         parse_head(text, "heads", (5, 12))
-    assert str(raised.value) == f"heads must be heads from L0H0 to L4H11, not {text!r}."
+    assert str(raised.value) == f"heads must be from L0H0 to L4H11, not {text!r}."
 
 
 def test_saved_labels_are_written_as_people_read_them() -> None:

@@ -70,7 +70,7 @@ class HeadEdit:
         for layer, head in self.heads:
             if not (0 <= layer < shape[0] and 0 <= head < shape[1]):
                 last, other = head_name((shape[0] - 1, shape[1] - 1)), head_name((layer, head))
-                raise InputError(f"heads must be heads from L0H0 to {last}, not {other!r}.")
+                raise InputError(f"heads must be from L0H0 to {last}, not {other!r}.")
         if self.donors is None:
             return
         if [len(donor) for donor in self.donors] != [len(prompt) for prompt in prompts]:

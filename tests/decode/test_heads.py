@@ -131,7 +131,7 @@ def test_edits_that_are_not_whole_are_refused(given: dict[str, Any], words: str)
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (HeadEdit(heads=((7, 0),)), "heads must be heads from L0H0 to L2H3, not 'L7H0'"),
+        (HeadEdit(heads=((7, 0),)), "heads must be from L0H0 to L2H3, not 'L7H0'"),
         (HeadEdit(heads=((0, 0),), mode="swap", donors=[[3, 4]]), "donors must be one for each prompt"),
     ],
 )

@@ -152,7 +152,7 @@ def test_noise_shrinks_with_the_lists():
 def test_names_of_heads():
     assert parse_heads(("3.1", "L4H2")) == ((3, 1), (4, 2))
     for wrong in ("3", "3,1", "a.b", "-1.2", "3.1.2"):
-        with pytest.raises(InputError, match="heads must be heads such as L4H11, not"):
+        with pytest.raises(InputError, match="heads must be such as L4H11, not"):
             parse_heads((wrong,))
     with pytest.raises(InputError, match="each head once"):
         parse_heads(("3.1", "L3H1"))
@@ -270,7 +270,7 @@ def test_recorded_lists(runner: Runner, tmp_path: Path):
         ({"strongest": 3}, "strongest does nothing without heads_from: leave it out"),
         ({"intervention": "swap"}, "intervention does nothing without heads"),
         ({"controls": 0}, "controls does nothing without heads"),
-        ({"heads": ("x",)}, "heads must be heads such as L4H11, not 'x'"),
+        ({"heads": ("x",)}, "heads must be such as L4H11, not 'x'"),
         ({"strongest": 0}, "strongest must be at least 1"),
         ({"heads": ("1.0",), "heads_from": Path("x")}, "exclude each other"),
         ({"temperature": 0.0}, "temperature must be above 0"),
@@ -284,7 +284,7 @@ def test_parameters_out_of_range_are_refused(changes: dict[str, Any], words: str
 
 
 def test_heads_that_the_model_lacks_are_refused_at_once(runner: Runner):
-    with pytest.raises(InputError, match="heads must be heads from L0H0 to L5H7, not 'L9H0'"):
+    with pytest.raises(InputError, match="heads must be from L0H0 to L5H7, not 'L9H0'"):
         ListHazard(**SMALL, heads=("9.0",)).run(runner)
     with pytest.raises(InputError, match="intervention swap needs lists with an adjective, short or long"):
         ListHazard(**SMALL, adjectives=("none",), heads=("3.0",), intervention="swap").run(runner)

@@ -235,7 +235,7 @@ def test_bad_flags_of_list_tree_are_refused(changes: dict[str, Any], words: str)
 
 @pytest.mark.parametrize("heads", [("L9H0",), ("x",), ("L1H0", "1.0"), ("L1H99",)])
 def test_heads_that_there_are_not_are_refused(runner: Runner, heads: tuple[str, ...]):
-    with pytest.raises(InputError, match=f"heads must be heads from L0H0 to L5H7, each once, not '{heads[-1]}'"):
+    with pytest.raises(InputError, match=r"heads must (be from L0H0 to L5H7, not|hold each head once, not)"):
         ListTree(heads=heads).run(runner)
 
 

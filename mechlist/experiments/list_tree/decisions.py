@@ -1,6 +1,5 @@
 """What a model decides along a list, with some heads changed where that is asked for."""
 
-import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -13,11 +12,10 @@ from mechlist.errors import InputError
 from mechlist.experiments.list_tree.lists import OneList
 from mechlist.runner import Intervention, Rows, Runner
 from mechlist.runner.batch import Batch
-from mechlist.types import Head, head_name
+from mechlist.types import Head, parse_head
 
 DECISIONS = ("filler", "end", "next_item")
 """Of a blank behind an item, and of the end of turn and another hyphen behind its line break."""
-_NAME = re.compile(r"L?(\d+)[.H](\d+)")
 
 
 def parse_heads(names: Sequence[str], shape: tuple[int, int]) -> tuple[Head, ...]:
@@ -26,15 +24,10 @@ def parse_heads(names: Sequence[str], shape: tuple[int, int]) -> tuple[Head, ...
     Raises:
         InputError: a name of another form, or a head that there is not or that stands twice.
     """
-    found: list[Head] = []
-    for name in names:
-        match = _NAME.fullmatch(name)
-        head = (int(match[1]), int(match[2])) if match else (-1, -1)
-        if not (0 <= head[0] < shape[0] and 0 <= head[1] < shape[1]) or head in found:
-            last = head_name((shape[0] - 1, shape[1] - 1))
-            raise InputError(f"heads must be heads from L0H0 to {last}, each once, not {name!r}.")
-        found.append(head)
-    return tuple(found)
+    found = tuple(parse_head(name, "heads", shape) for name in names)
+    if len(set(found)) < len(found):
+        raise InputError(f"heads must hold each head once, not {list(names)}.")
+    return found
 
 
 def heads_of(runner: Runner, source: OneList, heads: Sequence[Head]) -> AbstractContextManager[None]:
@@ -79,7 +72,7 @@ def decisions(runner: Runner, one: OneList) -> Float[np.ndarray, "item decision"
         [list(one.tokens)],
         function,
         positions=last + breaks,
-        row_bytes=lambda _, kept: 8 * kept * runner.shape.d_vocab,
+        row_bytes=lambda _, kept: 8 * kept * runner.shape.d_vocab_out,
         label="Reading the list",
     )
     size = len(last)
