@@ -10,11 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from mechlist.decode.rehearsal import rehearse
 from mechlist.errors import InputError
 from mechlist.runner import Runner
-from mechlist.runner.rehearsal import Rehearsed
-from mechlist.types import Plan
 
 
 @dataclass(frozen=True)
@@ -67,20 +64,8 @@ class Experiment(ABC):
     def run(self, runner: Runner) -> xr.Dataset:
         """Do the work and return every number of the result, with named dimensions."""
 
-    def plan(self, runner: Runner) -> Plan:
-        """What `run` would take: prompts and batches are counted, and a sample of every call of the model is timed."""
-        return self.rehearse(runner).plan
-
-    def rehearse(self, runner: Runner) -> Rehearsed[xr.Dataset]:
-        """`run` with a stand-in Runner that computes a sample of every call; what it took, and results of that form.
-
-        Raises:
-            InputError: as `run`.
-        """
-        return rehearse(runner, self.run, completion=self.stand_in(runner))
-
-    def stand_in(self, runner: Runner) -> tuple[int, ...]:  # noqa: ARG002
-        """Tokens that stand for what the model writes when a run is planned; of use where what follows reads them."""
+    def example_completion(self, runner: Runner) -> tuple[int, ...]:  # noqa: ARG002
+        """Tokens that stand for what the model writes when a run is planned and a sample of it takes too long."""
         return ()
 
     @abstractmethod

@@ -27,9 +27,10 @@ from mechlist.results import write_json, write_text
 
 PARTIAL = "partial"
 """Folder of finished batches while a run is under way."""
-OWN_FILES = ("config.yaml", "run.json", "results.nc", "report.html", "log.txt")
+RESULTS = "results.nc"
 EXPORTS = "exports"
 """Folder of files for other programs."""
+OWN_FILES = ("config.yaml", "run.json", RESULTS, "report.html", "log.txt")
 OWN_FOLDERS = ("tables", "figures", EXPORTS, PARTIAL)
 PACKAGES = ("mechlist", "torch", "transformer-lens", "transformers", "xarray", "numpy", "plotly")
 
@@ -67,7 +68,7 @@ class RunDirectory:
     @property
     def results(self) -> Path:
         """The numbers."""
-        return self.path / "results.nc"
+        return self.path / RESULTS
 
     def record(self) -> dict[str, Any]:
         """What run.json says; empty if there is none.

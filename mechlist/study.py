@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,12 +12,14 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from mechlist.engine.local import complete, load_runner, run_job, with_paths
-from mechlist.errors import InputError
+from mechlist.engine.dry_run import plan_job
+from mechlist.engine.local import Load, complete, load_runner, run_job, with_paths
+from mechlist.errors import InputError, MechlistError
 from mechlist.experiment import needs_model
 from mechlist.options import Output, Settings
 from mechlist.registry import find
 from mechlist.runs import Job, RunDirectory
+from mechlist.types import Plan
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 PLACE = re.compile(r"\{([^{}]*)\}")
@@ -161,9 +164,25 @@ def with_settings(study: Study, settings: Settings) -> Study:
     return dataclasses.replace(study, settings=settings, steps=tuple(steps))
 
 
+def ready(study: Study, path: Path) -> Study:
+    """The study as its steps run in `path`: with settings that leave nothing open, and with the folders of its steps.
+
+    What the settings leave open is as the first step that needs a model would have it.
+    """
+    jobs = [step.job for step in study.steps]
+    settings = complete(next((job for job in jobs if needs_model(job.experiment)), jobs[0])).settings
+    chosen = with_settings(study, settings)
+    steps = [
+        dataclasses.replace(s, job=dataclasses.replace(s.job, experiment=with_folders(s.job.experiment, path)))
+        for s in chosen.steps
+    ]
+    return dataclasses.replace(chosen, steps=tuple(steps))
+
+
 def run_study(study: Study, path: Path, output: Output) -> RunDirectory:
     """Run every step of a study into a folder of its own, with one model in memory."""
-    study = with_settings(study, settings_for(study))
+    steps = ready(study, path.resolve())
+    study = with_settings(study, steps.settings)
     directory = RunDirectory(path)
     directory.check(study.config(), output)
     load = functools.cache(load_runner)
@@ -171,16 +190,46 @@ def run_study(study: Study, path: Path, output: Output) -> RunDirectory:
         load(study.settings)
     directory.claim(study.config(), output)
     with directory.session(study.settings.device, steps=[step.name for step in study.steps]):
-        for step in study.steps:
-            job = dataclasses.replace(step.job, experiment=with_folders(step.job.experiment, path.resolve()))
-            run_job(job, path / step.name, Output(resume=True), load)
+        for step in steps.steps:
+            run_job(step.job, path / step.name, Output(resume=True), load)
     return directory
 
 
-def settings_for(study: Study) -> Settings:
-    """The study's settings, with what they leave open as the first step that needs a model would have it."""
-    jobs = [step.job for step in study.steps]
-    return complete(next((job for job in jobs if needs_model(job.experiment)), jobs[0])).settings
+@dataclass(frozen=True)
+class PlannedStep:
+    """What a step would take, or why that is not known."""
+
+    name: str
+    settings: Settings
+    needs_model: bool
+    plan: Plan | None
+    reason: str = ""
+    """Why there is no plan."""
+
+
+def plan_study(study: Study, load: Load) -> Iterator[PlannedStep]:
+    """Every step, in order; a step that cannot be planned says so, and the others go on.
+
+    Files that a step would take from an earlier one are examples, which the plan of that one writes.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        steps = ready(study, folder)
+        places = [named_steps(step.job.experiment) for step in study.steps]
+        for step, of_step in zip(steps.steps, places, strict=True):
+            made = folder / step.name if any(step.name in others for others in places) else None
+            model_needed = needs_model(step.job.experiment)
+            try:
+                plan = plan_job(step.job, load, made)
+            except MechlistError as error:
+                # The folder is nothing that was asked for.
+                reason = str(error).replace(f"{folder}/", "")
+                yield PlannedStep(step.name, steps.settings, model_needed, None, reason)
+                continue
+            if plan is not None and of_step:
+                note = f"examples are in place of what {' and '.join(sorted(of_step))} will give"
+                plan = dataclasses.replace(plan, notes=(*plan.notes, note))
+            yield PlannedStep(step.name, steps.settings, model_needed, plan, "" if model_needed else "needs no model")
 
 
 def with_folders(experiment: Any, path: Path) -> Any:

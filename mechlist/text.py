@@ -85,6 +85,13 @@ def number_of(count: float | int, unit: str) -> str:
     return f"{count:g} {unit[:-1] if count == 1 and unit.endswith('s') else unit}"
 
 
+def time_text(seconds: float | int) -> str:
+    """A time for people: `12 s`, `3 min` or `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def joined(texts: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`.
 

@@ -1,5 +1,6 @@
 """Small value types shared by every layer: processing choices, model shapes, sizes in bytes."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -106,9 +107,10 @@ class Guard:
     name: str
     passed: bool | None
     """None where the check was not run; `detail` says why."""
-    measured: float
-    tolerance: float
-    detail: str
+    measured: float = math.nan
+    """NaN where nothing was."""
+    tolerance: float = math.nan
+    detail: str = ""
 
 
 Head = tuple[int, int]

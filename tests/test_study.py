@@ -3,11 +3,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mechlist.engine.local import load_runner
 from mechlist.errors import InputError
+from mechlist.models.load import resolve_device
 from mechlist.options import Output, Settings
 from mechlist.report.assemble import write_report
 from mechlist.results import load_dataset
-from mechlist.study import read_job, read_study, read_yaml, run_study, with_settings
+from mechlist.study import plan_study, read_job, read_study, read_yaml, ready, run_study, with_settings
 
 STUDY = {
     "title": "Two scores",
@@ -45,6 +47,35 @@ def test_every_shipped_study_is_valid(file):
 def test_settings_from_the_command_line_reach_every_step(tmp_path):
     study = with_settings(read_study(tmp_path, STUDY), Settings(model="gpt2", seed=3))
     assert {step.job.settings.seed for step in study.steps} == {3}
+
+
+def test_a_plan_gives_each_step_as_it_comes_and_goes_on_after_a_fault(tmp_path):
+    missing = {"name": "read", "experiment": "entropy", "parameters": {"recorded": ["nowhere.json"]}}
+    value = STUDY | {"model": "list-tiny", "steps": [STUDY["steps"][0], missing, STUDY["steps"][0] | {"name": "last"}]}
+    loaded = []
+
+    def load(settings: Settings):
+        loaded.append(settings)
+        return load_runner(settings)
+
+    planned = plan_study(read_study(tmp_path, value), load)
+    first = next(planned)
+    assert len(loaded) == 1
+    assert (first.name, first.reason, first.needs_model) == ("short", "", True)
+    assert first.plan.seconds > 0
+    second, third = planned
+    assert second.plan is None
+    assert "nowhere.json" in second.reason
+    assert third.plan.forward_tokens == first.plan.forward_tokens
+
+
+def test_a_run_and_a_plan_have_one_way_to_settings_and_folders(tmp_path):
+    parameters = {"recorded": ["{lists}/exports/lists", "own.json"]}
+    steps = [{"name": "lists", "experiment": "generate-lists"}, {"experiment": "entropy", "parameters": parameters}]
+    made = ready(read_study(tmp_path, {"title": "", "steps": steps}), tmp_path)
+    assert (made.settings.model, made.settings.device) == ("list-tiny", resolve_device("auto"))
+    assert {step.job.settings for step in made.steps} == {made.settings}
+    assert made.steps[1].job.experiment.recorded == (tmp_path / "lists/exports/lists", Path("own.json"))
 
 
 def test_all_faults_of_a_study_are_told_at_once(tmp_path):

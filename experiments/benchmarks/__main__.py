@@ -13,6 +13,7 @@ from experiments.benchmarks import (
     patching_gemma,
     patching_nnsight,
     path,
+    planning,
     runner,
     store,
 )
@@ -25,7 +26,17 @@ def main() -> None:
     for benchmark in (runner, store):
         for comparison in benchmark.run():
             print(comparison.row(), flush=True)
-    others = (memory, patching, patching_bridge, patching_nnsight, patching_gemma, attribution, path, circuits)
+    others = (
+        memory,
+        patching,
+        patching_bridge,
+        patching_nnsight,
+        patching_gemma,
+        attribution,
+        path,
+        circuits,
+        planning,
+    )
     for lines in (benchmark.run() for benchmark in others):
         for line in lines:
             print(line, flush=True)

@@ -12,11 +12,10 @@ from transformer_lens import patching as theirs
 
 from experiments.benchmarks.shapes import gpt2_small_shape
 from mechlist import LogitDifference, Runner, patch_grid
+from mechlist.engine.dry_run import dry_run
 from mechlist.models.quiet import quiet
-from mechlist.patching.arguments import PatchArguments, prepare
 from mechlist.patching.sweep.cells import grid, hook_name
 from mechlist.patching.sweep.packing import ATTENTION_SITES
-from mechlist.patching.sweep.plan import plan_patching
 
 LAYER_WEIGHTS = 7.08e6
 """Weights of a layer that go through matrix products."""
@@ -56,7 +55,7 @@ def _line(runner: Runner, site: str, per: str, length: int, peak: float, loop: C
     device = runner.language_model.device
     metric = LogitDifference(answer=ANSWER, wrong=WRONG)
 
-    def ours() -> None:
+    def ours(runner: Runner = runner) -> None:
         patch_grid(runner, base=base, source=source, site=site, per=per, metric=metric)
 
     _, axes = grid(site, per, runner.shape, length, 1)
@@ -65,9 +64,7 @@ def _line(runner: Runner, site: str, per: str, length: int, peak: float, loop: C
     with quiet():
         ours()
         seconds = min(_timed(ours) for _ in range(3))
-        plan = plan_patching(
-            prepare(runner, PatchArguments(base=base, source=source, site=site, per=per, metric=metric))
-        )
+        plan = dry_run(runner, ours).plan
         each = _loop_seconds(runner, base.to(device), source.to(device), loop)
     batched = _batched_seconds(runner, site, base.to(device), source.to(device), cells)
     share = 2 * LAYER_WEIGHTS * tokens / seconds / peak

@@ -1,6 +1,5 @@
 """The activation store: a second experiment over the same prompts, and capture to disk against forward passes only."""
 
-import copy
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,11 +17,11 @@ HOOK = "blocks.*.hook_resid_post"
 def run() -> list[Comparison]:
     """Both in one run, on the same prompts."""
     runner = Runner(gpt2_small_shape(), progress=False)
-    assert runner.fingerprint
     prompts = torch.randint(0, 50257, (64, 64), generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "store"
-        stored = copy.copy(runner)
+        stored = Runner(runner.language_model, progress=False)
+        stored.fingerprint()
 
         def cold() -> None:
             shutil.rmtree(directory, ignore_errors=True)

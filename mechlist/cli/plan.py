@@ -9,9 +9,9 @@ from mechlist.errors import InputError
 USAGE = """usage: mechlist plan NAME|study.yaml [flags]
 
 What a run would take: tokens through the model, operations, peak memory and time, and whether it fits the device. The
-model is loaded, and a sample of the work is computed and timed; nothing is written. Files that a step of a study would
-take from an earlier step have stand-ins, whose lists are as long as they may get. Flags are those of `mechlist run`,
-and one more:
+model is loaded, and a sample of the work is computed and timed; nothing is written. Where a step of a study takes files
+from an earlier one, examples are in their place: a few lists are really written, and stand for all. Flags are those of
+`mechlist run`, and one more:
 
   --device-memory 24GiB   memory of the device to run on; by default that of the device which is used here
 
@@ -58,27 +58,26 @@ def _device_memory(flags: list[str]) -> tuple[list[str], int | None]:
 
 def _plan_job(job: Any, device_memory: int | None) -> None:
     from mechlist.cli.plan_text import fit_lines, plan_lines
-    from mechlist.engine.local import complete, load_runner, runner_for
-    from mechlist.experiment import needs_model
+    from mechlist.engine.dry_run import plan_job
+    from mechlist.engine.local import complete, load_runner
 
-    job = complete(job)
-    if not needs_model(job.experiment):
+    job, load = complete(job), functools.cache(load_runner)
+    plan = plan_job(job, load)
+    if plan is None:
         raise InputError(f"{job.name} needs no model, so there is nothing to plan.")
-    runner = runner_for(job, load_runner)
-    plan = job.experiment.plan(runner)
-    shown = plan_lines(job.name, job.settings, plan) + fit_lines(runner, job.settings, [plan], device_memory)
-    print("\n".join(shown))
+    fits = fit_lines(load(job.settings), job.settings, [plan], device_memory)
+    print("\n".join(plan_lines(job.name, job.settings, plan) + fits))
 
 
 def _plan_study(study: Any, device_memory: int | None) -> None:
-    """Each step, and all together; a step that cannot be planned says so, and the others go on."""
-    from mechlist.cli.plan_study import planned_steps
+    """Each step as it comes, and all together."""
     from mechlist.cli.plan_text import fit_lines, plan_lines, sum_lines
     from mechlist.engine.local import load_runner
+    from mechlist.study import plan_study
 
     load = functools.cache(load_runner)
     steps = []
-    for step in planned_steps(study, load):
+    for step in plan_study(study, load):
         if step.plan is None:
             print(f"{step.name}: {step.reason}", flush=True)
         else:

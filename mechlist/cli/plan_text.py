@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import torch
 
+from mechlist.engine.dry_run import model_bytes
 from mechlist.options import Settings
 from mechlist.runner import Runner
-from mechlist.runner.rehearsal import model_bytes
+from mechlist.text import time_text
 from mechlist.types import Plan, format_bytes
 
 WIDTH = 16
@@ -63,13 +64,6 @@ def device_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def time_text(seconds: float | int) -> str:
-    """Seconds, minutes or hours."""
-    if seconds < 90:
-        return f"{seconds:.2g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _remedy(settings: Settings, size: int, weights: int, bound: int, peak: int) -> str:

@@ -83,7 +83,7 @@ def generate(
     if edit is not None:
         edit.check((shape.n_layers, shape.n_heads), rows)
     row_of = [i for i in range(len(rows)) for _ in range(samples)]
-    work = _Generation(
+    work = Generation(
         runner.language_model,
         [rows[i] for i in row_of],
         sampling,
@@ -103,7 +103,7 @@ def generate(
 
 
 @dataclass(frozen=True)
-class _Generation:
+class Generation:
     """One completion for every row; a row is a sample of a prompt."""
 
     model: LanguageModel

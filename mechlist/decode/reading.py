@@ -35,13 +35,13 @@ def read_predictions(
     Raises:
         InputError: a start without a token before or after it; more alternatives than there are tokens.
     """
-    if not 0 < k <= runner.shape.d_vocab:
-        raise InputError(f"alternatives must be from 1 to the {runner.shape.d_vocab} of the vocabulary, not {k}.")
+    if not 0 < k <= runner.shape.d_vocab_out:
+        raise InputError(f"alternatives must be from 1 to the {runner.shape.d_vocab_out} of the vocabulary, not {k}.")
 
     def look(batch: Batch, streams: Float[Tensor, "token d_model"], target: Int[Tensor, " token"]) -> dict[str, Tensor]:
         return prediction(batch.model.unembed(streams), target, k)._asdict()
 
-    found = _read(runner, sequences, starts, look, runner.shape.d_vocab, "Reading texts")
+    found = _read(runner, sequences, starts, look, runner.shape.d_vocab_out, "Reading texts")
     return found.pop("token"), Prediction(**found)
 
 
@@ -55,8 +55,8 @@ def read_columns(
     Raises:
         InputError: a start without a token before or after it; columns outside the vocabulary.
     """
-    if not len(columns) or not ((columns >= 0) & (columns < runner.shape.d_vocab)).all():
-        raise InputError(f"columns must be token ids from 0 to {runner.shape.d_vocab - 1}, not {columns.tolist()}.")
+    if not len(columns) or not ((columns >= 0) & (columns < runner.shape.d_vocab_out)).all():
+        raise InputError(f"columns must be token ids from 0 to {runner.shape.d_vocab_out - 1}, not {columns.tolist()}.")
 
     def look(
         batch: Batch,

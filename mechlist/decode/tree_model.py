@@ -115,7 +115,7 @@ class PathReader:
 
     def log_probs(self, paths: Sequence[TokenPath]) -> Float[Tensor, "path vocab"]:
         """Log-probabilities of every next token, in nats, on the CPU."""
-        out = torch.empty(len(paths), self._runner.shape.d_vocab)
+        out = torch.empty(len(paths), self._runner.shape.d_vocab_out)
         for members, found in self.read(paths):
             out[members] = found.cpu()
         return out
@@ -186,7 +186,7 @@ class PathReader:
     def _remember(self, level: _Level) -> None:
         self._levels.append(level)
         self._level_of.update(dict.fromkeys(level.row, level))
-        budget = self._runner.memory // 4
+        budget = self._runner.shares.kept
         while len(self._levels) > 1 and self._held() > budget:
             self._forget(self._levels[0])
 
@@ -206,12 +206,12 @@ class PathReader:
         return 2 * element * shape.n_layers * shape.n_key_value_heads * shape.d_head
 
     def _most_rows(self, length: int) -> int:
-        """Paths of so many tokens, with the prompt, that can be read together in half of the memory bound."""
-        runner = self._runner
-        needed = self._token_bytes * (length + ROOM) + runner.forward_bytes(length) + 16 * runner.shape.d_vocab
-        if 2 * needed > runner.memory:
+        """Paths of so many tokens, with the prompt, that can be read together."""
+        runner, most = self._runner, self._runner.shares.branches
+        needed = self._token_bytes * (length + ROOM) + runner.forward_bytes(length) + 16 * runner.shape.d_vocab_out
+        if needed > most:
             raise InputError(
                 f"memory is too small: one path of {length} tokens needs about {format_bytes(2 * needed)}, the bound "
                 f"is {format_bytes(runner.memory)}."
             )
-        return runner.memory // (2 * needed)
+        return most // needed

@@ -15,8 +15,9 @@ from mechlist.options import Output, Settings
 from mechlist.results import load_dataset, save_dataset, save_table, write_text
 from mechlist.runner import Runner
 from mechlist.runner.journal import Journal
+from mechlist.runner.memory import MemoryShares
 from mechlist.runner.store import ActivationStore, default_directory
-from mechlist.runs import EXPORTS, Job, RunDirectory
+from mechlist.runs import EXPORTS, RESULTS, Job, RunDirectory
 from mechlist.types import parse_bytes
 
 DISK_BYTES = 10 * 2**30
@@ -39,10 +40,12 @@ def load_runner(settings: Settings) -> Runner:
 
 
 def default_store(memory: str) -> ActivationStore | None:
-    """The store of every run: an eighth of the memory, and 10 GiB on disk; none if $MECHLIST_CACHE is `off`."""
+    """The store of every run: its share of the memory, and 10 GiB on disk; none if $MECHLIST_CACHE is `off`."""
     if os.environ.get("MECHLIST_CACHE", "").lower() == "off":
         return None
-    return ActivationStore(default_directory(), ram_bytes=parse_bytes(memory) // 8, disk_bytes=DISK_BYTES)
+    return ActivationStore(
+        default_directory(), ram_bytes=MemoryShares(parse_bytes(memory)).store, disk_bytes=DISK_BYTES
+    )
 
 
 def complete(job: Job) -> Job:
@@ -111,7 +114,7 @@ def _work(job: Job, runner: Runner | None, directory: RunDirectory) -> None:
     experiment = job.experiment
     if runner is not None:
         runner.restart(Journal(directory.journal))
-        facts = {"fingerprint": runner.fingerprint, "shape": dataclasses.asdict(runner.shape)}
+        facts = {"fingerprint": runner.fingerprint(), "shape": dataclasses.asdict(runner.shape)}
         directory.update(
             model=runner.language_model.info | facts,
             guards=[dataclasses.asdict(guard) for guard in runner.guards],
@@ -141,7 +144,17 @@ def _hand_on(experiment: Experiment, results: xr.Dataset, directory: RunDirector
         for name, table in experiment.tables(results).items():
             save_table(table, directory.path / "tables" / f"{name}.parquet")
     with directory.making("exports"):
-        for name, text in experiment.files(results).items():
-            write_text(directory.path / EXPORTS / name, text)
+        _export(experiment, results, directory.path)
     with directory.making("findings"):
         directory.update(findings=experiment.findings(results))
+
+
+def write_results(job: Job, results: xr.Dataset, path: Path) -> None:
+    """What a run leaves for others to read: its results, and files for other programs."""
+    save_dataset(results.assign_attrs({"experiment": job.name, **results.attrs}), path / RESULTS)
+    _export(job.experiment, results, path)
+
+
+def _export(experiment: Experiment, results: xr.Dataset, path: Path) -> None:
+    for name, text in experiment.files(results).items():
+        write_text(path / EXPORTS / name, text)

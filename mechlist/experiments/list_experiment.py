@@ -108,7 +108,7 @@ class SampledListExperiment(ListExperiment):
             raise InputError(f"adjectives must hold one value at least, each once, not {list(self.adjectives)}.")
         _ = self.sampling
 
-    def stand_in(self, runner: Runner) -> tuple[int, ...]:
+    def example_completion(self, runner: Runner) -> tuple[int, ...]:
         """See Experiment."""
         return example_completion(runner.tokenizer, self.max_new_tokens)
 

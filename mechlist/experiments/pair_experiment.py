@@ -118,9 +118,8 @@ def named_pairs(runner: Runner, examples: int) -> Pairs:
     Raises:
         InputError: a tokenizer that does not write names as one token.
     """
-    seed = int.from_bytes(runner.generator("ioi pairs").get_state()[:8].numpy().tobytes(), "little")
     bos = runner.bos_token_id if runner.to_tokens("a") != runner.to_tokens("a", prepend_bos=False) else None
-    return name_pairs(runner.tokenizer, examples, bos=bos, generator=np.random.default_rng(seed))
+    return name_pairs(runner.tokenizer, examples, bos=bos, generator=runner.numpy_generator("ioi pairs"))
 
 
 def padded_pairs(

@@ -1,11 +1,8 @@
 """What experiments on prompts of one's own share: the flags that say what a prompt is, and the prompt as tokens."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
-
-import numpy as np
 
 from mechlist.datasets.lists.prompts import list_sentence
 from mechlist.decode.guided import Seam, seam
@@ -64,9 +61,3 @@ class PromptExperiment(Experiment):
     def prompt_of(self, runner: Runner, text: str) -> Prompt:
         """One prompt; without a text, the request for a short list of fruits."""
         return self.prompts_of(runner, (text,) if text else ())[0]
-
-
-def numpy_generator(runner: Runner, purpose: str) -> np.random.Generator:
-    """A NumPy generator that follows from the run's seed and from what it is for."""
-    digest = hashlib.sha256(f"{runner.seed}/{purpose}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "big"))

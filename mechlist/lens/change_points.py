@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from mechlist import effort
 from mechlist.errors import InputError
 from mechlist.metrics.ratios import ends, resampled_ratios
 
@@ -57,15 +58,16 @@ def change_point(
     above, below = np.where(there, steps, 0.0), there.astype(np.float64)
     mean = np.where(looked_at, above.sum(axis=0) / np.maximum(held, 1), 0.0)
     place = int(np.abs(mean).argmax())
-    drawn = resampled_ratios(above, below, clusters, resamples=resamples, generator=generator)
-    if len(np.unique(clusters[there.any(axis=1)])) < 2:
-        return _NONE._replace(place=float(place), jump=float(mean[place]))
-    sizes = np.where(looked_at, np.abs(drawn), np.nan)
-    told = np.isfinite(sizes).any(axis=1)
-    places = np.nanargmax(sizes[told], axis=1)
-    low, high = np.quantile(places, quantiles, method="inverted_cdf")
-    jump_low, jump_high = np.nanquantile(drawn[:, place], quantiles)
-    share = float((places == place).mean())
+    with effort.draws(resamples) as draws:
+        drawn = resampled_ratios(above, below, clusters, resamples=draws, generator=generator)
+        if len(np.unique(clusters[there.any(axis=1)])) < 2:
+            return _NONE._replace(place=float(place), jump=float(mean[place]))
+        sizes = np.where(looked_at, np.abs(drawn), np.nan)
+        told = np.isfinite(sizes).any(axis=1)
+        places = np.nanargmax(sizes[told], axis=1)
+        low, high = np.quantile(places, quantiles, method="inverted_cdf")
+        jump_low, jump_high = np.nanquantile(drawn[:, place], quantiles)
+        share = float((places == place).mean())
     return ChangePoint(
         float(place), float(low), float(high), share, float(mean[place]), float(jump_low), float(jump_high)
     )

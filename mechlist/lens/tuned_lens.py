@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechlist import effort
 from mechlist.errors import InputError
 from mechlist.lens.logit_lens import Translate, as_it_is, final_norm, stage_hooks
 from mechlist.lens.translators import Translators
@@ -68,7 +69,7 @@ def train_translators(
     final = _final(runner, rows, where)
     for stage, streams in _stages(runner, rows, where, range(layers)):
         weight[stage], bias[stage] = _trained(runner, streams, final, steps, batch, generator)
-    return Translators(weight, bias, runner.fingerprint, tuple(trained_on))
+    return Translators(weight, bias, runner.fingerprint(), tuple(trained_on))
 
 
 @torch.no_grad()
@@ -87,8 +88,7 @@ def lens_fit(
     size = _tokens_at_once(runner)
     for stage, streams in _stages(runner, rows, where, range(runner.shape.n_layers)):
         model, lens = (torch.zeros(runner.shape.d_vocab_out, dtype=torch.float64) for _ in range(2))
-        for start in range(0, len(final), size):
-            piece = slice(start, start + size)
+        for piece in effort.slices(len(final), size):
             target = _log_probs(runner, _here(runner, final[piece]))
             found = _log_probs(runner, norm(translate(stage, _here(runner, streams[piece]))))
             kl[stage, piece] = _divergence(target, found).cpu()
@@ -115,7 +115,7 @@ def _trained(
     optimiser = torch.optim.AdamW([weight, bias], lr=RATE / width, weight_decay=DECAY)
     falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
     at_once = min(batch, _tokens_at_once(runner))
-    for _ in range(steps):
+    for _ in runner.steps("Training a tuned lens", steps):
         chosen = torch.randint(len(streams), (batch,), generator=generator)
         gradients = [torch.zeros_like(weight), torch.zeros_like(bias)]
         for part in chosen.split(at_once):
@@ -137,10 +137,10 @@ def _trained(
 def _stages(
     runner: Runner, rows: Sequence[Tensor], where: Int[Tensor, "prompt n"], stages: range
 ) -> Iterator[tuple[int, Float[Tensor, "token d_model"]]]:
-    """Residual streams at the positions, stage by stage; as many of them at a time as a quarter of the memory holds."""
+    """Residual streams at the positions, stage by stage; as many of them at a time as may be kept."""
     hooks = stage_hooks(runner)
     each = int((where >= 0).sum()) * runner.shape.d_model * runner.language_model.dtype.itemsize
-    at_once = max(1, runner.memory // 4 // max(1, each))
+    at_once = max(1, runner.shares.kept // max(1, each))
     for start in range(stages.start, stages.stop, at_once):
         group = stages[start - stages.start : start - stages.start + at_once]
         names = [hooks[stage] for stage in group]
@@ -172,8 +172,8 @@ def _here(runner: Runner, streams: Tensor) -> Tensor:
 
 
 def _tokens_at_once(runner: Runner) -> int:
-    """Tokens whose logits, with all that is made of them, take a quarter of the memory at most."""
-    return max(1, runner.memory // 4 // (4 * COPIES * runner.shape.d_vocab_out))
+    """Tokens whose logits, with all that is made of them, are a piece."""
+    return max(1, runner.shares.logits // (4 * COPIES * runner.shape.d_vocab_out))
 
 
 def _check_positions(where: Int[Tensor, "prompt n"]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from mechlist import effort
 from mechlist.errors import InputError
 from mechlist.metrics import statistics
 
@@ -167,21 +168,23 @@ def _p_values(
     bar = np.abs(scores.sum(axis=0)) - _ROUNDING
     single, stepped = np.zeros(len(bar), dtype=int), np.zeros(len(bar), dtype=int)
     rows = max(1, statistics.BLOCK_BYTES // (16 * max(scores.shape)))
-    patterns = _all_signs(len(sums), rows) if exhaustive else _random_signs(len(sums), resamples, rows, generator)
-    for signs in patterns:
-        flipped = np.abs(signs @ scores)
-        single += np.count_nonzero(flipped >= bar, axis=0)
-        stepped += np.count_nonzero(np.maximum.accumulate(flipped, axis=1) >= bar, axis=0)
+    with effort.draws(2 ** (len(sums) - 1) if exhaustive else resamples) as draws:
+        patterns = (
+            _all_signs(len(sums), draws, rows) if exhaustive else _random_signs(len(sums), draws, rows, generator)
+        )
+        for signs in patterns:
+            flipped = np.abs(signs @ scores)
+            single += np.count_nonzero(flipped >= bar, axis=0)
+            stepped += np.count_nonzero(np.maximum.accumulate(flipped, axis=1) >= bar, axis=0)
     # A cell nearer to zero is never more significant than one farther out.
     counts = np.stack([single, np.maximum.accumulate(stepped[::-1])[::-1]])
-    p = counts / 2 ** (len(sums) - 1) if exhaustive else (1 + counts) / (1 + resamples)
+    p = counts / draws if exhaustive else (1 + counts) / (1 + draws)
     single_p, stepped_p = p[:, np.argsort(order)]
     return single_p, stepped_p
 
 
-def _all_signs(clusters: int, rows: int) -> Iterator[Float[np.ndarray, "row cluster"]]:
-    """Every pattern whose last sign is plus: those with minus mirror them, and are as far out."""
-    total = 2 ** (clusters - 1)
+def _all_signs(clusters: int, total: int, rows: int) -> Iterator[Float[np.ndarray, "row cluster"]]:
+    """The 2**(clusters - 1) patterns whose last sign is plus: those with minus mirror them, and are as far out."""
     for start in range(0, total, rows):
         number = np.arange(start, min(start + rows, total))[:, None]
         yield 1.0 - 2 * (number >> np.arange(clusters) & 1)

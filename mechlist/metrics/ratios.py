@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Num, Shaped
 
+from mechlist import effort
 from mechlist.errors import InputError
 from mechlist.metrics import statistics
 from mechlist.metrics.statistics import Interval
@@ -34,8 +35,9 @@ def ratio_interval(
         )
     flat = (len(numerator), int(np.prod(numerator.shape[1:])))
     above, below = numerator.reshape(flat), denominator.reshape(flat)
-    drawn = resampled_ratios(above, below, clusters, resamples=resamples, generator=generator)
-    low, high = quantiles(drawn, clusters_of(below, clusters) > 1, level)
+    with effort.draws(resamples) as draws:
+        drawn = resampled_ratios(above, below, clusters, resamples=draws, generator=generator)
+        low, high = quantiles(drawn, clusters_of(below, clusters) > 1, level)
     return Interval(low.reshape(numerator.shape[1:]), high.reshape(numerator.shape[1:]))
 
 
@@ -59,8 +61,9 @@ def resampled_ratios(
     if resamples < 1:
         raise InputError(f"resamples must be at least 1, not {resamples}.")
     above, below = _sums(numerator, clusters), _sums(denominator, clusters)
-    drawn = [_ratio(counts @ above, counts @ below) for counts in _counts(len(above), resamples, generator)]
-    return np.concatenate(drawn) if drawn else np.full((resamples, numerator.shape[1]), np.nan)
+    with effort.draws(resamples) as draws:
+        drawn = [_ratio(counts @ above, counts @ below) for counts in _counts(len(above), draws, generator)]
+    return effort.as_many(np.concatenate(drawn or [np.full((1, numerator.shape[1]), np.nan)]), resamples)
 
 
 def quantiles(drawn: Float[np.ndarray, "resample cell"], known: np.ndarray, level: float | int) -> Interval:

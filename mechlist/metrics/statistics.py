@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from mechlist import effort
 from mechlist.errors import InputError
 
 BLOCK_BYTES = 2**27
@@ -55,16 +56,17 @@ def bootstrap_interval(
     usable = np.flatnonzero(np.isfinite(flat).all(axis=0))
     seed = int(generator.integers(2**63))
     width = max(1, BLOCK_BYTES // (8 * max(resamples, len(flat))))
-    for start in range(0, len(usable) if member.max() > 0 else 0, width):
-        cells = usable[start : start + width]
-        # Every block draws the same resamples again: cheaper than to keep them, and all cells must share them.
-        means = _resampled_means(flat[:, cells].astype(np.float64), member, resamples, np.random.default_rng(seed))
-        low[cells], high[cells] = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    with effort.draws(resamples) as draws:
+        for start in range(0, len(usable) if member.max() > 0 else 0, width):
+            cells = usable[start : start + width]
+            # Every block draws the same resamples again: cheaper than to keep them, and all cells must share them.
+            means = _resampled_means(flat[:, cells].astype(np.float64), member, draws, np.random.default_rng(seed))
+            low[cells], high[cells] = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return Interval(low.reshape(values.shape[1:]), high.reshape(values.shape[1:]))
 
 
 def null_threshold(null_scores: Float[np.ndarray, "draw *cell"], level: float | int = 0.95) -> Threshold:
-    """The `level` quantile of the largest score over all cells, across draws of a null such as untrained twins.
+    """The `level` quantile of the largest score over all cells, across draws of a null such as untrained models.
 
     A score above it anywhere in the grid is a false alarm with a chance of at most 1 - level, however many heads are
     looked at (Westfall & Young 1993). The quantile is the order statistic for which that holds with this many draws:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num, Shaped
 
+from mechlist import effort
 from mechlist.errors import InputError
 from mechlist.metrics.ratios import clusters_of, ends, quantiles, resampled_ratios
 from mechlist.metrics.statistics import Interval
@@ -87,20 +88,20 @@ def survival_intervals(
     times = np.arange(n_times)
     events = ((time[:, None] == times) & event[:, None]).astype(np.float64)
     at_risk = (time[:, None] >= times).astype(np.float64)
-    drawn = resampled_ratios(events, at_risk, clusters, resamples=resamples, generator=generator)
-    # A resample without a unit at risk keeps the curve where it is.
-    curves = np.cumprod(1 - np.nan_to_num(drawn), axis=1)
-    known = clusters_of(at_risk, clusters) > 1
-    survival = np.full((2, n_times), np.nan)
-    median = np.full(2, np.nan)
-    if known[0]:
-        told = ~_untold(events.sum(axis=0), at_risk.sum(axis=0))
-        survival[:, told] = np.quantile(curves[:, told], ends(level), axis=0)
-        median = np.quantile(_median(curves), ends(level), method="inverted_cdf")
+    with effort.draws(resamples) as draws:
+        drawn = resampled_ratios(events, at_risk, clusters, resamples=draws, generator=generator)
+        # A resample without a unit at risk keeps the curve where it is.
+        curves = np.cumprod(1 - np.nan_to_num(drawn), axis=1)
+        known = clusters_of(at_risk, clusters) > 1
+        survival = np.full((2, n_times), np.nan)
+        median = np.full(2, np.nan)
+        if known[0]:
+            told = ~_untold(events.sum(axis=0), at_risk.sum(axis=0))
+            survival[:, told] = np.quantile(curves[:, told], ends(level), axis=0)
+            median = np.quantile(_median(curves), ends(level), method="inverted_cdf")
+        hazard = quantiles(drawn, known, level)
     return SurvivalIntervals(
-        Interval(survival[0], survival[1]),
-        quantiles(drawn, known, level),
-        Interval(np.asarray(median[0]), np.asarray(median[1])),
+        Interval(survival[0], survival[1]), hazard, Interval(np.asarray(median[0]), np.asarray(median[1]))
     )
 
 

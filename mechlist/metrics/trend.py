@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Num, Shaped
 
+from mechlist import effort
 from mechlist.errors import InputError
 from mechlist.metrics import statistics
 from mechlist.metrics.ratios import ratio_interval
@@ -75,7 +76,8 @@ def trend_test(
     y = np.concatenate([_centred(outcome[m]) for m in members])
     slope = float(x @ y / (x @ x))
     low, high = ratio_interval(x * y, x * x, clusters[used], level=level, resamples=resamples, generator=generator)
-    permuted = _permuted_slopes(x, y, [len(m) for m in members], resamples, generator)
+    with effort.draws(resamples) as draws:
+        permuted = _permuted_slopes(x, y, [len(m) for m in members], draws, generator)
     far = np.count_nonzero(np.abs(permuted) >= abs(slope) * (1 - _ROUNDING))
     spread = float(permuted.std())
     return Trend(
@@ -83,7 +85,7 @@ def trend_test(
         float(low),
         float(high),
         slope / spread if spread > 0 else np.nan,
-        (1 + far) / (1 + resamples),
+        (1 + far) / (1 + draws),
         len(used),
         len(members),
     )

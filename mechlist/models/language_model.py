@@ -143,7 +143,7 @@ def wrap(
     tokenizer: Any = None,
     context: int | None = None,
 ) -> LanguageModel:
-    """The protocol's view of a built HookedTransformer or TransformerBridge.
+    """The protocol's view of a built HookedTransformer or TransformerBridge; a view is taken as it is.
 
     Args:
         module: the model.
@@ -156,6 +156,8 @@ def wrap(
         ModelError: another type, a model in train mode (dropout would make every number noise), one whose attention
             looks ahead, or logits that are not made of the final residual stream as is known here.
     """
+    if isinstance(module, _Hooked | _Bridged):
+        return module
     if not (is_hooked(module) or is_bridge(module)):
         raise ModelError(f"Runner takes a HookedTransformer or a TransformerBridge, not {type(module).__name__}.")
     require_eval(module)

@@ -86,7 +86,7 @@ class _Scoring:
         sizes = Sizes(shape, task.model.dtype.itemsize)
         compact = sizes.element * length * shape.n_layers * (sizes.heads + shape.d_model)
         each = gradient_bytes(sizes, "z", length) + 2 * compact
-        room = task.runner.memory // 2 - weight_copies(sizes)
+        room = task.runner.shares.edges - weight_copies(sizes)
         self.plan = task.batches(each, max(1, room // each))
 
     @property
@@ -133,7 +133,7 @@ class _Scoring:
         measure = task.measure.block(slice(members[0], members[-1] + 1))
         final = task.runs.layers.final(run.final.flatten(0, 1)).view(run.final.shape)
         read = self._at_read(final, members)
-        budget, d_vocab = task.runner.memory // 8, task.runner.shape.d_vocab_out
+        budget, d_vocab = task.runner.shares.metric_logits, task.runner.shape.d_vocab_out
         run.backward(read, metric_gradient(measure, read, plain, self.model.unembed, d_vocab, budget))
         nodes = task.nodes
         size = max(1, PIECE_BYTES // (4 * len(nodes.senders) * task.runner.shape.d_model))

@@ -90,8 +90,8 @@ class EdgeTask:
         return EdgeWork(self, patched).values()
 
     def batches(self, each: int, most: int | None = None) -> list[list[int]]:
-        """Prompts of which each takes so many bytes, within a third of the memory; one at least."""
-        room = self.runner.memory // 3
+        """Prompts of which each takes so many bytes, as many as fit; one at least."""
+        room = self.runner.shares.traces
         if self.model.device.type == "cpu":
             room = min(room, CPU_BYTES)
         size = max(1, min(room // each, most or len(self.base)))
@@ -115,7 +115,7 @@ class EdgeTask:
         block = slice(min(prompt), max(prompt) + 1)
         number = torch.tensor(prompt) - block.start
         return self.measure.block(block)(
-            finals, number, base, self.model.unembed, runner.shape.d_vocab_out, runner.memory // 8
+            finals, number, base, self.model.unembed, runner.shape.d_vocab_out, runner.shares.metric_logits
         )
 
 
@@ -234,6 +234,6 @@ class EdgeWork:
         """Batches of prompts, with as many variants at once as there is room for."""
         # The differences of each variant, a copy of a part of them on the way, and what the source wrote.
         each = self._task.prompt_bytes
-        most = max(1, self._task.runner.memory // 3 // (2 * each) - 1)
+        most = max(1, self._task.runner.shares.rows // (2 * each) - 1)
         self._at_once = min(self._variants, most)
         return self._task.batches(each * (2 * self._at_once + 2))

@@ -9,10 +9,7 @@ import xarray as xr
 
 from mechlist.metrics.significance import numerical_noise
 from mechlist.patching.arguments import PatchArguments, prepare
-from mechlist.patching.sweep.task import Task
 from mechlist.runner import Runner
-from mechlist.runner.memory import CPU_TOKENS, GPU_TOKENS, captured_bytes
-from mechlist.types import Plan
 
 RUNS = 4096
 """Cells of all prompts together that are computed again; of a larger grid it is all cells of fewer prompts."""
@@ -28,8 +25,7 @@ EffectsOf = Callable[[PatchArguments, float], xr.DataArray]
 def exact_effects(runner: Runner, arguments: PatchArguments, batch_share: float = 1.0) -> xr.DataArray:
     """Patched - base of every prompt and cell, in float64; what `patch_grid` warns of is not said again."""
     task = prepare(runner, arguments)
-    with _smaller_passes(task, batch_share):
-        values = dataclasses.replace(task, batch_share=batch_share).values()
+    values = dataclasses.replace(task, batch_share=batch_share).values()
     return task.of_cells(values.patched.double() - values.base.double()[:, None])
 
 
@@ -55,7 +51,7 @@ def noise(
     """
     cells = effects.isel(prompt=0)
     count = sampled(len(effects), cells.size)
-    generator = np.random.default_rng(int.from_bytes(runner.generator("batch order").get_state()[:8].numpy().tobytes()))
+    generator = runner.numpy_generator("batch order")
     chosen = np.sort(generator.permutation(len(effects))[:count])
     computed = [effects.values[chosen]]
     with _without_store(runner):
@@ -69,35 +65,10 @@ def noise(
     return cells.copy(data=found).assign_attrs(prompts=count)
 
 
-def times(plan: Plan, factor: float | int) -> Plan:
-    """What so many sweeps of this kind take, one after another; cells and runs are those of one."""
-    flops, loop_flops = int(factor * plan.flops), int(factor * plan.loop_flops)
-    seconds, tokens = factor * plan.seconds, factor * plan.forward_tokens
-    return dataclasses.replace(plan, flops=flops, loop_flops=loop_flops, seconds=seconds, forward_tokens=tokens)
-
-
 def _groups(order: np.ndarray) -> list[np.ndarray]:
     """Two groups of unequal size, where there are prompts enough."""
     first = len(order) * 2 // 3
     return [group for group in (order[:first], order[first:]) if len(group)]
-
-
-@contextmanager
-def _smaller_passes(task: Task, share: float) -> Iterator[None]:
-    """Inside, whole forward passes have a share of their rows: for them the memory bound is all that decides."""
-    runner, shape, length = task.runner, task.runner.shape, task.base.shape[1]
-    before = runner.memory
-    if share < 1 and task.reason is not None:
-        most = CPU_TOKENS if runner.language_model.device.type == "cpu" else GPU_TOKENS
-        row = runner.forward_bytes(length)
-        kept = captured_bytes(shape, task.hooks, length, length, task.sizes.element)
-        # One prompt's activations must fit still, with a copy; 5/8 of the bound are for a batch.
-        needed = max(int(share * (most // length)) * row, row + 2 * kept + 4 * length * shape.d_model)
-        runner.memory = min(before, needed * 8 // 5 + 8)
-    try:
-        yield
-    finally:
-        runner.memory = before
 
 
 @contextmanager

@@ -141,7 +141,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _dataset(task: Task, paths: Paths, names: list[str], unit: str) -> xr.Dataset:
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for block in task.blocks(beside=kept_bytes(task)):
+    for members in task.blocks(beside=kept_bytes(task)):
+        block = slice(members[0], members[-1] + 1)
         work = PathWork(task, paths, block, runs_of(task, block))
         source = work.readout.source
         assert source is not None

@@ -208,7 +208,7 @@ def means(
         raise InputError("Patterns and scores of different positions have different keys: their mean cannot be pooled.")
     sizes = chosen.real(runner, length)
     own = chosen.tokens.shape[1]
-    step = max(1, runner.memory // 4 // captured_bytes(runner.shape, hooks, own, own, 8))
+    step = max(1, runner.shares.kept // captured_bytes(runner.shape, hooks, own, own, 8))
     sums: list[Tensor] = []
     counts = torch.zeros(0)
     for block in torch.arange(len(sizes)).split(step):

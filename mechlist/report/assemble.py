@@ -12,10 +12,11 @@ from plotly.offline import get_plotlyjs
 from mechlist.engine.local import finish
 from mechlist.errors import InputError
 from mechlist.report.html import figure_page, render
-from mechlist.report.model import Guard, Report, Section
+from mechlist.report.model import Report, Section
 from mechlist.results import load_dataset, write_text
 from mechlist.runs import Job, RunDirectory
 from mechlist.study import Study, read_job, read_study, read_yaml
+from mechlist.types import Guard
 
 PLOTLY = "plotly.min.js"
 Record = dict[str, Any]

@@ -1,11 +1,14 @@
 """One HTML file that works without a network, on a phone and on paper."""
 
+import math
+
 import plotly.graph_objects as go
 
-from mechlist.report.model import Guard, Report, Section
+from mechlist.report.model import Report, Section
 from mechlist.report.plots import asset, figure_block, plain_title, scripts
 from mechlist.report.tables import table
 from mechlist.report.text import Anchors, bullets, escape, paragraphs
+from mechlist.types import Guard
 
 # The page may run its own inline scripts and load nothing from anywhere, whatever a figure asks for.
 _POLICY = (
@@ -109,8 +112,8 @@ def _guards(guards: tuple[Guard, ...]) -> str:
 
 def _guard(guard: Guard) -> str:
     word = _WORDS[guard.passed]
-    measured = "" if guard.measured is None else f"measured {_brief(guard.measured)}"
-    tolerance = "" if guard.tolerance is None else f"tolerance {_brief(guard.tolerance)}"
+    measured = "" if math.isnan(guard.measured) else f"measured {guard.measured:.4g}"
+    tolerance = "" if math.isnan(guard.tolerance) else f"tolerance {guard.tolerance:.4g}"
     numbers = ", ".join(part for part in (measured, tolerance) if part)
     said = [
         f'<strong class="{word.lower().replace(" ", "-")}">{word}</strong>',
@@ -118,10 +121,6 @@ def _guard(guard: Guard) -> str:
     ]
     said += [f"<span>{escape(part)}</span>" for part in (numbers, guard.detail) if part]
     return f"<li>{' '.join(said)}</li>"
-
-
-def _brief(value: float | int | str) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _facts(report: Report) -> str:

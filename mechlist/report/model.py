@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 import plotly.graph_objects as go
 
+from mechlist.types import Guard
+
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
@@ -20,18 +22,6 @@ class Section:
     """Name, which makes the anchor, to a figure from `mechlist.figures.finish`."""
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """Caption to rows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Guard:
-    """A check that the run made of itself."""
-
-    name: str
-    passed: bool | None
-    """None where the check was not run."""
-    measured: float | int | str | None = None
-    tolerance: float | int | str | None = None
-    detail: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

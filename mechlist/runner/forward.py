@@ -41,6 +41,37 @@ class Work(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What work takes by its own count; see the fields of `mechlist.types.Plan`."""
+
+    flops: int = 0
+    """Beside those of the calls that it makes."""
+    peak_bytes: int = 0
+    cells: int = 0
+    runs: int = 0
+    loop_flops: int = 0
+
+
+@runtime_checkable
+class Counted(Work, Protocol):
+    """Work that knows what it takes, for plans."""
+
+    @property
+    def kind(self) -> str:
+        """Works of one kind take as long for each prompt, and have results of one form."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """How it is computed."""
+        ...
+
+    def cost(self, members: list[int]) -> Cost:
+        """Of the prompts `members`, in one batch; nothing is computed for it."""
+        ...
+
+
 def by_halves(work: Work, members: list[int]) -> dict[str, Tensor]:
     """The work on `members`; if memory runs out, by halves.
 

@@ -1,28 +1,67 @@
 """Guards: what must hold before any number of a model is believed. Cheap ones run at every load."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from mechlist.errors import GuardError
+from mechlist.models.language_model import LanguageModel
 from mechlist.models.load import load_hf
 from mechlist.models.parity import parity
-from mechlist.runner.interventions import replace
-from mechlist.runner.runner import Runner
-from mechlist.types import Guard
+from mechlist.runner.interventions import Intervention, replace
+from mechlist.types import Guard, ModelShape
 
 RELATIVE_ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Differences allowed to rounding, as a share of the largest logit."""
 
 
-def cheap_guards(runner: Runner) -> list[Guard]:
+@runtime_checkable
+class Guarded(Protocol):
+    """What guards need of a Runner."""
+
+    guards: list[Guard]
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """See Runner."""
+        ...
+
+    @property
+    def shape(self) -> ModelShape:
+        """See Runner."""
+        ...
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """See Runner."""
+        ...
+
+    def hooks(self, *patterns: str) -> list[str]:
+        """See Runner."""
+        ...
+
+    def intervene(self, *interventions: Intervention) -> AbstractContextManager[None]:
+        """See Runner."""
+        ...
+
+    def capture(self, prompts: Any, *hooks: str) -> dict[str, Tensor]:
+        """See Runner."""
+        ...
+
+    def logits(self, prompts: Any) -> Tensor:
+        """See Runner."""
+        ...
+
+
+def cheap_guards(runner: Guarded) -> list[Guard]:
     """Guards that take a few forward passes over a few short random sequences."""
     return [guard(runner) for guard in CHEAP]
 
 
-def all_guards(runner: Runner) -> list[Guard]:
+def all_guards(runner: Guarded) -> list[Guard]:
     """The cheap guards, and Hugging Face's logits on a sequence longer than any window, where there is a reference."""
     info = runner.language_model.info
     guards = cheap_guards(runner)
@@ -33,7 +72,7 @@ def all_guards(runner: Runner) -> list[Guard]:
     return guards
 
 
-def require_cheap_guards(runner: Runner) -> None:
+def require_cheap_guards(runner: Guarded) -> None:
     """Run the cheap guards.
 
     Raises:
@@ -48,14 +87,14 @@ def require_cheap_guards(runner: Runner) -> None:
             )
 
 
-def finite_logits(runner: Runner) -> Guard:
+def finite_logits(runner: Guarded) -> Guard:
     """No NaN and no infinity in the logits."""
     logits = runner.logits(_sequences(runner, [8]))
     bad = float((~logits.isfinite()).sum())
     return Guard("finite logits", bad == 0, bad, 0.0, "logits that are NaN or infinite on random tokens")
 
 
-def batch_invariance(runner: Runner) -> Guard:
+def batch_invariance(runner: Guarded) -> Guard:
     """Neither batch nor padding changes a row beyond float rounding."""
     prompts = _sequences(runner, [12, 3, 7, 1])
     together = runner.logits(prompts)
@@ -72,7 +111,7 @@ def batch_invariance(runner: Runner) -> Guard:
     )
 
 
-def self_patch(runner: Runner) -> Guard:
+def self_patch(runner: Guarded) -> Guard:
     """Replacing every activation by its own value changes nothing, exactly."""
     prompts = _sequences(runner, [8, 8])
     hooks = runner.hooks("blocks.*.hook_resid_pre")
@@ -89,7 +128,7 @@ def self_patch(runner: Runner) -> Guard:
     )
 
 
-def full_patch(runner: Runner) -> Guard:
+def full_patch(runner: Guarded) -> Guard:
     """Patching the whole first residual stream turns a run into its source."""
     first, second = _sequences(runner, [8, 8])
     hook = runner.hooks("blocks.0.hook_resid_pre")[0]
@@ -107,15 +146,15 @@ def full_patch(runner: Runner) -> Guard:
     )
 
 
-CHEAP: tuple[Callable[[Runner], Guard], ...] = (finite_logits, batch_invariance, self_patch, full_patch)
+CHEAP: tuple[Callable[[Guarded], Guard], ...] = (finite_logits, batch_invariance, self_patch, full_patch)
 
 
-def _sequences(runner: Runner, lengths: list[int]) -> list[Tensor]:
+def _sequences(runner: Guarded, lengths: list[int]) -> list[Tensor]:
     generator = runner.generator("guards")
     limit, vocabulary = runner.shape.n_ctx, runner.shape.d_vocab
     return [torch.randint(0, vocabulary, (min(n, limit),), generator=generator) for n in lengths]
 
 
-def _rounding(runner: Runner, logits: list[Tensor]) -> float:
+def _rounding(runner: Guarded, logits: list[Tensor]) -> float:
     largest = max(x.abs().max().item() for x in logits)
     return RELATIVE_ROUNDING[runner.language_model.dtype] * max(1.0, largest)

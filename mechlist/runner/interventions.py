@@ -1,6 +1,8 @@
 """Changes to activations during a forward pass; they compose in the order in which their contexts were entered."""
 
-from collections.abc import Callable, Sequence
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +75,37 @@ def add(hook: str, vector: Float[Tensor, "..."], *, positions: Sequence[int] | N
         return out
 
     return Intervention(hook, change)
+
+
+def seen_as(intervention: Intervention, prompt: Int[Tensor, " row"]) -> Intervention:
+    """The intervention that takes row r for prompt `prompt[r]`."""
+
+    def change(activation: Tensor, rows: Rows) -> Tensor:
+        return intervention.change(activation, Rows(prompt[rows.index], rows.lengths))
+
+    return Intervention(intervention.hook, change)
+
+
+def find_hooks(there: Iterable[str], patterns: Sequence[str], known: Iterable[str]) -> list[str]:
+    """Hook points by name or shell-style pattern, in the order in which they are there.
+
+    Args:
+        there: every hook point.
+        patterns: names and patterns.
+        known: names that may be meant by one that there is not.
+
+    Raises:
+        InputError: a name or pattern that matches no hook point.
+    """
+    found: list[str] = []
+    for pattern in patterns:
+        names = [name for name in there if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+        if not names:
+            close = difflib.get_close_matches(pattern, known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise InputError(f"The model has no hook {pattern!r}.{hint}")
+        found += [name for name in names if name not in found]
+    return found
 
 
 def _selection(

@@ -5,13 +5,9 @@ gives results back in the order of the prompts. A row's result does not depend o
 which is measured at every load (1e-5 and less in float32 logits of the models tried).
 """
 
-import copy
-import difflib
-import fnmatch
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,23 +15,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechlist import effort
 from mechlist.errors import InputError
 from mechlist.models.language_model import LanguageModel, fingerprint, wrap
 from mechlist.models.telling import telling
 from mechlist.models.tokenizer import encode
-from mechlist.runner.assembly import in_order
 from mechlist.runner.batch import Batch, masked_activations
 from mechlist.runner.batching import check_prompts, plan_batches
-from mechlist.runner.forward import Function, Pass, Work
-from mechlist.runner.interventions import Intervention, Rows
-from mechlist.runner.journal import Journal, call_name
-from mechlist.runner.memory import CPU_TOKENS, GPU_TOKENS, bytes_per_row, captured_bytes
-from mechlist.runner.pipeline import run_batches
+from mechlist.runner.executor import Executor, Local
+from mechlist.runner.forward import Counted, Function, Pass, Work
+from mechlist.runner.guards import require_cheap_guards
+from mechlist.runner.interventions import Intervention, find_hooks, seen_as
+from mechlist.runner.journal import Journal
+from mechlist.runner.memory import MemoryShares, bytes_per_row, captured_bytes, padded_tokens
 from mechlist.runner.positions import Positions, resolve
 from mechlist.runner.progress import Bar
 from mechlist.runner.store import ActivationStore
 from mechlist.runner.store.recall import Recall
-from mechlist.runner.transfer import copy_stream
 from mechlist.types import DType, Guard, ModelShape, Processing, parse_bytes
 
 Prompts = Sequence[Sequence[int]] | Sequence[Tensor] | Int[Tensor, "prompt position"]
@@ -45,24 +41,36 @@ class Runner:
     """A model, a memory bound and a seed; runs prompts through the model in batches.
 
     Args:
-        model: a HookedTransformer or TransformerBridge that is already built.
-        memory: what activations and results of one batch may take, beyond the weights: `4GiB`.
+        model: a HookedTransformer or TransformerBridge that is already built, or the view of one.
+        memory: what activations and results of one batch may take, beyond the weights: `4GiB`, or bytes.
         seed: every random choice of an experiment follows from it.
         progress: show a progress bar on a terminal.
         store: where activations of plain passes are kept and found again; without, everything is computed.
+        executor: where batches are done; by default here.
     """
 
     def __init__(
         self,
         model: Any,
         *,
-        memory: str = "4GiB",
+        memory: str | int = "4GiB",
         seed: int = 0,
         progress: bool = True,
         store: ActivationStore | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self._language_model = wrap(model)
-        self._configure(memory, seed, progress, store)
+        self.store = store
+        self.shares = MemoryShares(memory if isinstance(memory, int) else parse_bytes(memory))
+        """What each kind of work may take of the memory bound."""
+        self.seed = seed
+        self.progress = progress
+        self.guards: list[Guard] = []
+        """What the guards measured when the model was loaded."""
+        self._executor = executor or Local(self._language_model.device, progress)
+        self._interventions: list[Intervention] = []
+        self._batch_share = 1.0
+        self._fingerprint: tuple[Any, str] | None = None
 
     @classmethod
     def load(
@@ -87,14 +95,10 @@ class Runner:
             GuardError: it fails one of the cheap guards (`mechlist check` runs them all).
         """
         from mechlist.models.load import load
-        from mechlist.runner.guards import require_cheap_guards
 
-        runner = cls.__new__(cls)
         with telling(f"Loading {model}", progress):
-            runner._language_model = load(
-                model, device=device, dtype=dtype, processing=processing, bos=bos, context=context
-            )
-        runner._configure(memory, seed, progress, None)
+            loaded = load(model, device=device, dtype=dtype, processing=processing, bos=bos, context=context)
+        runner = cls(loaded, memory=memory, seed=seed, progress=progress)
         with telling(f"Checking {model}", progress):
             runner.language_model.one_by_one()
             if guards:
@@ -103,38 +107,31 @@ class Runner:
         runner.store = store
         return runner
 
-    def _configure(self, memory: str, seed: int, progress: bool, store: ActivationStore | None) -> None:
-        self.store = store
-        self.memory = parse_bytes(memory)
-        self.seed = seed
-        self.progress = progress
-        self.guards: list[Guard] = []
-        """What the guards measured when the model was loaded."""
-        self.journal: Journal | None = None
-        self._calls = 0
-        self._interventions: list[Intervention] = []
-        self._stream = copy_stream(self._language_model.device)
-
     def restart(self, journal: Journal | None) -> None:
         """Begin a run: count calls from zero, and remember finished batches in `journal`."""
-        self.journal = journal
-        self._calls = 0
+        self._executor = Local(self._language_model.device, self.progress, journal)
 
-    def twin(self, number: int) -> "Runner":
-        """A Runner around an untrained twin of the model, the `number`-th that follows from the seed.
+    def untrained(self, number: int) -> "Runner":
+        """A Runner around an untrained model of the same architecture, the `number`-th that follows from the seed.
 
         Raises:
             ModelError: the model runs through TransformerBridge.
         """
-        from mechlist.models.twin import untrained_twin
+        from mechlist.models.untrained import untrained_model
 
+        # The words are older than the name: another seed would be another model.
         seed = int(torch.randint(2**31, (1,), generator=self.generator(f"untrained twin {number}")))
-        other = copy.copy(self)
-        other._language_model = untrained_twin(self._language_model, seed)
-        other.__dict__.pop("fingerprint", None)
-        other.guards, other._interventions = [], []
-        other.restart(Journal(self.journal.directory / f"twin-{number}") if self.journal else None)
+        model, executor = untrained_model(self._language_model, seed), self._executor.beside(f"untrained-{number}")
+        return self._with(model, executor, store=self.store)
+
+    def with_executor(self, executor: Executor) -> "Runner":
+        """The same model, memory bound, seed and interventions, whose calls are done elsewhere; nothing is stored."""
+        other = self._with(self._language_model, executor, store=None)
+        other._interventions = [*self._interventions]
         return other
+
+    def _with(self, model: LanguageModel, executor: Executor, *, store: ActivationStore | None) -> "Runner":
+        return Runner(model, memory=self.memory, seed=self.seed, progress=self.progress, store=store, executor=executor)
 
     @property
     def language_model(self) -> LanguageModel:
@@ -161,10 +158,21 @@ class Runner:
         """The token that begins every sequence, if the model has one."""
         return self._language_model.bos_token_id
 
-    @cached_property
+    @property
+    def memory(self) -> int:
+        """The memory bound, in bytes."""
+        return self.shares.bound
+
+    @property
+    def journal(self) -> Journal | None:
+        """Where finished batches are remembered, if anywhere."""
+        return self._executor.journal
+
     def fingerprint(self) -> str:
-        """SHA-256 of the weights."""
-        return fingerprint(self._language_model)
+        """SHA-256 of the weights, computed once for each model."""
+        if self._fingerprint is None or self._fingerprint[0] is not self.model:
+            self._fingerprint = (self.model, fingerprint(self._language_model))
+        return self._fingerprint[1]
 
     def generator(self, purpose: str) -> torch.Generator:
         """A random generator on the CPU that follows from the seed and from what it is for."""
@@ -173,9 +181,8 @@ class Runner:
 
     def numpy_generator(self, purpose: str) -> np.random.Generator:
         """A NumPy generator that follows from the seed and from what it is for."""
-        return np.random.default_rng(
-            int.from_bytes(hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()[:8], "big")
-        )
+        digest = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
     def hooks(self, *patterns: str) -> list[str]:
         """Hook points by name or shell-style pattern (`blocks.*.attn.hook_z`), in the model's order.
@@ -183,15 +190,7 @@ class Runner:
         Raises:
             InputError: a name or pattern that matches no hook point.
         """
-        found: list[str] = []
-        for pattern in patterns:
-            names = [n for n in self.model.hook_dict if n == pattern or fnmatch.fnmatchcase(n, pattern)]
-            if not names:
-                close = difflib.get_close_matches(pattern, self._language_model.hook_names, n=1)
-                hint = f" Did you mean {close[0]}?" if close else ""
-                raise InputError(f"The model has no hook {pattern!r}.{hint}")
-            found += [n for n in names if n not in found]
-        return found
+        return find_hooks(self.model.hook_dict, patterns, self._language_model.hook_names)
 
     @contextmanager
     def intervene(self, *interventions: Intervention) -> Iterator[None]:
@@ -203,29 +202,39 @@ class Runner:
         for intervention in interventions:
             if self.hooks(intervention.hook) != [intervention.hook]:
                 raise InputError(f"An intervention takes the name of one hook, not the pattern {intervention.hook!r}.")
-        before = self._interventions
-        self._interventions = [*before, *interventions]
-        try:
+        with self._holding([*self._interventions, *interventions], self._batch_share):
             yield
-        finally:
-            self._interventions = before
 
     @contextmanager
     def renumbered(self, prompt: Int[Tensor, " row"]) -> Iterator[None]:
         """Let the interventions in place see row r as prompt `prompt[r]`: for work that runs prompts many times."""
+        with self._holding([seen_as(one, prompt) for one in self._interventions], self._batch_share):
+            yield
 
-        def seen(intervention: Intervention) -> Intervention:
-            def change(activation: Tensor, rows: Rows) -> Tensor:
-                return intervention.change(activation, Rows(prompt[rows.index], rows.lengths))
+    @contextmanager
+    def smaller_batches(self, share: float | int) -> Iterator[None]:
+        """Inside, batches of `map` take this share of their usual tokens and memory, and one prompt at least."""
+        with self._holding(self._interventions, share):
+            yield
 
-            return Intervention(intervention.hook, change)
-
-        before = self._interventions
-        self._interventions = [seen(intervention) for intervention in before]
+    @contextmanager
+    def _holding(self, interventions: list[Intervention], batch_share: float | int) -> Iterator[None]:
+        before = self._interventions, self._batch_share
+        self._interventions, self._batch_share = interventions, batch_share
         try:
             yield
         finally:
-            self._interventions = before
+            self._interventions, self._batch_share = before
+
+    def steps(self, label: str, total: int) -> Iterator[int]:
+        """0 to `total` - 1, for a loop of steps that take equally long and make no calls, with a progress bar.
+
+        While a run is planned a few of them stand for all (see `mechlist.effort`, whose `steps` is for loops of calls).
+        """
+        with Bar(label, total, self.progress) as bar:
+            for step in effort.steps(total, label):
+                yield step
+                bar.advance(1)
 
     def map(
         self,
@@ -268,8 +277,7 @@ class Runner:
             # The function runs when the layers' memory is free again, but for the final residual stream.
             return captured + max(self.forward_bytes(length), own + 4 * length * self.shape.d_model)
 
-        # A quarter is for pieces of logits, an eighth for the store's RAM tier.
-        plan = plan_batches(lengths, needed, self.memory * 5 // 8, self._max_tokens)
+        plan = plan_batches(lengths, needed, self._batch_bytes(needed(max(lengths))), self._max_tokens)
         forward = Pass(
             self._language_model,
             rows,
@@ -277,7 +285,7 @@ class Runner:
             chosen,
             tuple(self._interventions),
             function,
-            self.memory // 4,
+            self.shares.logits,
             self._recall,
         )
         asked = f"{hooks} {None if chosen is None else chosen.tolist()} {plan}"
@@ -295,11 +303,19 @@ class Runner:
         Returns:
             Tensors on the CPU, first axis prompt.
         """
-        call = call_name(self._calls, work.prompts, asked)
-        self._calls += 1
-        with Bar(label, sum(len(p) for p in work.prompts), self.progress) as bar:
-            results = list(run_batches(work, plan, call, self.journal, self._stream, bar))
-        return in_order(results, [i for members in plan for i in members])
+        return self._executor.execute(work, plan, asked, label)
+
+    def in_blocks(self, work: Counted, plan: Sequence[list[int]]) -> dict[str, Tensor]:
+        """Work whose blocks of prompts make calls of their own, which have journal, back-off and progress.
+
+        Args:
+            work: what is done to a block of its prompts.
+            plan: the blocks, as numbers of prompts.
+
+        Returns:
+            Tensors on the CPU, first axis prompt.
+        """
+        return self._executor.in_blocks(work, plan)
 
     def capture(self, prompts: Prompts, *hooks: str, positions: Positions = None) -> dict[str, Tensor]:
         """Activations at `hooks` (names or patterns) by hook name, first axis prompt; NaN where a prompt has ended."""
@@ -380,11 +396,16 @@ class Runner:
         if self.store is None:
             return None
         view = self._language_model
-        return Recall(self.store, self.fingerprint, view.device, view.dtype)
+        return Recall(self.store, self.fingerprint(), view.device, view.dtype)
 
     @property
     def _max_tokens(self) -> int:
-        return CPU_TOKENS if self._language_model.device.type == "cpu" else GPU_TOKENS
+        return int(self._batch_share * padded_tokens(self._language_model.device))
+
+    def _batch_bytes(self, one: int) -> int:
+        """What a batch may take, of which a single prompt takes `one` at most."""
+        usual = self.shares.batch
+        return usual if self._batch_share == 1 else min(usual, max(int(self._batch_share * usual), one))
 
     @property
     def _element(self) -> int:

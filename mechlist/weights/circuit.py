@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechlist import effort
 from mechlist.errors import InputError
 from mechlist.models.factored import check_head, embedding, head_weights, unembedding
 from mechlist.types import Head, head_name
@@ -149,8 +150,11 @@ def diagonal_ranks(
         raise InputError("The circuit's factors hold values that are not finite; check the model's weights.")
     index = torch.arange(len(columns), device=rows.device)
     step = max(1, chunk_bytes // (BYTES_PER_SCORE * len(columns)))
-    ranks = [_ranks(part, columns, index, own) for part, own in zip(rows.split(step), index.split(step), strict=True)]
-    return torch.cat(ranks)
+    ranks = torch.zeros(len(rows), dtype=torch.int32, device=rows.device)
+    # While a run is planned only the first few tokens are ranked.
+    for part in effort.slices(len(rows), step, f"the exact circuit of {len(rows):,} tokens, from weights"):
+        ranks[part] = _ranks(rows[part], columns, index, index[part])
+    return ranks
 
 
 def _ranks(

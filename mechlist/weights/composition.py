@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechlist import effort
 from mechlist.errors import InputError
 from mechlist.models.factored import LayerWeights, layer_weights
 
@@ -71,7 +72,7 @@ def random_baseline(d_model: int, d_head: int, *, samples: int, generator: torch
     for name, value, least in (("d_model", d_model, 1), ("d_head", d_head, 1), ("samples", samples, 2)):
         if value < least:
             raise InputError(f"{name} must be at least {least}, not {value}.")
-    drawn = torch.stack([_random_score(d_model, d_head, generator) for _ in range(samples)])
+    drawn = torch.stack([_random_score(d_model, d_head, generator) for _ in effort.steps(samples)])
     return Baseline(drawn.mean().item(), drawn.std().item())
 
 

@@ -28,7 +28,7 @@ device: cpu
 steps:
   - experiment: generate-lists
     name: generate
-    parameters: {topics: [Fruits, Ocean], samples: 1, max_new_tokens: 20}
+    parameters: {topics: [Fruits, Ocean], samples: 1, max_new_tokens: 100}
   - experiment: list-statistics
     name: numbers
     parameters: {recorded: ["{generate}/exports/lists"]}
@@ -110,8 +110,8 @@ def test_steps_that_read_what_earlier_ones_will_write(tmp_path: Path, capsys: py
         "again on list-tiny (cpu, float32)",
         "all steps, without broken",
     ]
-    assert "stand-ins are in place of what generate will give" in captured
-    assert "stand-ins are in place of what generate and tuned will give" in captured
+    assert "examples are in place of what generate will give" in captured
+    assert "examples are in place of what generate and tuned will give" in captured
     # As many lists as will be written: 2 topics x 3 adjectives, and the four with an adjective again.
     assert "10 rows in " in captured
     assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
@@ -156,6 +156,7 @@ def test_the_configuration_of_a_run_is_planned(tmp_path: Path, capsys: pytest.Ca
         (["entropy", "--device-memory"], "device-memory must be a size such as 24GiB, not ''"),
         (["list-statistics", "--device", "cpu"], "needs no model, so there is nothing to plan"),
         (["pach"], "Did you mean patch?"),
+        (["entropy", "--recorded", "nowhere.json", "--device", "cpu"], "nowhere.json"),
         (["--site", "z"], "comes before the flags"),
         (["nowhere.yaml"], "cannot be read"),
     ],

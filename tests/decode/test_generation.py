@@ -1,6 +1,5 @@
 """Generation: against full forward passes without a cache, and against itself in other batches."""
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,8 +82,7 @@ def test_more_samples_begin_with_the_same(loaded: Callable[[str], Runner]):
 
 def test_the_seed_decides(loaded: Callable[[str], Runner]):
     runner = loaded("gpt2")
-    other = copy.copy(runner)
-    other.seed = runner.seed + 1
+    other = Runner(runner.model, seed=runner.seed + 1, progress=False)
     given = prompts(runner, [6])
     again = generate(runner, given, max_new_tokens=8)
     assert generate(runner, given, max_new_tokens=8) == again
@@ -106,10 +104,9 @@ def test_memory_splits_batches_and_changes_nothing(loaded: Callable[[str], Runne
     runner = loaded("llama")
     given = prompts(runner, [6] * 9)
     wide = generate(runner, given, max_new_tokens=10)
-    narrow = copy.copy(runner)
-    narrow.memory = 60_000
+    narrow = Runner(runner.model, memory=60_000, progress=False)
     assert [c[0].tokens for c in generate(narrow, given, max_new_tokens=10)] == [c[0].tokens for c in wide]
-    narrow.memory = 100
+    narrow = Runner(runner.model, memory=100, progress=False)
     with pytest.raises(InputError, match="memory is too small: one completion needs"):
         generate(narrow, given, max_new_tokens=10)
 
@@ -135,7 +132,7 @@ def test_running_out_of_memory_halves_the_batch(loaded: Callable[[str], Runner],
 def test_finished_batches_are_not_drawn_again(
     loaded: Callable[[str], Runner], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    runner = copy.copy(loaded("llama"))
+    runner = Runner(loaded("llama").model, progress=False)
     given = prompts(runner, [6, 7, 8])
     expected = generate(runner, given, max_new_tokens=6)
     decoder = runner.language_model.decoder

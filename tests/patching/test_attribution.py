@@ -23,6 +23,7 @@ from mechlist.patching.replacements import Given, Mean, Resample, Zero
 from mechlist.patching.sweep.cells import HEAD_SITES, hook_name
 from mechlist.patching.sweep.cost import Sizes
 from mechlist.runner import Runner, add, replace
+from mechlist.runner.memory import MemoryShares
 from tests.hooked import HookedTransformer, HookedTransformerConfig
 from tests.patching.live_bytes import LiveBytes
 
@@ -572,9 +573,9 @@ def test_nothing_depends_on_memory(
     metric = LogProb(answer=[[5], [6], [7, 8], [9], [10]], position=[[-1, 2]] * 5)
     asked = {"base": base, "source": source, "lengths": lengths, "metric": metric, **options}
     whole = attribute(runner, **asked)
-    monkeypatch.setattr("mechlist.patching.gradients.work.CPU_TOKENS", 2 * LENGTH)
+    monkeypatch.setattr("mechlist.runner.memory.CPU_PADDED_TOKENS", 2 * LENGTH)
     np.testing.assert_allclose(attribute(runner, **asked)["effect"], whole["effect"], atol=1e-6)
-    monkeypatch.setattr(runner, "memory", 1)
+    monkeypatch.setattr(runner, "shares", MemoryShares(1))
     np.testing.assert_allclose(attribute(runner, **asked)["effect"], whole["effect"], atol=1e-6)
     monkeypatch.undo()
 
@@ -603,7 +604,7 @@ def test_memory_is_counted(gated: bool, length: int, options: dict[str, Any], mo
     config: dict[str, Any] = {"n_layers": 4, "d_model": 64, "n_heads": 4, "d_head": 16, "d_mlp": 256, "n_ctx": 128}
     config |= {"d_vocab": 97, "act_fn": "silu", "gated_mlp": gated, "normalization_type": "RMS" if gated else "LN"}
     runner = Runner(HookedTransformer(HookedTransformerConfig(**config, device="cpu")).eval(), progress=False)
-    monkeypatch.setattr("mechlist.patching.gradients.work.CPU_TOKENS", 10**6)
+    monkeypatch.setattr("mechlist.runner.memory.CPU_PADDED_TOKENS", 10**6)
     base, source = tokens(runner, 6, length)
     with LiveBytes() as live:
         attribute(runner, base=base, source=source, **options)

@@ -227,8 +227,8 @@ def test_nothing_depends_on_memory_or_order(
     runner = loaded(architecture)
     base, source = tokens(runner)
     whole = run(runner, base, source, site="z", per="head_position")
-    monkeypatch.setattr("mechlist.patching.sweep.task.CPU_TOKENS", 17)
-    monkeypatch.setattr("mechlist.patching.sweep.task.Task.blocks", lambda _: [slice(0, 2), slice(2, 3)])
+    monkeypatch.setattr("mechlist.runner.memory.CPU_PACKED_TOKENS", 17)
+    monkeypatch.setattr("mechlist.patching.sweep.task.Task.blocks", lambda _: [[0, 1], [2]])
     np.testing.assert_allclose(
         run(runner, base, source, site="z", per="head_position")["patched"], whole["patched"], atol=2e-6
     )
@@ -326,24 +326,26 @@ def test_shapes_that_differ_are_refused(loaded: Callable[[str], Runner]):
         run(runner, base, source + 100)
 
 
-def test_layers_are_compared_with_the_model_once_for_each_length(
+def test_layers_are_compared_with_the_model_once_for_each_longer_prompt(
     loaded: Callable[[str], Runner], monkeypatch: pytest.MonkeyPatch
 ):
-    runner = Runner(loaded("gpt2").model, progress=False)
-    model, lengths = runner.language_model, list[int]()
-    residual = model.residual
-
-    def spy(rows: torch.Tensor, hooks: Any) -> torch.Tensor:
-        lengths.append(rows.shape[1])
-        return residual(rows, hooks)
-
-    monkeypatch.setattr(model, "residual", spy)
-    for length in (7, 7, 9, 5):
-        base, source = tokens(runner, length=length)
-        run(runner, base, source, site="z", per="head")
-    assert lengths == [7, 9]
     # What was seen of one model says nothing of another.
-    assert Runner(loaded("gpt2").model, progress=False).language_model.compared == 0
+    for _ in range(2):
+        runner = Runner(loaded("gpt2").model, progress=False)
+        model, lengths = runner.language_model, list[int]()
+        residual = model.residual
+
+        def spy(rows: torch.Tensor, hooks: Any, residual: Any = residual, lengths: list[int] = lengths) -> torch.Tensor:
+            lengths.append(rows.shape[1])
+            return residual(rows, hooks)
+
+        monkeypatch.setattr(model, "residual", spy)
+        for length in (7, 18, 18, 20, 19):
+            base, source = tokens(runner, length=length)
+            run(runner, base, source, site="z", per="head")
+        # Random tokens first, whatever the prompts.
+        assert min(lengths) == 16
+        assert [length for length in lengths if length > 16] == [18, 20]
 
 
 def test_a_cell_after_the_metric_is_said_to_have_no_effect(loaded: Callable[[str], Runner]):

@@ -14,7 +14,6 @@ from mechlist.patching.attribution import estimate_cells
 from mechlist.patching.grid import patch_cells
 from mechlist.patching.noise import exact_effects, noise, sampled
 from mechlist.runner import Intervention, Runner
-from mechlist.types import Plan
 
 PROMPTS, LENGTH = 7, 12
 ANSWER, WRONG = list(range(3, 3 + PROMPTS)), list(range(40, 40 + PROMPTS))
@@ -145,12 +144,3 @@ def test_estimates_of_prompts_in_another_order(runner: Runner):
     first = estimate_cells(runner, whole)["effect"]
     found = noise(runner, lambda of, _: estimate_cells(runner, of)["effect"], whole, first, repeats=1)
     assert float(found.max()) < 1e-4
-
-
-def test_a_plan_of_several_sweeps():
-    plan = Plan(
-        cells=4, runs=3, path="", forward_tokens=10, flops=7, loop_flops=9, peak_bytes=5, model_bytes=6, seconds=2
-    )
-    twice = patch_noise.times(plan, 2.0)
-    assert (twice.flops, twice.loop_flops, twice.seconds, twice.forward_tokens) == (14, 18, 4, 20)
-    assert (twice.cells, twice.runs, twice.peak_bytes, twice.model_bytes) == (4, 3, 5, 6)

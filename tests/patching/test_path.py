@@ -17,6 +17,7 @@ from mechlist.patching.path import path_patch
 from mechlist.patching.replacements import Zero
 from mechlist.runner import Intervention, Runner
 from mechlist.runner.journal import Journal
+from mechlist.runner.memory import MemoryShares
 from tests.hooked import HookedTransformer, HookedTransformerConfig
 from tests.patching.test_grid import attention_only
 
@@ -238,9 +239,9 @@ def test_nothing_depends_on_memory_or_order(
     runner = loaded("gemma2")
     base, source = tokens(runner, prompts=4)
     whole = run(runner, base, source, frozen=frozen)
-    monkeypatch.setattr("mechlist.patching.sweep.task.CPU_TOKENS", 20)
+    monkeypatch.setattr("mechlist.runner.memory.CPU_PACKED_TOKENS", 20)
     monkeypatch.setattr("mechlist.patching.sweep.task.CPU_GRAIN", 4)
-    monkeypatch.setattr(runner, "memory", 200_000)
+    monkeypatch.setattr(runner, "shares", MemoryShares(200_000))
     np.testing.assert_allclose(run(runner, base, source, frozen=frozen)["patched"], whole["patched"], atol=5e-6)
     order = [2, 0, 3, 1]
     shuffled = run(runner, base[order], source[order], frozen=frozen, senders=SENDERS[::-1], receivers=ALONE[::-1])

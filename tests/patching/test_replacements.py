@@ -17,6 +17,7 @@ from mechlist.patching.grid import patch_grid
 from mechlist.patching.replacements import Given, Mean, Resample, Zero
 from mechlist.patching.sweep.cells import hook_name
 from mechlist.runner import Runner, replace
+from mechlist.runner.memory import MemoryShares
 
 PROMPTS, LENGTH = 2, 10
 METRIC = LogitDifference(answer=5, wrong=6)
@@ -90,7 +91,7 @@ def test_mean_over_a_data_set(
     runner = loaded(architecture)
     base, data = prompts(runner), prompts(runner, 5, seed=1)
     lengths = torch.tensor([10, 4, 10, 7, 9])
-    monkeypatch.setattr(runner, "memory", 2**20)
+    monkeypatch.setattr(runner, "shares", MemoryShares(2**20))
     found = patch_grid(runner, base=base, source=Mean(data, lengths), site=site, per=per, metric=METRIC)
 
     kept: dict[int, list[Tensor]] = {}

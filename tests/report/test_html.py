@@ -12,7 +12,8 @@ import xarray as xr
 from plotly.offline import get_plotlyjs
 
 from mechlist.figures import attention_pattern, finish, head_heatmap
-from mechlist.report import Guard, Report, Section, figure_page, render
+from mechlist.report import Report, Section, figure_page, render
+from mechlist.types import Guard
 
 EVIL = '</script><img src="x" onerror="alert(1)"><!--'
 TOKENS = [EVIL, "<b>", "\x00", "\ud800", "\u2028", "&lt;"]

@@ -10,7 +10,7 @@ from mechlist.errors import MechlistError
 from mechlist.models.exhaustion import is_out_of_memory
 from mechlist.runner import Batch, Runner, replace
 from mechlist.runner import runner as runner_module
-from mechlist.runner.memory import bytes_per_row, captured_bytes
+from mechlist.runner.memory import MemoryShares, bytes_per_row, captured_bytes, packed_tokens, padded_tokens
 
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -195,3 +195,22 @@ def test_full_logits_count_against_the_memory_bound(
     runner.logits(tokens)
     runner.logits(tokens, positions=-1)
     assert [max(map(len, p)) for p in plans] == [3, 12]
+
+
+def test_shares_that_are_taken_together_fit_together():
+    shares = MemoryShares(4 * 2**30 + 7)
+    assert shares.batch + shares.logits + shares.store <= shares.bound
+    assert shares.traces + shares.rows + max(shares.paths, shares.metric_logits) + shares.store <= shares.bound
+    assert shares.edges + shares.metric_logits + shares.store <= shares.bound
+    assert min(shares.kept, shares.metric_logits) > 0
+
+
+def test_tokens_that_a_batch_is_worth_go_by_the_device():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert padded_tokens(cpu) < packed_tokens(cpu, 10**9) < padded_tokens(gpu)
+    assert packed_tokens(cpu, 10) == 10
+    assert packed_tokens(gpu, 10**9) == 10**9
+
+
+def test_the_bound_is_bytes_or_a_size(build: Callable):
+    assert Runner(build(), memory="1MiB").memory == Runner(build(), memory=2**20).memory == 2**20

@@ -1,7 +1,9 @@
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -261,6 +263,14 @@ def test_a_generator_follows_from_the_seed_and_its_purpose(build: Callable) -> N
     assert draw(0, "a") == draw(0, "a")
     assert draw(0, "a") != draw(0, "b")
     assert draw(0, "a") != draw(1, "a")
+
+
+def test_a_numpy_generator_is_the_documented_one(build: Callable) -> None:
+    runner = Runner(build(), seed=3, progress=False)
+    digest = hashlib.sha256(b"3/bootstrap").digest()
+    expected = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    assert runner.numpy_generator("bootstrap").random(4).tolist() == expected.random(4).tolist()
+    assert runner.numpy_generator("other").random() != runner.numpy_generator("bootstrap").random()
 
 
 def test_a_model_without_tokenizer_takes_token_ids_only(tiny: Runner) -> None:

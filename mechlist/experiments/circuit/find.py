@@ -146,8 +146,7 @@ def _chosen(
 
 
 def _controls(runner: Runner, nodes: Nodes, count: int, controls: int) -> Bool[Tensor, "random sender receiver"]:
-    seed = int(torch.randint(2**62, (), generator=runner.generator("random circuits")))
-    generator = np.random.default_rng(seed)
+    generator = runner.numpy_generator("random circuits")
     drawn = [random_circuit(nodes, count, generator) for _ in range(controls)]
     return torch.stack(drawn) if drawn else torch.zeros(0, *nodes.reads.shape, dtype=torch.bool)
 

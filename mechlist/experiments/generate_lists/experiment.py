@@ -78,7 +78,7 @@ class GenerateLists(Experiment):
         rows = [row for temperature in self.temperatures for row in self._rows(runner, prompts, special, temperature)]
         return _dataset(runner, rows).assign_attrs(self._attributes(runner, special, prompts))
 
-    def stand_in(self, runner: Runner) -> tuple[int, ...]:
+    def example_completion(self, runner: Runner) -> tuple[int, ...]:
         """See Experiment."""
         return example_completion(runner.tokenizer, self.max_new_tokens)
 

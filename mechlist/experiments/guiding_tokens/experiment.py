@@ -12,7 +12,7 @@ from mechlist.decode import Sampling, generate
 from mechlist.errors import InputError
 from mechlist.experiments.guiding_tokens import report
 from mechlist.experiments.guiding_tokens.scores import METHODS, TRUTH, agreement, all_scores, deletion, without_bos
-from mechlist.experiments.prompt_experiment import PromptExperiment, numpy_generator
+from mechlist.experiments.prompt_experiment import PromptExperiment
 from mechlist.patching.tokens.inputs import answer_log_probs
 from mechlist.patching.tokens.tracing import causal_trace
 from mechlist.registry import register
@@ -94,7 +94,7 @@ class GuidingTokens(PromptExperiment):
             tokens,
             answer,
             rest,
-            numpy_generator(runner, "orders of removal"),
+            runner.numpy_generator("orders of removal"),
             random_orders=self.random_orders,
         )
         trace = causal_trace(runner, tokens, answer, subject, draws=self.draws, deviations=self.deviations)

@@ -30,7 +30,7 @@ class Induction(Experiment):
     top_heads: int = 6
     """Number of heads whose attention patterns are kept and drawn."""
     twins: int = 1
-    """Number of untrained twins that serve as the null; each takes as much memory as the model."""
+    """Number of untrained models of the same shape that serve as the null; each takes as much memory as the model."""
     random_sets: int = 5
     """Number of matched random sets of heads that the found heads' ablation is compared with; 0 ablates nothing."""
     mlp_sequences: int = 2

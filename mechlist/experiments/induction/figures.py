@@ -77,7 +77,9 @@ def _ranked(results: xr.Dataset) -> go.Figure:
 
     reference = {"uniform attention": float(results["uniform_attention"].sel(score="induction_score"))}
     if "null_largest_score" in results:
-        reference["untrained twin, best head"] = float(results["null_largest_score"].sel(score="induction_score").max())
+        reference["untrained model, best head"] = float(
+            results["null_largest_score"].sel(score="induction_score").max()
+        )
     return draw.grouped_bars(
         column("induction_score"),
         title="Strongest induction heads",

@@ -27,7 +27,7 @@ def findings(results: xr.Dataset) -> list[str]:
     ]
     if "null_largest_score" in results:
         best = float(results["null_largest_score"].sel(score="induction_score").max())
-        out.append(f"The best head of an untrained twin has an induction score of {best:.3f}.")
+        out.append(f"The best head of an untrained model has an induction score of {best:.3f}.")
     if "ablated_accuracy" in results:
         out.append(_ablation(results, right))
     if "mlp_loss_increase" in results:

@@ -7,6 +7,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from mechlist import effort
 from mechlist.datasets.passages import PASSAGE, repeated_passage
 from mechlist.errors import InputError, ModelError
 from mechlist.experiments.induction.effects import ablation_effects, mlp_effects
@@ -32,7 +33,7 @@ CLEAR, TIMES_UNIFORM = 0.15, 3.0
 def scores(runner: Runner, tokens: Tensor, period: int) -> xr.Dataset:
     """Five scores of every head with intervals over sequences; log-probability and accuracy by half and position."""
     rows = _rows(runner, tokens, period, "Scoring heads")
-    generator = _numpy_generator(runner, "bootstrap")
+    generator = runner.numpy_generator("bootstrap")
     results = xr.Dataset(coords=_grid(runner))
     for name in SCORES:
         for form in ("", "_loose"):
@@ -50,15 +51,15 @@ def scores(runner: Runner, tokens: Tensor, period: int) -> xr.Dataset:
     return results.merge(_halves(rows["log_prob"], rows["correct"], period))
 
 
-def null(runner: Runner, tokens: Tensor, period: int, twins: int) -> xr.Dataset:
-    """The largest score of any head of each untrained twin, on the same tokens; empty where there can be no twin."""
+def null(runner: Runner, tokens: Tensor, period: int, models: int) -> xr.Dataset:
+    """The largest score of any head of each untrained model, on the same tokens; empty where there can be none."""
     largest: list[list[float]] = []
-    for number in range(twins):
+    for number in effort.steps(models):
         try:
-            twin = runner.twin(number)
+            untrained = runner.untrained(number)
         except ModelError:
             return xr.Dataset()
-        rows = _rows(twin, tokens, period, "Scoring an untrained twin")
+        rows = _rows(untrained, tokens, period, "Scoring an untrained model")
         largest.append([rows[name].mean(dim=0).max().item() for name in SCORES])
     if not largest:
         return xr.Dataset()
@@ -135,7 +136,7 @@ def ablations(runner: Runner, results: xr.Dataset, tokens: Tensor, random_sets: 
         [_second_half(*ablated_next_tokens(runner, tokens, heads, mode), period) for mode in ("zero", "mean")]
         for heads in sets.values()
     ]
-    tested = ablation_effects(intact, np.array(without), _numpy_generator(runner, "ablation"))
+    tested = ablation_effects(intact, np.array(without), runner.numpy_generator("ablation"))
     named = [", ".join(head_name(h) for h in heads) for heads in sets.values()]
     return tested.assign(ablated_heads=("head_set", named)).assign_coords(
         head_set=list(sets), ablation=["zero", "mean"]
@@ -149,7 +150,7 @@ def mlp(runner: Runner, tokens: Tensor, period: int, sequences: int) -> xr.Datas
     names = {"same_token": "mlp_loss_increase"} | {s: f"mlp_loss_increase_{s}" for s in SOURCES if s != "same_token"}
     # One prompt has no other to take a value from, and is its own mean.
     sources = SOURCES if len(tokens) > 1 else SOURCES[:1]
-    generator = _numpy_generator(runner, "MLP replacement")
+    generator = runner.numpy_generator("MLP replacement")
     out = xr.Dataset()
     for source in sources:
         # Rolled, each sequence is the first once, and what is put in stays what it is for all of them together.
@@ -235,7 +236,3 @@ def _second_half(log_prob: Tensor, correct: Tensor, period: int) -> np.ndarray:
 
 def _grid(runner: Runner) -> dict[str, Any]:
     return {"layer": np.arange(runner.shape.n_layers), "head": np.arange(runner.shape.n_heads)}
-
-
-def _numpy_generator(runner: Runner, purpose: str) -> np.random.Generator:
-    return np.random.default_rng(int(torch.randint(2**62, (1,), generator=runner.generator(purpose))))

@@ -18,13 +18,10 @@ from mechlist.experiments.list_patch import figures as drawing
 from mechlist.experiments.list_patch import findings as words
 from mechlist.experiments.list_patch.handover import null_rejections
 from mechlist.experiments.list_patch.statistics import effects, with_statistics
-from mechlist.patching.arguments import prepare
 from mechlist.patching.grid import patch_cells
 from mechlist.patching.sweep.cells import HEAD_SITES, KEY_VALUE_SITES, Site
-from mechlist.patching.sweep.plan import plan_patching
 from mechlist.registry import register
 from mechlist.runner import Runner
-from mechlist.types import Plan
 
 SITES: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out", "q", "k", "v", "pattern")
 """With all heads at once z does what attn_out does, and attn_scores what pattern does."""
@@ -103,21 +100,6 @@ class ListPatch(MadeListExperiment):
             model=runner.language_model.info["name"],
         )
         return with_statistics(results)
-
-    def plan(self, runner: Runner) -> Plan:
-        """What all sweeps take together."""
-        pairs = self._pairs(runner)
-        plans = [
-            plan_patching(prepare(runner, pairs.arguments(side, site, per)))
-            for site, per in self._grids()
-            for side in SIDES
-        ]
-        total: dict[str, Any] = {
-            name: sum(getattr(plan, name) for plan in plans)
-            for name in ("cells", "runs", "forward_tokens", "flops", "loop_flops", "seconds")
-        }
-        peak = max(plan.peak_bytes for plan in plans)
-        return Plan(**total, path=plans[0].path, peak_bytes=peak, model_bytes=plans[0].model_bytes)
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
         """Of each site the effects by layer and role, both ways; and by head."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from mechlist import effort
 from mechlist.errors import InputError
 from mechlist.metrics.multiple import max_t
 from mechlist.metrics.ratios import resampled_ratios
@@ -89,7 +90,7 @@ def null_rejections(
     """
     member = np.unique(clusters, return_inverse=True)[1]
     found = 0
-    for _ in range(permutations):
+    for _ in effort.steps(permutations):
         signs = generator.choice([-1.0, 1.0], size=member.max() + 1)[member]
         flipped = effects * signs.reshape(-1, *[1] * (effects.ndim - 1))
         test = max_t(flipped, clusters=clusters, resamples=FLIPS, generator=generator)

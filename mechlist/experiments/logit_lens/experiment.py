@@ -1,16 +1,13 @@
 """The logit lens on lists or on pairs of prompts: where along layers and items a logit difference is made."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.datasets.pairs.pair import own_pairs, read_pairs
-from mechlist.decode.rehearsal import rehearse
 from mechlist.errors import InputError
 from mechlist.experiments.list_experiment import MadeListExperiment, text_direction
 from mechlist.experiments.logit_lens import figures as logit_lens_figures
@@ -21,11 +18,6 @@ from mechlist.experiments.logit_lens.tuned import load_translators, train, tuned
 from mechlist.lens.logit_lens import Translate, as_it_is
 from mechlist.registry import register
 from mechlist.runner import Runner
-from mechlist.runner.rehearsal import Rehearsed
-from mechlist.types import Plan
-
-PLANNED_STEPS = 3
-"""Of a tuned lens's training, from which the time of the others follows."""
 
 
 @register("logit-lens")
@@ -79,24 +71,6 @@ class LogitLens(MadeListExperiment):
             results = results.merge(extra).assign_attrs(extra.attrs)
         name = runner.language_model.info["name"]
         return results.assign_attrs(origin=inputs.origin, softcap=self.softcap, model=name)
-
-    def plan(self, runner: Runner) -> Plan:
-        """As of any experiment; a tuned lens is trained for few steps."""
-        if not self.tuned or self.translators is not None or self.tuned_steps <= 1 + PLANNED_STEPS:
-            return super().plan(runner)
-        plan, inputs = dataclasses.replace(self, tuned_steps=1).plan(runner), self._inputs(runner)
-
-        def training(steps: int) -> Rehearsed[Any]:
-            return rehearse(runner, lambda other: train(other, inputs, steps=steps, batch=self.tuned_batch))
-
-        # The first is for what happens once.
-        _, one, more = (training(steps) for steps in (1, 1, 1 + PLANNED_STEPS))
-        further = (self.tuned_steps - 1) / PLANNED_STEPS
-        return dataclasses.replace(
-            plan,
-            flops=plan.flops + round(further * (more.plan.flops - one.plan.flops)),
-            seconds=plan.seconds + further * max(0.0, more.beside - one.beside),
-        )
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
         """Curves over layers, layers and items, change points; how far the lens is from the model, with a tuned one."""

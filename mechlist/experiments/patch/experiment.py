@@ -7,16 +7,12 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from mechlist.datasets.pairs.pair import read_pairs
 from mechlist.experiments import grid_report
 from mechlist.experiments.grid_experiment import GridExperiment
-from mechlist.patching.arguments import prepare
 from mechlist.patching.grid import patch_cells
-from mechlist.patching.noise import exact_effects, sampled, times
-from mechlist.patching.sweep.plan import plan_patching
+from mechlist.patching.noise import exact_effects
 from mechlist.registry import register
 from mechlist.runner import Runner
-from mechlist.types import Plan
 
 
 @register("patch")
@@ -31,14 +27,6 @@ class Patch(GridExperiment):
         results = patch_cells(runner, arguments)
         effects = results["patched"] - results["base"]
         return self.finished(runner, results, effects, arguments, found, partial(exact_effects, runner))
-
-    def plan(self, runner: Runner) -> Plan:
-        """What the sweep takes, with those for noise and null."""
-        task = prepare(runner, self.arguments(runner, self.found_pairs(runner)))
-        prompts = len(task.base)
-        again = self.noise_repeats * sampled(prompts, task.parts.n_cells) / prompts
-        draws = self.null_pairs if self.null_file is None else len(read_pairs(self.null_file)) // prompts
-        return times(plan_patching(task), 1 + again + draws)
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
         """The share of the effect that each cell recovers, or its effect, averaged over the prompts."""

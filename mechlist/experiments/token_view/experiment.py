@@ -102,7 +102,7 @@ class TokenView(Experiment):
         }
         return results
 
-    def stand_in(self, runner: Runner) -> tuple[int, ...]:
+    def example_completion(self, runner: Runner) -> tuple[int, ...]:
         """See Experiment."""
         return example_completion(runner.tokenizer, self.max_new_tokens)
 

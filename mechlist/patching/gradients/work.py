@@ -22,7 +22,7 @@ from mechlist.patching.sweep.cells import hook_name
 from mechlist.patching.sweep.packing import ATTENTION_SITES
 from mechlist.patching.sweep.task import Task
 from mechlist.runner import Intervention, Rows
-from mechlist.runner.memory import CPU_TOKENS
+from mechlist.runner.memory import padded_tokens
 from mechlist.runner.positions import padded_axes, real_entries
 
 
@@ -69,10 +69,9 @@ class Attribution:
         runner, sizes, (prompts, length) = self.task.runner, self.task.sizes, self.task.base.shape
         each = gradient_bytes(sizes, self.task.site, length, fix_qk=self.fix_qk)
         each += 4 * length * runner.shape.d_vocab_out * self.model.makes_logits
-        # What is left is for pieces of logits.
-        size = max(1, (runner.memory * 5 // 8 - weight_copies(sizes)) // each)
+        size = max(1, (runner.shares.batch - weight_copies(sizes)) // each)
         if self.model.device.type == "cpu":
-            size = min(size, max(1, CPU_TOKENS // length))
+            size = min(size, max(1, padded_tokens(self.model.device) // length))
         return [list(range(i, min(i + size, prompts))) for i in range(0, prompts, size)]
 
 
@@ -207,13 +206,13 @@ class _Block:
     def _gradients(self, finals: Tensor, base: Float[Tensor, "prompt n d_model"], kept: list[Tensor]) -> list[Tensor]:
         model, runner = self._work.model, self._task.runner
         unembed, d_vocab = model.unembed, runner.shape.d_vocab_out
-        gradient = metric_gradient(self._measure, finals, base, unembed, d_vocab, runner.memory // 8)
+        gradient = metric_gradient(self._measure, finals, base, unembed, d_vocab, runner.shares.metric_logits)
         return site_gradients(finals, gradient, kept)
 
     def _measured(self, finals: Tensor, base: Tensor) -> Float[Tensor, " prompt"]:
         model, runner = self._work.model, self._task.runner
         every = torch.arange(len(finals))
-        return self._measure(finals, every, base, model.unembed, runner.shape.d_vocab_out, runner.memory // 8)
+        return self._measure(finals, every, base, model.unembed, runner.shape.d_vocab_out, runner.shares.metric_logits)
 
 
 def _keep(kept: dict[str, Tensor], name: str, activation: Tensor) -> Tensor:

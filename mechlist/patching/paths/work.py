@@ -217,7 +217,7 @@ class PathWork:
     @cached_property
     def _most_sent(self) -> int:
         """Tokens of the first pass at a time."""
-        return max(1, self.task.runner.memory // 8 // sent_bytes(self.task, self.paths))
+        return max(1, self.task.runner.shares.paths // sent_bytes(self.task, self.paths))
 
     def _plan(self) -> tuple[list[list[int]], str]:
         """Batches of pairs by the tokens of both passes, pairs that begin at the same position together; what is asked.

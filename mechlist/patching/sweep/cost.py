@@ -7,24 +7,20 @@ line.
 
 from dataclasses import dataclass
 
-from mechlist.patching.sweep.packing import ATTENTION_SITES, Batch, Packing, single_tokens
+from jaxtyping import Int
+from torch import Tensor
+
+from mechlist.metrics.measure import Measure
+from mechlist.patching.sweep.packing import ATTENTION_SITES, Batch, Packing, packed, single_tokens
+from mechlist.patching.sweep.parts import Parts
 from mechlist.patching.sweep.sweep import AFTER_ATTENTION
+from mechlist.runner.forward import Cost
 from mechlist.types import ModelShape
 
 WIDE = 4
 """Bytes of a number in a norm, whatever the model's own type."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of a batch, or of many."""
-
-    flops: int
-    peak_bytes: int
-
-    def __add__(self, other: "Cost") -> "Cost":
-        """One after the other."""
-        return Cost(self.flops + other.flops, max(self.peak_bytes, other.peak_bytes))
+LOOKED_AT = 8
+"""Batches of a sweep whose bytes are worked out."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,7 @@ class Sizes:
             after = self.element * self.shape.d_model * (queries + joined) if late else 0
             peak = max(peak, attention, finish, held + after)
             held = self.element * self.shape.d_model * joined
-        return Cost(flops, peak)
+        return Cost(flops=flops, peak_bytes=peak)
 
     @staticmethod
     def _joining(layer: int, batch: Batch, last: bool) -> int:
@@ -149,3 +145,42 @@ class Sizes:
         held = self.element * (tokens * width + queries * (4 * width + self.heads))
         inner = self.element * piece * (2 * self.shape.d_mlp + width)
         return held + max(inner, self.element * queries * width) + self.element * joining * (width + self.heads)
+
+
+@dataclass(frozen=True)
+class RowCosts:
+    """What rows of a block of prompts take, with the logits that are read of them."""
+
+    sizes: Sizes
+    site: str
+    parts: Parts
+    """Of the block."""
+    measure: Measure
+    """Of the block."""
+    grain: int
+    most_bytes: int
+    """A piece of logits takes so many at most."""
+
+    def of(self, rows: Int[Tensor, " row"]) -> Cost:
+        """Of one batch of rows."""
+        shape, element = self.sizes.shape, self.sizes.element
+        batch = Batch(rows, self.parts, self.measure.read, self.grain, shape.n_layers)
+        cost = self.sizes.batch(batch, self.site)
+        tokens = int((batch.is_read.sum(dim=1) * batch.joined(shape.n_layers)).sum())
+        # The streams, their copy and its norm.
+        finals = 2 * element * tokens * shape.d_model
+        held = finals + self.measure.piece_bytes(tokens, shape.d_vocab_out, self.most_bytes)
+        columns = None if self.measure.columns is None else len(self.measure.columns)
+        flops = cost.flops + self.sizes.unembed_flops(tokens, columns)
+        return Cost(flops=flops, peak_bytes=max(cost.peak_bytes + finals, held))
+
+    def peak(self, rows: Int[Tensor, " row"], prompts: int, length: int, most: int, *, source: bool) -> int:
+        """Bytes of the runs of the block, and of the largest batch of `most` packed tokens besides."""
+        start = self.parts.first_position[rows]
+        width = self.measure.read.max(dim=1).values[rows // self.parts.n_cells] + 1 - start
+        batches = packed(start, width, most)
+        # Few are looked at, the first among them: its rows begin earliest and are the widest.
+        chosen = batches[:: -(-len(batches) // LOOKED_AT)] if batches else []
+        kept = prompts * self.sizes.trace_bytes(self.site, length, source=source)
+        traced = self.sizes.trace_peak(self.site, prompts, length, source=source)
+        return max([traced, *(kept + self.of(rows[batch]).peak_bytes for batch in chosen)])

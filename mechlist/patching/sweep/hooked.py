@@ -72,7 +72,7 @@ def _measured(
     def function(batch: Batch) -> dict[str, Tensor]:
         mine = prompt[batch.rows.index]
         finals = _read(batch, measure.read[mine])
-        return {"value": measure(finals, mine, base.to(finals.device), unembed, d_vocab, runner.memory // 8)}
+        return {"value": measure(finals, mine, base.to(finals.device), unembed, d_vocab, runner.shares.metric_logits)}
 
     return runner.map(tokens, function, label="Patching")["value"]
 

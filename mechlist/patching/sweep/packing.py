@@ -252,6 +252,20 @@ def _on(x: Tensor, chosen: Bool[Tensor, " entry"], entries: Entries, place: Tens
     return [column[chosen].to(x.device) for column in columns]
 
 
+def packed(start: Int[Tensor, " row"], width: Int[Tensor, " same_row"], most: int) -> list[list[int]]:
+    """Batches of rows with at most so many tokens together, rows that begin at the same position together."""
+    order = torch.argsort(start, stable=True)
+    plan: list[list[int]] = []
+    used = most
+    for row, tokens in zip(order.tolist(), width[order].tolist(), strict=True):
+        if used + tokens > most:
+            plan.append([])
+            used = 0
+        plan[-1].append(row)
+        used += tokens
+    return plan
+
+
 def single_tokens(entries: Entries) -> tuple[Entries, Int[Tensor, " entry"]]:
     """The tokens of some entries, each once: an entry of each token, and the token of each entry."""
     key = entries.row * (int(entries.position.max()) + 1 if len(entries.row) else 1) + entries.position

@@ -63,4 +63,6 @@ class Readout:
     ) -> Float[Tensor, "row n"]:
         runner = self.runner
         unembed, d_vocab = runner.language_model.unembed, runner.shape.d_vocab_out
-        return self.measure.values(finals, where, prompt, self._base_finals, unembed, d_vocab, runner.memory // 8)
+        return self.measure.values(
+            finals, where, prompt, self._base_finals, unembed, d_vocab, runner.shares.metric_logits
+        )

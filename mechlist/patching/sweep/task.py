@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,16 +20,16 @@ from mechlist.models.layers import PIECE, Layers
 from mechlist.models.sites import ATTENTION_SITES, HEAD_SITES
 from mechlist.patching.replacements import Ready
 from mechlist.patching.sweep.cells import heads_of, hook_name
-from mechlist.patching.sweep.cost import Sizes
+from mechlist.patching.sweep.cost import RowCosts, Sizes
 from mechlist.patching.sweep.hooked import hooked_rows
-from mechlist.patching.sweep.packing import SourceEditor
+from mechlist.patching.sweep.packing import SourceEditor, packed
 from mechlist.patching.sweep.parts import Parts
 from mechlist.patching.sweep.readout import Readout
 from mechlist.patching.sweep.sweep import Replacing, Sweep, Trace, Watch, differs, trace
 from mechlist.runner import Runner
+from mechlist.runner.forward import Cost
+from mechlist.runner.memory import captured_bytes, packed_tokens, padded_tokens
 
-CPU_TOKENS = 4096
-"""Packed tokens of a batch beyond which a larger one is no faster on a CPU."""
 CPU_GRAIN, GPU_GRAIN = 1, 16
 """Rows begin at multiples of it: on a GPU a group of rows costs launches, and a few more tokens cost nothing."""
 
@@ -95,6 +95,24 @@ class Task:
         return Sizes(self.runner.shape, model.dtype.itemsize, piece)
 
     @property
+    def grain(self) -> int:
+        """Rows begin at multiples of it."""
+        return CPU_GRAIN if self.model.device.type == "cpu" else GPU_GRAIN
+
+    @cached_property
+    def most_tokens(self) -> int:
+        """Packed tokens of a batch of rows, at most."""
+        fit = max(1, self.runner.shares.rows // self.sizes.token_bytes(self.base.shape[1]))
+        return packed_tokens(self.model.device, fit)
+
+    @property
+    def kind(self) -> str:
+        """Of the cells and what is done in them, whatever the prompts and however many."""
+        prompts, length = self.base.shape
+        of = (self.site, self.parts.n_cells, len(self.parts.row) // prompts, length, self.source is None, self.reason)
+        return f"{of} {self.measure.read.shape[1]} {self.measure.columns is None}"
+
+    @property
     def hooks(self) -> list[str]:
         """The site's hook point of each layer."""
         return [hook_name(self.site, layer) for layer in range(self.runner.shape.n_layers)]
@@ -106,31 +124,69 @@ class Task:
         coords = {name: list(of_axis) for name, of_axis in self.labels.items()}
         return xr.DataArray(whole.reshape(len(whole), *shape), dims=("prompt", *self.labels), coords=coords)
 
+    @property
+    def path(self) -> str:
+        """How it is computed."""
+        return "layer by layer" if self.reason is None else f"whole forward passes, because {self.reason}"
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model."""
+        return self.runner.language_model
+
+    @property
+    def prompts(self) -> Sequence[Tensor]:
+        """Base tokens of each prompt."""
+        return self.base.unbind()
+
     def values(self) -> Values:
         """Run it."""
-        runs = [self.block(prompts) for prompts in self.blocks()] if self.reason is None else [self._hooked()]
-        patched, base = (torch.cat(column) for column in zip(*[run[:2] for run in runs], strict=True))
-        sources = [run[2] for run in runs if run[2] is not None]
-        path = "layer by layer" if self.reason is None else f"whole forward passes, because {self.reason}"
-        patched = patched.masked_fill(self.outside, torch.nan)
-        return Values(patched, base, torch.cat(sources) if sources else None, path)
+        found = self.runner.in_blocks(self, self.blocks())
+        patched = found["patched"].masked_fill(self.outside, torch.nan)
+        return Values(patched, found["base"], found.get("source"), self.path)
 
-    @property
-    def most_tokens(self) -> int:
-        """Packed tokens of a batch that fit a third of the memory, or beyond which a larger one is no faster."""
-        most = max(1, self.runner.memory // 3 // self.sizes.token_bytes(self.base.shape[1]))
-        return min(most, CPU_TOKENS) if self.runner.language_model.device.type == "cpu" else most
+    def blocks(self, beside: int = 0) -> list[list[int]]:
+        """Prompts whose traces fit together, with so many bytes `beside` each; one at least.
 
-    @property
-    def grain(self) -> int:
-        """Rows begin at multiples of it."""
-        return CPU_GRAIN if self.runner.language_model.device.type == "cpu" else GPU_GRAIN
-
-    def blocks(self, beside: int = 0) -> list[slice]:
-        """Prompts whose traces, and so many bytes `beside` each, fit a third of the memory together; one at least."""
+        All of them where whole forward passes are needed.
+        """
         each = self.sizes.trace_peak(self.site, 1, self.base.shape[1], source=self.source is not None) + beside
-        size = max(1, self.runner.memory // 3 // each)
-        return [slice(i, min(i + size, len(self.base))) for i in range(0, len(self.base), size)]
+        size = max(1, self.runner.shares.traces // each) if self.reason is None else len(self.base)
+        return [list(range(i, min(i + size, len(self.base)))) for i in range(0, len(self.base), size)]
+
+    def compute(self, members: list[int]) -> dict[str, Tensor]:
+        """Patched, base and source metric of the prompts `members`, which follow one another."""
+        prompts = slice(members[0], members[-1] + 1)
+        patched, base, source = self.block(prompts) if self.reason is None else self._only(prompts)._hooked()
+        found = {"patched": patched, "base": base}
+        return found if source is None else found | {"source": source}
+
+    def cost(self, members: list[int]) -> Cost:
+        """Of a block of prompts, beside the calls that are made for its rows."""
+        prompts, length = slice(members[0], members[-1] + 1), self.base.shape[1]
+        cells, wanted = int((~self.outside[prompts]).sum()), ~(self.blind | self.outside)[prompts].flatten()
+        source, layered, once = self.source is not None, self.reason is None, self.batch_share == 1
+        if layered:
+            rows = wanted.nonzero()[:, 0]
+            peak = self.row_costs(prompts).peak(rows, len(members), length, self.most_tokens, source=source)
+        else:
+            runs, each = int(wanted.sum()) + (1 + source) * len(members), self.runner.forward_bytes(length)
+            most = max(1, min(runs, padded_tokens(self.model.device) // length, self.runner.shares.batch // each))
+            kept = captured_bytes(self.runner.shape, self.hooks, length, length, self.sizes.element)
+            peak = (2 + source) * len(members) * kept + most * each
+        whole = self.sizes.forward_flops(1, length) + self.sizes.unembed_flops(length, None)
+        # In smaller batches the same cells are run once more.
+        return Cost(
+            peak_bytes=peak,
+            cells=cells * once,
+            runs=0 if layered else int(wanted.sum()) * once,
+            loop_flops=cells * whole,
+        )
+
+    def row_costs(self, prompts: slice) -> RowCosts:
+        """What rows of a block of prompts take."""
+        parts, measure = self.parts.block(prompts.start, prompts.stop), self.measure.block(prompts)
+        return RowCosts(self.sizes, self.site, parts, measure, self.grain, self.runner.shares.metric_logits)
 
     def block(self, prompts: slice) -> tuple[Tensor, Tensor, Tensor | None]:
         """Patched, base and source metric of a block of prompts."""
@@ -165,9 +221,25 @@ class Task:
         model.compare(tokens[:1, first], made.final[:1, first])
         return made
 
+    def _only(self, prompts: slice) -> "Task":
+        """The task of these prompts alone."""
+        if prompts == slice(0, len(self.base)):
+            return self
+        return replace(
+            self,
+            base=self.base[prompts],
+            source=None if self.source is None else self.source[prompts],
+            lengths=self.lengths[prompts],
+            parts=self.parts.block(prompts.start, prompts.stop),
+            measure=self.measure.block(prompts),
+            replacement=_From(self.replacement, prompts.start),
+        )
+
     def _hooked(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        runner = self.runner
-        hooks = self.hooks
+        with self.runner.smaller_batches(self.batch_share):
+            return self._with_hooks(self.runner, self.hooks)
+
+    def _with_hooks(self, runner: Runner, hooks: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
         base = self._unpadded(self.base)
         sources = None if self.source is None else self._unpadded(self.source)
         there = runner.capture(base, *hooks)
@@ -240,6 +312,24 @@ class Work:
             finals, where = self.sweep.finals(rows)
         return {"value": self.readout.changed(finals, where, rows // self.parts.n_cells)}
 
+    @property
+    def kind(self) -> str:
+        """Of the task."""
+        return self.task.kind
+
+    @property
+    def path(self) -> str:
+        """Of the task."""
+        return self.task.path
+
+    def cost(self, members: list[int]) -> Cost:
+        """Of the rows that `members` number, as one batch."""
+        return self._costs.of(self.rows[members])
+
+    @cached_property
+    def _costs(self) -> RowCosts:
+        return self.task.row_costs(self.block)
+
     @cached_property
     def widths(self) -> Int[Tensor, " row"]:
         """Tokens that each row carries."""
@@ -249,16 +339,7 @@ class Work:
         """Batches of rows by packed tokens, rows that begin at the same position together; and what is asked."""
         task = self.task
         most = max(1, int(task.batch_share * min(task.most_tokens, int(self.widths.sum()))))
-        start = self.parts.first_position[self.rows]
-        order = torch.argsort(start, stable=True)
-        plan: list[list[int]] = []
-        used = most
-        for i, width in zip(order.tolist(), self.widths[order].tolist(), strict=True):
-            if used + width > most:
-                plan.append([])
-                used = 0
-            plan[-1].append(i)
-            used += width
+        plan = packed(self.parts.first_position[self.rows], self.widths, most)
         if task.runner.journal is None:
             return plan, ""
         return plan, f"{task.site} {self._digest()} {task.measure.columns} {task.measure.of.__qualname__} {plan}"
@@ -270,6 +351,19 @@ class Work:
         for tensor in (*parts, self._read, *self.made.source):
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _From:
+    """What is put into the prompts from number `start` on, which are counted from 0."""
+
+    replacement: Ready
+    start: int
+
+    def put(self, layer: int, there: Tensor, source: Tensor | None, prompts: slice) -> Tensor:
+        """See Ready."""
+        block = slice(prompts.start + self.start, prompts.stop + self.start)
+        return self.replacement.put(layer, there, source, block)
 
 
 def whole_passes(runner: Runner, site: str | None = None) -> str | None:

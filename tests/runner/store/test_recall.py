@@ -1,4 +1,3 @@
-import copy
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,8 @@ def ragged(runner: Runner, seed: int = 0) -> list[torch.Tensor]:
 
 
 def with_store(runner: Runner, directory: Path | None, ram: int = 2**20) -> Runner:
-    other = copy.copy(runner)
-    other.store = ActivationStore(directory, ram_bytes=ram)
-    return other
+    store = ActivationStore(directory, ram_bytes=ram)
+    return Runner(runner.language_model, progress=False, store=store)
 
 
 def forbid_forward(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,10 +67,10 @@ def test_interventions_are_neither_stored_nor_answered_from_the_store(tiny_runne
 def test_a_model_of_the_same_name_with_other_weights_shares_nothing(tiny_runner, tmp_path):
     prompts = ragged(tiny_runner)
     first = with_store(tiny_runner, tmp_path)
-    twin = with_store(tiny_runner.twin(0), tmp_path)
-    a, b = first.log_probs(prompts), twin.log_probs(prompts)
+    untrained = with_store(tiny_runner.untrained(0), tmp_path)
+    a, b = first.log_probs(prompts), untrained.log_probs(prompts)
     assert not torch.equal(a.nan_to_num(), b.nan_to_num())
-    assert torch.equal(b.nan_to_num(), tiny_runner.twin(0).log_probs(prompts).nan_to_num())
+    assert torch.equal(b.nan_to_num(), tiny_runner.untrained(0).log_probs(prompts).nan_to_num())
 
 
 def test_a_flipped_bit_is_noticed_and_the_shard_computed_again(tiny_runner, tmp_path):

@@ -1,4 +1,4 @@
-"""An untrained twin: the same architecture with fresh random weights, the null for any claim about training."""
+"""An untrained model of the same architecture, with fresh random weights: the null for any claim about training."""
 
 import copy
 from typing import Any
@@ -11,7 +11,7 @@ from mechlist.models.quiet import quiet
 from mechlist.models.tl import is_bridge
 
 
-def untrained_twin(model: LanguageModel, seed: int) -> LanguageModel:
+def untrained_model(model: LanguageModel, seed: int) -> LanguageModel:
     """A model of the same architecture and type with TransformerLens's initial weights, on the same device.
 
     It takes as much memory again as the model. The global random state is left as it was.
@@ -20,7 +20,7 @@ def untrained_twin(model: LanguageModel, seed: int) -> LanguageModel:
         ModelError: a model that is not a HookedTransformer.
     """
     if is_bridge(model.module):
-        raise ModelError("An untrained twin needs a HookedTransformer; this model runs through TransformerBridge.")
+        raise ModelError("An untrained model needs a HookedTransformer; this model runs through TransformerBridge.")
     from transformer_lens import HookedTransformer
 
     cfg: Any = copy.deepcopy(model.module.cfg)
@@ -31,5 +31,5 @@ def untrained_twin(model: LanguageModel, seed: int) -> LanguageModel:
         cfg.seed = None
         module = HookedTransformer(cfg, move_to_device=False)
         module.move_model_modules_to_device()
-    info = model.info | {"name": f"untrained twin of {model.info.get('name')}"}
-    return wrap(module.eval(), info, model.bos_token_id, model.tokenizer, model.shape.n_ctx)
+    named = model.info | {"name": f"untrained model like {model.info.get('name')}"}
+    return wrap(module.eval(), named, model.bos_token_id, model.tokenizer, model.shape.n_ctx)

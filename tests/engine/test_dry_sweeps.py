@@ -1,19 +1,21 @@
 """What a sweep is said to take, against what it takes: operations and bytes are counted while it runs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mechlist.engine.dry_run import dry_run
 from mechlist.metrics.answers import LogitDifference, LogProb
 from mechlist.models.quiet import quiet
 from mechlist.patching.arguments import PatchArguments, prepare
 from mechlist.patching.replacements import Zero
-from mechlist.patching.sweep.plan import plan_patching
 from mechlist.patching.sweep.task import Task
 from mechlist.runner import Runner
+from mechlist.types import Plan
 from tests.hooked import HookedTransformer, HookedTransformerConfig
 from tests.patching.live_bytes import LiveBytes
 
@@ -45,6 +47,10 @@ def task(runner: Runner, prompts: int, length: int, **asked: Any) -> Task:
     base, source = (torch.randint(0, 500, (prompts, length), generator=generator) for _ in range(2))
     chosen: dict[str, Any] = {"base": base, "source": source, "metric": LogitDifference(answer=1, wrong=2)} | asked
     return prepare(runner, PatchArguments(**chosen))
+
+
+def plan_patching(task: Task) -> Plan:
+    return dry_run(task.runner, lambda runner: replace(task, runner=runner).values()).plan
 
 
 SWEEPS: list[tuple[int, int, dict[str, Any]]] = [

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from mechlist.decode import HeadEdit, Sampling, generate
-from mechlist.decode import rehearsal as rehearsal_module
-from mechlist.decode.rehearsal import rehearse
+from mechlist.engine import dry_generation
+from mechlist.engine.counting import Counter
+from mechlist.engine.dry_run import dry_run
 from mechlist.models.decoding import CachedDecoder, RecomputingDecoder
 from mechlist.runner import Runner
-from mechlist.runner.counting import Counter
 
 PROMPTS = [[5, 6, 7, 8], [5, 6, 7, 8, 9], [5, 6, 7, 9], [1, 2, 3, 4]]
 NEW = 20
@@ -48,7 +48,7 @@ def test_tokens_are_those_that_are_fed(
 ):
     runner = loaded(architecture)
     edit = HeadEdit(heads=((1, 0),), mode="swap", donors=[row[::-1] for row in PROMPTS]) if swap else None
-    plan = rehearse(runner, lambda runner: written(runner, edit=edit)).plan
+    plan = dry_run(runner, lambda runner: written(runner, edit=edit)).plan
     seen = fed(monkeypatch)
     written(runner, edit=edit)
     assert plan.forward_tokens == sum(seen)
@@ -57,30 +57,49 @@ def test_tokens_are_those_that_are_fed(
 
 def test_few_tokens_are_drawn(loaded: Callable[[str], Runner], monkeypatch: pytest.MonkeyPatch):
     seen = fed(monkeypatch)
-    monkeypatch.setattr(rehearsal_module, "SAMPLE_SECONDS", 0.0)
-    rehearse(loaded("gemma2"), written)
+    monkeypatch.setattr(dry_generation, "SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr(dry_generation, "WRITE_SECONDS", 0.0)
+    dry_run(loaded("gemma2"), written)
     assert sum(seen) < 100
 
 
 def test_operations_are_those_of_the_real_run(loaded: Callable[[str], Runner]):
     runner = loaded("gemma2")
-    plan = rehearse(runner, written).plan
+    plan = dry_run(runner, written).plan
     with Counter("cpu") as counter:
         written(runner)
     assert plan.flops == pytest.approx(counter.flops, rel=0.01)
 
 
-def test_completions_are_the_given_one(loaded: Callable[[str], Runner]):
-    found = rehearse(loaded("gemma2"), lambda runner: written(runner, stop_tokens=[3]), completion=(9, 8, 3)).results
+def test_completions_are_the_given_one(loaded: Callable[[str], Runner], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dry_generation, "WRITE_SECONDS", 0.0)
+    found = dry_run(
+        loaded("gemma2"), lambda runner: written(runner, stop_tokens=[3]), example=lambda: (9, 8, 3)
+    ).results
     assert [len(row) for row in found] == [3] * 4
     assert all(one.tokens == (9, 8, 3) and one.stopped and len(one.log_probs) == 3 for row in found for one in row)
-    long = rehearse(loaded("gemma2"), written, completion=tuple(range(50))).results[0][0]
+    long = dry_run(loaded("gemma2"), written, example=lambda: tuple(range(50))).results[0][0]
     assert long.tokens == tuple(range(NEW))
     assert not long.stopped
 
 
+def test_one_is_the_given_one_where_none_stopped(loaded: Callable[[str], Runner], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dry_generation, "WRITE_SECONDS", 1e6)
+    monkeypatch.setattr(dry_generation, "LONGEST_SECONDS", 1e6)
+    runner = loaded("gemma2")
+    free = [one.tokens for row in generate(runner, PROMPTS, max_new_tokens=NEW) for one in row]
+    stop = min(set(range(runner.shape.d_vocab)) - {token for tokens in free for token in tokens})
+    planned = dry_run(
+        runner,
+        lambda runner: generate(runner, PROMPTS, max_new_tokens=NEW, stop_tokens=[stop]),
+        example=lambda: (9, 8, stop),
+    )
+    assert sorted(len(one.tokens) for row in planned.results for one in row) == [3, NEW, NEW, NEW]
+    assert planned.plan.notes[0].startswith("what is written is counted with as many tokens as it may have, 20")
+
+
 def test_without_one_they_are_as_long_as_they_may_be(loaded: Callable[[str], Runner]):
-    found = rehearse(loaded("gemma2"), written).results
+    found = dry_run(loaded("gemma2"), written).results
     assert {len(one.tokens) for row in found for one in row} == {NEW}
     assert torch.tensor([one.log_probs for row in found for one in row]).lt(0).all()
 
@@ -91,7 +110,7 @@ def test_a_single_new_token(loaded: Callable[[str], Runner], monkeypatch: pytest
     def run(runner: Runner) -> Any:
         return generate(runner, PROMPTS, max_new_tokens=1)
 
-    plan = rehearse(runner, run).plan
+    plan = dry_run(runner, run).plan
     seen = fed(monkeypatch)
     run(runner)
     assert plan.forward_tokens == sum(seen) == 17

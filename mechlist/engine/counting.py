@@ -1,5 +1,6 @@
 """Counts what torch does while it does it: operations of matrix products, and bytes that are alive at the same time."""
 
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ class Counter(TorchDispatchMode):
         """Two for each multiplication and addition."""
         self.live = 0
         self.peak = 0
+        self.own_seconds = 0.0
+        """That counting took, and not what is counted."""
         self._device = device
         self._paused = False
         # By identity; torch's own references are for tensors, whose objects can come back to life.
@@ -40,11 +43,16 @@ class Counter(TorchDispatchMode):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Count nothing inside."""
+        """Count nothing inside, and slow nothing down."""
+        if self._paused:
+            yield
+            return
         self._paused = True
+        super().__exit__(None, None, None)
         try:
             yield
         finally:
+            super().__enter__()
             self._paused = False
 
     def held(self, size: int) -> None:
@@ -53,9 +61,8 @@ class Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called by torch for every operation."""
+        started = time.perf_counter()
         kwargs = kwargs or {}
-        if self._paused:
-            return func(*args, **kwargs)
         count = flop_registry.get(func._overloadpacket)
         if count is None:
             # Without gradients some operations arrive here before they are taken apart into matrix products.
@@ -65,11 +72,14 @@ class Counter(TorchDispatchMode):
                 return out
         for given in _tensors((args, kwargs)):
             self._known.setdefault(given.untyped_storage(), 0)
+        began = time.perf_counter()
         out = func(*args, **kwargs)
+        ended = time.perf_counter()
         if count is not None:
             self.flops += count(*args, **kwargs, out_val=out)
         for made in _tensors(out):
             self._note(made.untyped_storage())
+        self.own_seconds += time.perf_counter() - ended + began - started
         return out
 
     def _note(self, storage: torch.UntypedStorage) -> None:

@@ -1,4 +1,4 @@
-"""The rehearsal: what it counts against what the Runner really does, and results of the same form."""
+"""The dry run: what it counts against what the Runner really does, and results of the same form."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from mechlist.engine import samples
+from mechlist.engine.counting import Counter
+from mechlist.engine.dry_run import dry_run
+from mechlist.engine.samples import token_flops
 from mechlist.errors import InputError
 from mechlist.models.language_model import _Hooked
 from mechlist.runner import Batch, Runner, replace
-from mechlist.runner import rehearsal as rehearsal_module
-from mechlist.runner.counting import Counter
-from mechlist.runner.rehearsal import Rehearsal, rehearse, token_flops
 from tests.runner.conftest import BuildModel
 
 LENGTHS = [3, 7, 7, 12, 5, 30, 9, 9, 2, 31, 8, 8]
@@ -55,7 +56,7 @@ def work(prompts: list[Tensor]) -> Callable[[Runner], Any]:
 
 
 def test_tokens_are_those_that_the_runner_passes(runner: Runner, prompts: list[Tensor]):
-    plan = rehearse(Rehearsal(runner), work(prompts)).plan
+    plan = dry_run(runner, work(prompts)).plan
     with spied() as seen:
         work(prompts)(runner)
     assert len(set(seen)) == len(seen) == 4  # Several batches of unequal width, or nothing is tested.
@@ -64,9 +65,9 @@ def test_tokens_are_those_that_the_runner_passes(runner: Runner, prompts: list[T
 
 
 def test_a_sample_is_computed(runner: Runner, prompts: list[Tensor], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rehearsal_module, "SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr(samples, "SAMPLE_SECONDS", 0.0)
     with spied() as seen:
-        plan = rehearse(Rehearsal(runner), work(prompts)).plan
+        plan = dry_run(runner, work(prompts)).plan
     # The longest prompt, once for each of the two calls.
     assert seen == [31, 31]
     assert plan.forward_tokens > 200
@@ -79,7 +80,7 @@ def test_operations_are_those_of_the_real_run(build: BuildModel):
     def run(runner: Runner) -> Tensor:
         return runner.logits(equal)
 
-    plan = rehearse(Rehearsal(runner), run).plan
+    plan = dry_run(runner, run).plan
     with Counter("cpu") as counter:
         run(runner)
     assert plan.flops == counter.flops
@@ -97,7 +98,7 @@ def test_operations_of_a_token(loaded: Callable[[str], Runner], architecture: st
 
 
 def test_results_have_the_form_of_the_real_ones(runner: Runner, prompts: list[Tensor]):
-    kept, logits = rehearse(Rehearsal(runner), work(prompts)).results
+    kept, logits = dry_run(runner, work(prompts)).results
     real, real_logits = work(prompts)(runner)
     assert {k: v.shape for k, v in kept.items()} == {k: v.shape for k, v in real.items()}
     assert logits.shape == real_logits.shape
@@ -116,14 +117,14 @@ def test_the_peak_keeps_to_the_bound_and_grows_with_batches(build: BuildModel):
     peaks = []
     for memory in ("60kB", "400kB"):
         runner = Runner(build(), memory=memory, progress=False)
-        peaks.append(rehearse(Rehearsal(runner), run).plan.peak_bytes)
+        peaks.append(dry_run(runner, run).plan.peak_bytes)
         assert peaks[-1] <= runner.memory
     assert peaks[1] > 3 * peaks[0]
 
 
 def test_the_runner_stays_as_it_was(runner: Runner, prompts: list[Tensor]):
     before = dict(vars(runner))
-    rehearse(Rehearsal(runner), work(prompts))
+    dry_run(runner, work(prompts))
     assert vars(runner) == before
 
 
@@ -132,21 +133,21 @@ def test_interventions_in_place_act(runner: Runner, prompts: list[Tensor]):
         return runner.logits(prompts[:1])
 
     with runner.intervene(replace("blocks.1.hook_resid_post", 0.0)):
-        found = rehearse(Rehearsal(runner), run).results
+        found = dry_run(runner, run).results
         torch.testing.assert_close(found, runner.logits(prompts[:1]))
 
 
-def test_a_twin_is_counted_with_its_original(runner: Runner, prompts: list[Tensor]):
+def test_an_untrained_model_is_counted_with_the_trained_one(runner: Runner, prompts: list[Tensor]):
     def run(runner: Runner) -> None:
-        runner.twin(0).log_probs(prompts)
+        runner.untrained(0).log_probs(prompts)
         runner.log_probs(prompts)
 
-    one = rehearse(Rehearsal(runner), lambda runner: runner.log_probs(prompts)).plan
-    assert rehearse(Rehearsal(runner), run).plan.forward_tokens == 2 * one.forward_tokens
+    one = dry_run(runner, lambda runner: runner.log_probs(prompts)).plan
+    assert dry_run(runner, run).plan.forward_tokens == 2 * one.forward_tokens
 
 
 def test_work_without_a_call_is_counted(runner: Runner):
-    plan = rehearse(Rehearsal(runner), lambda _: torch.randn(8, 8) @ torch.randn(8, 8)).plan
+    plan = dry_run(runner, lambda _: torch.randn(8, 8) @ torch.randn(8, 8)).plan
     assert (plan.flops, plan.path) == (2 * 8**3, "no pass through the model")
 
 
@@ -155,20 +156,20 @@ def test_runs_without_a_call_are_counted(runner: Runner):
         runner.language_model.residual(torch.zeros(2, 5, dtype=torch.long), [])
         runner.log_probs([[1, 2, 3]])
 
-    assert rehearse(Rehearsal(runner), run).plan.forward_tokens == 13
+    assert dry_run(runner, run).plan.forward_tokens == 13
     assert not runner.model.embed._forward_hooks
 
 
 def test_faults_are_those_of_the_run(runner: Runner):
     with pytest.raises(InputError, match="outside the vocabulary of 31"):
-        rehearse(Rehearsal(runner), lambda runner: runner.log_probs([[1, 99]]))
+        dry_run(runner, lambda runner: runner.log_probs([[1, 99]]))
 
 
-def test_integers_and_flags_have_stand_ins(runner: Runner, prompts: list[Tensor]):
+def test_integers_and_flags_have_examples(runner: Runner, prompts: list[Tensor]):
     def run(runner: Runner) -> dict[str, Tensor]:
         return runner.map(prompts, lambda batch: {"token": batch.tokens, "real": batch.real})
 
-    found = rehearse(Rehearsal(runner), run).results
+    found = dry_run(runner, run).results
     assert found["token"].shape == found["real"].shape == (len(LENGTHS), 31)
     assert (found["token"].dtype, found["real"].dtype) == (torch.long, torch.bool)
 
@@ -177,4 +178,4 @@ def test_a_function_sees_batches(runner: Runner, prompts: list[Tensor]):
     def rows(batch: Batch) -> dict[str, Tensor]:
         return {"sum": batch.logits().sum((1, 2))}
 
-    assert rehearse(Rehearsal(runner), lambda runner: runner.map(prompts, rows)).results["sum"].shape == (len(LENGTHS),)
+    assert dry_run(runner, lambda runner: runner.map(prompts, rows)).results["sum"].shape == (len(LENGTHS),)

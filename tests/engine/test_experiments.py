@@ -9,6 +9,9 @@ import pytest
 from torch import Tensor
 
 from mechlist.datasets.lists.recorded import read_recorded
+from mechlist.engine import dry_generation
+from mechlist.engine.counting import Counter
+from mechlist.engine.dry_run import plan_experiment
 from mechlist.experiment import Experiment
 from mechlist.experiments.attribution_patch.experiment import AttributionPatch
 from mechlist.experiments.circuit.experiment import Circuit
@@ -27,7 +30,6 @@ from mechlist.models.decoding import CachedDecoder
 from mechlist.models.language_model import _Hooked
 from mechlist.results import write_text
 from mechlist.runner import Runner
-from mechlist.runner.counting import Counter
 from tests.experiments.lists_for_tests import random_gemma2
 
 TOPICS = ("Fruits", "Colors", "Ocean")
@@ -44,12 +46,18 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 
 @pytest.fixture(scope="module")
 def recorded(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stand-ins for the lists of a run of generate-lists."""
+    """Examples of the lists of a run of generate-lists."""
     asked = GenerateLists(topics=TOPICS, samples=2, max_new_tokens=30)
     folder = tmp_path_factory.mktemp("generate")
-    for name, text in asked.files(asked.rehearse(runner).results).items():
+    for name, text in asked.files(plan_experiment(asked, runner).results).items():
         write_text(folder / name, text)
     return folder / "lists"
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written for a plan is never cut off, however busy the machine is."""
+    monkeypatch.setattr(dry_generation, "WRITE_SECONDS", 1e6)
 
 
 @contextmanager
@@ -76,7 +84,7 @@ def spied() -> Iterator[list[int]]:
     "asked", [Entropy(**FEW), LogitLens(**FEW), DirectLogitAttribution(**FEW), LogitLens(**FEW, softcap=True)]
 )
 def test_tokens_of_plain_passes(runner: Runner, asked: Experiment):
-    plan = asked.plan(runner)
+    plan = plan_experiment(asked, runner).plan
     with spied() as seen, Counter("cpu") as counter:
         asked.run(runner)
     assert plan.forward_tokens == sum(seen) > 0
@@ -88,7 +96,7 @@ def test_tokens_of_plain_passes(runner: Runner, asked: Experiment):
 @pytest.mark.parametrize("kind", [ListHazard, ListTemperature, WrittenLists, TokenView, Entropy])
 def test_tokens_on_recorded_lists(runner: Runner, recorded: Path, kind: Any):
     asked = kind(recorded=(recorded,))
-    plan = asked.plan(runner)
+    plan = plan_experiment(asked, runner).plan
     with spied() as seen:
         asked.run(runner)
     assert plan.forward_tokens == sum(seen) > 0
@@ -96,7 +104,7 @@ def test_tokens_on_recorded_lists(runner: Runner, recorded: Path, kind: Any):
 
 def test_written_lists_are_as_long_as_they_may_be(runner: Runner):
     asked = GenerateLists(topics=TOPICS, samples=2, temperatures=(0.5, 0.9), max_new_tokens=10)
-    plan = asked.plan(runner)
+    plan = plan_experiment(asked, runner).plan
     with spied() as seen:
         results = asked.run(runner)
     written = (results["tokens"].values >= 0).sum() - results["prompt_length"].values.sum()
@@ -123,17 +131,17 @@ def test_written_lists_are_as_long_as_they_may_be(runner: Runner):
     ids=lambda asked: f"{type(asked).__name__}-{getattr(asked, 'intervention', '')}",
 )
 def test_everything_else_is_planned(runner: Runner, asked: Experiment):
-    plan = asked.plan(runner)
+    plan = plan_experiment(asked, runner).plan
     assert min(plan.forward_tokens, plan.flops, plan.peak_bytes, plan.seconds) > 0
     with Counter("cpu") as counter:
         asked.run(runner)
-    # Own lists get shorter or longer than their stand-ins, and what is strong in stand-ins may not be in the end.
+    # Own lists get shorter or longer than those of the plan, and what is strong in a sample may not be in the end.
     assert 0.4 < plan.flops / counter.flops < 2.5
 
 
-def test_induction_with_its_twins(tiny_runner: Runner):
+def test_induction_with_its_untrained_models(tiny_runner: Runner):
     asked = Induction(batch=4, period=10, mlp_sequences=0, random_sets=1)
-    plan = asked.plan(tiny_runner)
+    plan = plan_experiment(asked, tiny_runner).plan
     with spied() as seen:
         asked.run(tiny_runner)
     # The heads that are found in the sample may not be those of all sequences, but here they are.
@@ -142,13 +150,13 @@ def test_induction_with_its_twins(tiny_runner: Runner):
 
 def test_a_tuned_lens_is_drawn_out(runner: Runner):
     short = LogitLens(**FEW, tuned=True, tuned_steps=12, tuned_batch=16)
-    plan = short.plan(runner)
+    plan = plan_experiment(short, runner).plan
     with Counter("cpu") as counter:
         short.run(runner)
     assert plan.flops == pytest.approx(counter.flops, rel=0.05)
 
 
-def test_stand_ins_are_recorded_lists(recorded: Path):
+def test_examples_are_recorded_lists(recorded: Path):
     files = [read_recorded(file) for file in sorted(recorded.glob("*.json"))]
     assert [file.adjective for file in files] == ["long", "", "short"]
     assert all(list(file.topics) == list(TOPICS) for file in files)

@@ -2,7 +2,7 @@
 
 import torch
 
-from mechlist.runner.counting import Counter
+from mechlist.engine.counting import Counter
 
 
 def test_operations_of_matrix_products():
