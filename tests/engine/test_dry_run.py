@@ -66,6 +66,7 @@ def test_tokens_are_those_that_the_runner_passes(runner: Runner, prompts: list[T
 
 def test_a_sample_is_computed(runner: Runner, prompts: list[Tensor], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(samples, "SAMPLE_SECONDS", 0.0)
+    runner.language_model.one_by_one()  # Looked at once a model.
     with spied() as seen:
         plan = dry_run(runner, work(prompts)).plan
     # The longest prompt, once for each of the two calls.
