@@ -62,10 +62,12 @@ def test_a_plan_gives_each_step_as_it_comes_and_goes_on_after_a_fault(tmp_path):
     first = next(planned)
     assert len(loaded) == 1
     assert (first.name, first.reason, first.needs_model) == ("short", "", True)
+    assert first.plan is not None
     assert first.plan.seconds > 0
     second, third = planned
     assert second.plan is None
     assert "nowhere.json" in second.reason
+    assert third.plan is not None
     assert third.plan.forward_tokens == first.plan.forward_tokens
 
 

@@ -45,7 +45,9 @@ def check_tokenizer(tokenizer: Any, d_vocab: int) -> None:
         return
     ids = tokenizer.get_vocab().values()
     largest = max(ids, default=-1)
-    if max((token for token in ids if token not in tokenizer.added_tokens_decoder), default=-1) >= d_vocab:
+    # Asked once: the tokenizer makes this table anew each time, of thousands of tokens in Gemma 3's.
+    added = set(tokenizer.added_tokens_decoder)
+    if max((token for token in ids if token not in added), default=-1) >= d_vocab:
         raise ModelError(
             f"The tokenizer does not fit the model: it has token ids up to {largest}, "
             f"the model's vocabulary ends at {d_vocab - 1}; put the model's own tokenizer files there, or none."

@@ -8,7 +8,7 @@ which is measured at every load (1e-5 and less in float32 logits of the models t
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -129,6 +129,23 @@ class Runner:
         other = self._with(self._language_model, executor, store=None)
         other._interventions = [*self._interventions]
         return other
+
+    def reloaded(self, processing: Processing) -> "Runner":
+        """A Runner around the same model, from the same files, whose weights were processed in another way.
+
+        Raises:
+            ModelError: the files cannot be read any more.
+        """
+        from mechlist.models.load import load
+
+        info, device = self._language_model.info, str(self._language_model.device)
+        name, bos = str(info.get("directory", info["name"])), info["bos"] is not None
+        dtype = cast(DType, str(self._language_model.dtype).removeprefix("torch."))
+        with telling(f"Loading {info['name']} again, its weights as they are", self.progress):
+            model = load(name, device=device, dtype=dtype, processing=processing, bos=bos, context=info["context"])
+            model.one_by_one()
+        model.info["name"] = info["name"]
+        return self._with(model, self._executor.beside("reloaded"), store=self.store)
 
     def _with(self, model: LanguageModel, executor: Executor, *, store: ActivationStore | None) -> "Runner":
         return Runner(model, memory=self.memory, seed=self.seed, progress=self.progress, store=store, executor=executor)

@@ -12,16 +12,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechlist import effort
 from mechlist.errors import InputError
 from mechlist.models.factored import check_head, embedding, head_weights, unembedding
 from mechlist.types import Head, head_name
+from mechlist.weights.blocked import PRODUCT_BYTES, Progress, Tile, products
 
 Axis = Literal["query", "key"]
 
-CHUNK_BYTES = 2**26
-BYTES_PER_SCORE = 16
-"""A float32 score, three comparisons, the int32 that counting makes of each, and what allocators keep."""
+EXACT_FLOPS = 6e12
+"""Of both axes of a circuit: about a minute on two cores. What takes more is read on a sample of the tokens."""
+SAMPLE = 2000
+"""Tokens of such a sample: the interval of a share then has a half-width of .022 at most."""
 
 
 class Circuit(NamedTuple):
@@ -34,7 +35,7 @@ class Circuit(NamedTuple):
 class OVCircuit(NamedTuple):
     """Logits [source, output] as two factors: `source_side @ output_side.T`; several heads stand side by side."""
 
-    source_side: Float[Tensor, "vocab rank"]
+    source_side: Float[Tensor, "token rank"]
     output_side: Float[Tensor, "vocab rank"]
 
 
@@ -60,8 +61,10 @@ def k_composition_circuit(module: Any, previous: Head, induction: Head) -> Circu
     return Circuit(_project(words, _exact(second.W_Q)), _project(words, key_map))
 
 
-def copying_circuit(module: Any, heads: Sequence[Head]) -> OVCircuit:
+def copying_circuit(module: Any, heads: Sequence[Head], *, tokens: Int[Tensor, " token"] | None = None) -> OVCircuit:
     """What attending to each token adds to each logit, W_E W_V W_O W_U, summed over `heads`. In float32 at least.
+
+    The source side holds the rows of `tokens`, or of all.
 
     Raises:
         InputError: no head, one twice, one that is not there, or a model whose outputs are not its input tokens.
@@ -76,7 +79,31 @@ def copying_circuit(module: Any, heads: Sequence[Head]) -> OVCircuit:
     weights = [head_weights(module, *head) for head in heads]
     values = torch.cat([_exact(w.W_V) for w in weights], dim=1)
     writes = torch.cat([_exact(w.W_O) for w in weights], dim=0)
-    return OVCircuit(_project(words, values), _project(outputs, writes.mT))
+    chosen = words if tokens is None else words[tokens.to(words.device)]
+    return OVCircuit(_project(chosen, values), _project(outputs, writes.mT))
+
+
+def sampled_tokens(
+    vocab: int, rank: int, count: int | None, generator: torch.Generator
+) -> Int[Tensor, " token"] | None:
+    """Tokens whose rows of a circuit are read, in rising order; None for all of them.
+
+    Args:
+        vocab: tokens of the vocabulary.
+        rank: of the circuit: columns of its factors.
+        count: tokens that are read, 0 for all; None for all where both axes take about a minute, and else `SAMPLE`.
+        generator: of the sample, which is drawn without replacement.
+
+    Raises:
+        InputError: a negative count.
+    """
+    if count is not None and count < 0:
+        raise InputError(f"circuit_tokens must be 0 (all tokens) or more, not {count}.")
+    if count is None:
+        count = 0 if 4.0 * vocab * vocab * rank <= EXACT_FLOPS else SAMPLE
+    if count == 0 or count >= vocab:
+        return None
+    return torch.randperm(vocab, generator=generator)[:count].sort().values
 
 
 def circuit_top_k_accuracy(
@@ -85,7 +112,7 @@ def circuit_top_k_accuracy(
     *,
     axis: Axis,
     k: int = 1,
-    chunk_bytes: int = CHUNK_BYTES,
+    tile_bytes: int = PRODUCT_BYTES,
 ) -> float:
     """Share of tokens whose own entry is among the `k` largest, between 0 and 1. Guessing gives k / vocab.
 
@@ -101,7 +128,7 @@ def circuit_top_k_accuracy(
     Raises:
         InputError: another axis, or `k` below 1 or above the vocabulary.
     """
-    return top_k_share(circuit_ranks(query_side, key_side, axis=axis, chunk_bytes=chunk_bytes), k)
+    return top_k_share(circuit_ranks(query_side, key_side, axis=axis, tile_bytes=tile_bytes), k)
 
 
 def circuit_ranks(
@@ -109,20 +136,32 @@ def circuit_ranks(
     key_side: Float[Tensor, "vocab d_head"],
     *,
     axis: Axis,
-    chunk_bytes: int = CHUNK_BYTES,
-) -> Int[Tensor, " vocab"]:
+    tokens: Int[Tensor, " token"] | None = None,
+    tile_bytes: int = PRODUCT_BYTES,
+    progress: Progress | None = None,
+) -> Int[Tensor, " token"]:
     """How many entries come before each token's own along `axis`, as in `circuit_top_k_accuracy`; for every k at once.
 
+    Args:
+        query_side: one factor.
+        key_side: the other.
+        axis: what the entries run along.
+        tokens: that are asked about, in rising order; all by default.
+        tile_bytes: of the scores that are made at a time.
+        progress: called with the number of scores that are done.
+
     Raises:
-        InputError: another axis.
+        InputError: another axis, or as `diagonal_ranks`.
     """
     if axis not in ("query", "key"):
         raise InputError(f"axis must be 'query' or 'key', not {axis!r}.")
     rows, columns = (query_side, key_side) if axis == "key" else (key_side, query_side)
-    return diagonal_ranks(rows, columns, chunk_bytes=chunk_bytes)
+    if tokens is not None:
+        rows = rows[tokens.to(rows.device)]
+    return diagonal_ranks(rows, columns, own=tokens, tile_bytes=tile_bytes, progress=progress)
 
 
-def copying_accuracy(module: Any, heads: Sequence[Head], *, k: int = 1, chunk_bytes: int = CHUNK_BYTES) -> float:
+def copying_accuracy(module: Any, heads: Sequence[Head], *, k: int = 1, tile_bytes: int = PRODUCT_BYTES) -> float:
     """Share of tokens whose own logit is among the `k` that attending to them raises most, between 0 and 1.
 
     The sum over several heads is what they write together when all attend to the token (ARENA: 1.4 and 1.10).
@@ -130,54 +169,83 @@ def copying_accuracy(module: Any, heads: Sequence[Head], *, k: int = 1, chunk_by
     Raises:
         InputError: as `copying_circuit`, or `k` below 1 or above the vocabulary.
     """
-    return top_k_share(diagonal_ranks(*copying_circuit(module, heads), chunk_bytes=chunk_bytes), k)
+    return top_k_share(diagonal_ranks(*copying_circuit(module, heads), tile_bytes=tile_bytes), k)
 
 
 def diagonal_ranks(
-    rows: Float[Tensor, "vocab rank"], columns: Float[Tensor, "vocab rank"], *, chunk_bytes: int = CHUNK_BYTES
-) -> Int[Tensor, " vocab"]:
-    """How many entries of each row of `rows @ columns.T` come before the diagonal one; 0 is the largest.
+    rows: Float[Tensor, "row rank"],
+    columns: Float[Tensor, "vocab rank"],
+    *,
+    own: Int[Tensor, " row"] | None = None,
+    tile_bytes: int = PRODUCT_BYTES,
+    progress: Progress | None = None,
+) -> Int[Tensor, " row"]:
+    """How many entries of each row of `rows @ columns.T` come before its own, the diagonal one; 0 is the largest.
 
     Of equal scores the first column comes first, as in argmax. Equal means equal as computed: rounding may part scores
-    that are equal on paper. Memory beyond the factors is about `chunk_bytes`, or one row of scores if that is more.
+    that are equal on paper. Memory beyond the factors is about `tile_bytes`.
+
+    Args:
+        rows: one factor.
+        columns: the other.
+        own: the column of each row's own entry, rising; by default the column of the same number.
+        tile_bytes: of the scores that are made at a time.
+        progress: called with the number of scores that are done.
 
     Raises:
-        InputError: factors that are not finite, or no room for a chunk.
+        InputError: factors that are not finite, own columns that do not rise, or no room for a tile.
     """
-    if chunk_bytes < 1:
-        raise InputError(f"chunk_bytes must be at least 1, not {chunk_bytes}.")
-    if not (rows.isfinite().all() and columns.isfinite().all()):
+    if not (_finite(rows) and _finite(columns)):
         raise InputError("The circuit's factors hold values that are not finite; check the model's weights.")
-    index = torch.arange(len(columns), device=rows.device)
-    step = max(1, chunk_bytes // (BYTES_PER_SCORE * len(columns)))
+    mine = torch.arange(len(rows), device=rows.device) if own is None else own.to(rows.device)
+    if not (mine.diff() > 0).all():
+        raise InputError("The rows' own columns must be in rising order, each once.")
     ranks = torch.zeros(len(rows), dtype=torch.int32, device=rows.device)
-    # While a run is planned only the first few tokens are ranked.
-    for part in effort.slices(len(rows), step, f"the exact circuit of {len(rows):,} tokens, from weights"):
-        ranks[part] = _ranks(rows[part], columns, index, index[part])
+    diagonal = rows.new_empty(0)
+    for tile in products(rows, columns, tile_bytes=tile_bytes, progress=progress):
+        here = mine[tile.rows]
+        if tile.columns.start == 0:
+            # As a tile, because a product of single rows may be rounded in another way.
+            diagonal = torch.mm(rows[tile.rows], columns[here].mT).diagonal().clone()
+        ranks[tile.rows] += _before(tile, here, diagonal)
     return ranks
 
 
-def _ranks(
-    rows: Float[Tensor, "row rank"],
-    columns: Float[Tensor, "vocab rank"],
-    index: Int[Tensor, " vocab"],
-    own: Int[Tensor, " row"],
-) -> Int[Tensor, " row"]:
-    scores = rows @ columns.mT
-    diagonal = scores.gather(1, own[:, None])
-    before = torch.where(index < own[:, None], scores >= diagonal, scores > diagonal)
-    # Left alone, torch counts booleans by way of an int64 copy.
-    return before.sum(1, dtype=torch.int32)
+def _before(tile: Tile, own: Int[Tensor, " row"], diagonal: Float[Tensor, " row"]) -> Int[Tensor, " row"]:
+    """How many scores of the tile come before each row's own; the tile's buffer holds the answers."""
+    start, stop = tile.columns.start, tile.columns.stop
+    above, below = (int(torch.searchsorted(own, bound)) for bound in (start, stop))
+    scores, bar = tile.values, diagonal[:, None]
+    # Rows are in the order of their tokens: first those whose own column stands before the tile, last those behind it.
+    scores[:above].gt_(bar[:above])
+    scores[below:].ge_(bar[below:])
+    if below > above:
+        middle, mine = scores[above:below], own[above:below, None]
+        index = torch.arange(start, stop, device=own.device)
+        earlier = (index < mine) & (middle == bar[above:below])
+        middle.gt_(bar[above:below]).masked_fill_(earlier, 1).masked_fill_(index == mine, 0)
+    # Ones and zeros are exact in float32, and half precision is not computed in.
+    return scores.sum(1).to(torch.int32)
 
 
-def top_k_share(ranks: Int[Tensor, " vocab"], k: int) -> float:
+def _finite(factor: Float[Tensor, "vocab rank"]) -> bool:
+    return all(bool(part.isfinite().all()) for part in factor.split(8192))
+
+
+def top_k_share(ranks: Int[Tensor, " token"], k: int, *, vocab: int | None = None) -> float:
     """Share of tokens with fewer than `k` entries before their own.
+
+    Args:
+        ranks: of all tokens, or of a sample of them.
+        k: places that count.
+        vocab: tokens that the ranks are among; as many as there are ranks by default.
 
     Raises:
         InputError: `k` below 1 or above the vocabulary.
     """
-    if not 1 <= k <= len(ranks):
-        raise InputError(f"k must be from 1 to {len(ranks)}, the vocabulary, not {k}.")
+    most = len(ranks) if vocab is None else vocab
+    if not 1 <= k <= most:
+        raise InputError(f"k must be from 1 to {most}, the vocabulary, not {k}.")
     return int((ranks < k).sum()) / len(ranks)
 
 

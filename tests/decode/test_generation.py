@@ -1,5 +1,6 @@
 """Generation: against full forward passes without a cache, and against itself in other batches."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 

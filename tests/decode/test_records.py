@@ -114,7 +114,7 @@ def test_the_table_has_a_row_a_token():
     assert table["token"].tolist() == ["<script>", "\\x00", "x"]
     assert table["record"].tolist() == [0, 0, 1]
     assert table["alternatives"][0] == "yes 0.500, <no> 0.250"
-    assert records_table([Record("p", "", ())]).empty
+    assert not len(records_table([Record("p", "", ())]))
 
 
 @pytest.mark.parametrize(

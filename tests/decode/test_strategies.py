@@ -39,7 +39,7 @@ def test_beams_are_those_of_hugging_face(
     runner = loaded(architecture)
     stop = int(runner.logits([PROMPT])[0, -1].topk(3).indices[2])
     with quiet():
-        model = transformers.AutoModelForCausalLM.from_pretrained(hf_directory(architecture))
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(hf_directory(architecture))
         told = model.generate(
             torch.tensor([PROMPT]),
             attention_mask=torch.ones(1, len(PROMPT), dtype=torch.long),

@@ -66,6 +66,11 @@ def random_gemma2(folder: Path) -> Path:
             sliding_window=8,
         )
         transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return add_tokenizer(folder)
+
+
+def add_tokenizer(folder: Path) -> Path:
+    """Put list-tiny's tokenizer, of 4,096 tokens, into a model's directory."""
     for pattern in ("*token*", "*template*"):
         for file in Path(str(files("mechlist.models"))).joinpath("builtin", "list-tiny").glob(pattern):
             shutil.copy(file, folder)

@@ -361,7 +361,7 @@ def test_bos_can_be_kept_from_deciding(runner: Runner):
     values = np.linalg.svd(last[1:] - last[1:].mean(0), compute_uv=False) ** 2
     np.testing.assert_allclose(results["explained"].values[1], values[:2] / values.sum(), rtol=1e-5)
     assert "BOS did not decide the components" in json.dumps(
-        Embeddings().figures(results)["components"].layout.meta, ensure_ascii=False
+        Embeddings().figures(results)["components"].to_dict()["layout"]["meta"], ensure_ascii=False
     )
 
 

@@ -1,3 +1,6 @@
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +9,7 @@ from mechlist.datasets.repeated import fitting_period, repeated_tokens
 from mechlist.errors import InputError
 from mechlist.experiments.induction.experiment import Induction
 from mechlist.experiments.induction.scores import SCORES
+from mechlist.figures.style import meta
 from mechlist.models.quiet import quiet
 from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
@@ -208,3 +212,25 @@ def test_sequences_are_bos_and_a_block_twice():
 def test_parameters_are_checked(wrong, text):
     with pytest.raises(InputError, match=text):
         Induction(**wrong)
+
+
+def test_the_circuit_may_be_read_on_a_sample_of_tokens(tiny_runner):
+    few: dict[str, Any] = {"batch": 2, "period": 10, "mlp_sequences": 0, "random_sets": 0, "twins": 0, "top_heads": 0}
+    whole, sampled = (Induction(**few, circuit_tokens=n).run(tiny_runner) for n in (0, 40))
+    assert whole.attrs["circuit_tokens"] == 512
+    assert "circuit_top1_accuracy_low" not in whole
+    assert sampled.attrs["circuit_tokens"] == 40
+    for name in ("circuit_top1_accuracy", "circuit_top5_accuracy"):
+        assert (sampled[f"{name}_low"] <= whole[name]).all()
+        assert (whole[name] <= sampled[f"{name}_high"]).all()
+        assert (sampled[f"{name}_low"] < sampled[f"{name}_high"]).all()
+    said = [line for line in Induction().findings(sampled) if line.startswith("K-composition")]
+    assert said[0].endswith("read on 40 of 512 tokens drawn at random.")
+    assert "drawn at random" not in " ".join(Induction().findings(whole))
+    caption = meta(Induction().figures(sampled)["circuit"])["caption"]
+    assert caption.endswith("Read on 40 of 512 tokens drawn at random; 95 % intervals.")
+
+
+def test_circuit_tokens_below_zero():
+    with pytest.raises(InputError, match=re.escape("circuit_tokens must be 0 (all tokens) or more, not -1.")):
+        Induction(circuit_tokens=-1)

@@ -155,6 +155,40 @@ def test_the_tuned_lens_is_nearer_to_the_model_and_can_be_used_again(runner: Run
     assert again.attrs["held_out"] == tuned.attrs["held_out"]
 
 
+def test_a_jacobian_lens_beside_the_others_and_again(runner: Runner, tmp_path: Path):
+    asked = LogitLens(**FEW, lens="jacobian")
+    results = asked.run(runner)
+    assert results["lens"].values.tolist() == ["plain", "Jacobian"]
+    kl = results["kl_mean"]
+    assert kl.notnull().all()
+    # Its last stage is the model's own; it is fitted on two of three topics.
+    assert (kl.isel(stage=-1) == 0).all()
+    assert len(results.attrs["held_out"]) == 1
+    plain, own = (results["difference"].sel(lens=lens) for lens in ("plain", "Jacobian"))
+    np.testing.assert_array_equal(own.isel(stage=-1), plain.isel(stage=-1))
+    assert not np.allclose(own.isel(stage=3), plain.isel(stage=3), equal_nan=True)
+    # One entry by hand: the stream times the matrix, read as the last one is.
+    data = asked.data(runner)
+    matrix = torch.from_numpy(results["jacobian"].sel(fitted_stage=3).values)
+    row, at = data.rows[0], int(data.positions(data.directions[0].role)[0, 0])
+    with torch.no_grad():
+        _, cache = runner.model.run_with_cache(row[None])
+        logits = runner.model.ln_final((matrix @ cache["resid_pre", 3][0, at])[None, None])[0, 0] @ runner.model.W_U
+    up, down = ([int(n) for n in side] for side in (data.directions[0].answer, data.directions[0].wrong))
+    expected = float(logits[up].mean() - logits[down].mean())
+    found = own.isel(list=0, direction=0, item=0, stage=3).sel(run="as written")
+    assert float(found) == pytest.approx(expected, abs=2e-3)
+    said = asked.findings(results)
+    assert "through the Jacobian lens in layer" in said[0]
+    assert " from the model's own distribution and the Jacobian one " in said[-2]
+    assert {"items-A-jacobian", "lens-kl"} <= set(asked.figures(results))
+    save_dataset(results, tmp_path / "results.nc")
+    again = LogitLens(**FEW, lens="jacobian", jacobian=tmp_path / "results.nc").run(runner)
+    np.testing.assert_array_equal(again["difference"], results["difference"])
+    assert "jacobian" not in again
+    assert len(again.attrs["held_out"]) == 3
+
+
 def test_pairs_from_the_command_line(tmp_path: Path):
     pairs = [
         {"clean": "a short list of Fruits", "corrupt": "a long list of Fruits", "answer": ".", "wrong": "-"},
@@ -191,6 +225,7 @@ def test_a_direction_of_ones_own_and_lists_of_one_item(runner: Runner):
     [
         ({"answer": ("-",)}, "answer and wrong must be given together, or neither"),
         ({"pairs": Path("x"), "topics": ("Fruits",)}, "pairs come with their own prompts and answers"),
+        ({"jacobian": Path("x.nc")}, "jacobian is the file of a Jacobian lens: give --lens jacobian as well"),
         ({"tuned_steps": 0}, "tuned_steps must be at least 1, not 0"),
     ],
 )

@@ -13,6 +13,8 @@ from mechlist.errors import InputError
 from mechlist.models.load import load
 from mechlist.runner import Runner
 from mechlist.weights.circuit import (
+    EXACT_FLOPS,
+    SAMPLE,
     Axis,
     circuit_ranks,
     circuit_top_k_accuracy,
@@ -20,6 +22,8 @@ from mechlist.weights.circuit import (
     copying_circuit,
     diagonal_ranks,
     k_composition_circuit,
+    sampled_tokens,
+    top_k_share,
 )
 from tests.models.tiny import save_hooked
 
@@ -100,8 +104,60 @@ def test_the_full_matrix_gives_the_same_whatever_the_chunks(axis: Axis, k: int):
     scores = query @ key.T if axis == "key" else key @ query.T
     expected = (scores.topk(k).indices == torch.arange(len(scores))[:, None]).any(1).double().mean().item()
     assert 0.1 < expected < 0.9
-    for chunk_bytes in (1, 5000, 2**20):
-        assert circuit_top_k_accuracy(query, key, axis=axis, k=k, chunk_bytes=chunk_bytes) == expected
+    for tile_bytes in (1, 5000, 2**20):
+        assert circuit_top_k_accuracy(query, key, axis=axis, k=k, tile_bytes=tile_bytes) == expected
+
+
+@pytest.mark.parametrize("tile_bytes", [1, 64, 5000, 2**24])
+@pytest.mark.parametrize("axis", AXES)
+def test_ranks_of_some_tokens_are_those_of_all(axis: Axis, tile_bytes: int):
+    query, key = random_sides()
+    every = circuit_ranks(query, key, axis=axis)
+    tokens = torch.tensor([0, 3, 4, 30, 52])
+    assert torch.equal(circuit_ranks(query, key, axis=axis, tokens=tokens, tile_bytes=tile_bytes), every[tokens])
+    assert top_k_share(every[tokens], 50, vocab=53) == (every[tokens] < 50).sum().item() / 5
+
+
+def test_ties_go_to_the_earlier_column_in_every_tile():
+    # All scores are equal: each token's rank is the number of tokens before it.
+    ones = torch.ones(29, 2)
+    for tile_bytes in (1, 100, 1000, 2**20):
+        assert diagonal_ranks(ones, ones, tile_bytes=tile_bytes).tolist() == list(range(29))
+        own = torch.tensor([2, 7, 28])
+        assert diagonal_ranks(ones[own], ones, own=own, tile_bytes=tile_bytes).tolist() == [2, 7, 28]
+
+
+def test_progress_counts_every_score():
+    done: list[int] = []
+    query, key = random_sides()
+    circuit_ranks(query, key, axis="key", tokens=torch.tensor([1, 5]), tile_bytes=400, progress=done.append)
+    assert sum(done) == 2 * 53
+    assert len(done) > 3
+
+
+def test_which_tokens_are_read():
+    def drawn(vocab: int, rank: int, count: int | None) -> torch.Tensor | None:
+        return sampled_tokens(vocab, rank, count, torch.Generator().manual_seed(0))
+
+    assert drawn(50_257, 64, None) is None, "GPT-2 small is read whole"
+    assert 4.0 * 50_257**2 * 64 < EXACT_FLOPS < 4.0 * 262_144**2 * 256
+    sample = drawn(262_144, 256, None)
+    assert sample is not None
+    assert len(sample) == len(sample.unique()) == SAMPLE
+    assert (sample.diff() > 0).all()
+    assert drawn(262_144, 256, 0) is None
+    assert drawn(100, 4, 100) is None
+    few = drawn(100, 4, 10)
+    assert few is not None
+    assert len(few) == 10
+    with pytest.raises(InputError, match=re.escape("circuit_tokens must be 0 (all tokens) or more, not -1.")):
+        drawn(100, 4, -1)
+
+
+def test_own_columns_must_rise():
+    query, key = random_sides()
+    with pytest.raises(InputError, match="own columns must be in rising order, each once"):
+        diagonal_ranks(query[:2], key, own=torch.tensor([4, 4]))
 
 
 def test_the_scores_are_those_of_the_whole_product(tmp_path: Path):
@@ -177,8 +233,8 @@ def test_bad_arguments(one_hot: Any):
     query, key = random_sides()
     with pytest.raises(InputError, match="k must be from 1 to 53, the vocabulary, not 54"):
         circuit_top_k_accuracy(query, key, axis="key", k=54)
-    with pytest.raises(InputError, match="chunk_bytes must be at least 1, not 0"):
-        circuit_top_k_accuracy(query, key, axis="key", chunk_bytes=0)
+    with pytest.raises(InputError, match="tile_bytes must be at least 1, not 0"):
+        circuit_top_k_accuracy(query, key, axis="key", tile_bytes=0)
     with pytest.raises(InputError, match="not finite"):
         circuit_top_k_accuracy(query, key / 0 * 0, axis="key")
     with pytest.raises(InputError, match=re.escape("at least one head, and none twice, not []")):

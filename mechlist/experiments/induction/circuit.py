@@ -4,17 +4,24 @@ import xarray as xr
 
 from mechlist.errors import InputError
 from mechlist.experiments.induction.scores import ranked
+from mechlist.metrics.shares import share_interval
 from mechlist.runner import Runner
+from mechlist.runner.progress import Bar
 from mechlist.types import Head, head_name, parse_head
-from mechlist.weights.circuit import Axis, circuit_ranks, k_composition_circuit, top_k_share
+from mechlist.weights.circuit import Axis, circuit_ranks, k_composition_circuit, sampled_tokens, top_k_share
 from mechlist.weights.composition import composition_scores, random_baseline
 
 BASELINE_SAMPLES = 300
 """Pairs of random matrices that say what a composition score is worth."""
 
 
-def circuit(runner: Runner, results: xr.Dataset, by_hand: tuple[Head, Head] | None) -> xr.Dataset:
-    """K-composition from weights: the circuit of the best found pair and of one given by hand; scores of all pairs."""
+def circuit(
+    runner: Runner, results: xr.Dataset, by_hand: tuple[Head, Head] | None, tokens: int | None = None
+) -> xr.Dataset:
+    """K-composition from weights: the circuit of the best found pair and of one given by hand; scores of all pairs.
+
+    Circuits are read on so many `tokens`; see `sampled_tokens`.
+    """
     best = _best_pair(results)
     try:
         k_scores = composition_scores(runner.model, "K") if runner.shape.n_layers > 1 else None
@@ -22,9 +29,10 @@ def circuit(runner: Runner, results: xr.Dataset, by_hand: tuple[Head, Head] | No
         k_scores = None
     if best is None or k_scores is None:
         return xr.Dataset()
-    out = _accuracies(runner, best, "")
+    out = _accuracies(runner, best, "", tokens)
     if by_hand is not None:
-        out = out.merge(_accuracies(runner, by_hand, "hand_"))
+        other = _accuracies(runner, by_hand, "hand_", tokens)
+        out = out.merge(other).assign_attrs(other.attrs)
     baseline = random_baseline(
         runner.shape.d_model, runner.shape.d_head, samples=BASELINE_SAMPLES, generator=runner.generator("composition")
     )
@@ -60,19 +68,21 @@ def _best_pair(results: xr.Dataset) -> tuple[Head, Head] | None:
     return earlier[0], later[0]
 
 
-def _accuracies(runner: Runner, pair: tuple[Head, Head], prefix: str) -> xr.Dataset:
+def _accuracies(runner: Runner, pair: tuple[Head, Head], prefix: str, count: int | None) -> xr.Dataset:
     sides = k_composition_circuit(runner.model, *pair)
+    vocab, rank = sides.query_side.shape
+    tokens = sampled_tokens(vocab, rank, count, runner.generator("circuit tokens"))
+    read = vocab if tokens is None else len(tokens)
     axes: tuple[Axis, ...] = ("query", "key")
-    ranks = [circuit_ranks(*sides, axis=axis) for axis in axes]
-    names = {1: f"{prefix}circuit_top1_accuracy", 5: f"{prefix}circuit_top5_accuracy"}
-    return xr.Dataset(
-        {
-            name: (
-                "axis",
-                [top_k_share(r, min(k, runner.shape.d_vocab)) for r in ranks],
-                {"units": "share of tokens"},
-            )
-            for k, name in names.items()
-        },
-        coords={"axis": list(axes)},
-    )
+    with Bar("Reading the circuit", len(axes) * read * vocab, runner.progress) as bar:
+        ranks = [circuit_ranks(*sides, axis=axis, tokens=tokens, progress=bar.advance) for axis in axes]
+    units = {"units": "share of tokens"}
+    out = xr.Dataset(coords={"axis": list(axes)}, attrs={f"{prefix}circuit_tokens": read, "vocab": vocab})
+    for k in (1, 5):
+        shares = [top_k_share(own, min(k, vocab), vocab=vocab) for own in ranks]
+        out[f"{prefix}circuit_top{k}_accuracy"] = ("axis", shares, units)
+        if tokens is not None:
+            ends = [share_interval(round(share * read), read, population=vocab) for share in shares]
+            for number, end in enumerate(("low", "high")):
+                out[f"{prefix}circuit_top{k}_accuracy_{end}"] = ("axis", [pair[number] for pair in ends], units)
+    return out

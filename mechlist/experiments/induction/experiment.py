@@ -41,6 +41,8 @@ class Induction(Experiment):
     """A previous-token head such as L4H11, to look at its K-composition circuit with --induction-head."""
     induction_head: str = ""
     """An induction head such as L5H5, in a later layer than --previous-head."""
+    circuit_tokens: int | None = None
+    """Tokens on which the circuit is read, drawn at random; 0 for all, by default all that take about a minute."""
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -50,6 +52,8 @@ class Induction(Experiment):
         for name in ("top_heads", "twins", "random_sets", "mlp_sequences"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}.")
+        if self.circuit_tokens is not None and self.circuit_tokens < 0:
+            raise InputError(f"circuit_tokens must be 0 (all tokens) or more, not {self.circuit_tokens}.")
         if bool(self.previous_head) != bool(self.induction_head):
             raise InputError("previous_head and induction_head must be given together, or neither.")
 
@@ -67,7 +71,7 @@ class Induction(Experiment):
             induction_steps.patterns(runner, results, tokens[:1], self.top_heads),
             induction_steps.ablations(runner, results, tokens, self.random_sets),
             induction_steps.mlp(runner, tokens, period, self.mlp_sequences),
-            induction_circuit.circuit(runner, results, pair),
+            induction_circuit.circuit(runner, results, pair, self.circuit_tokens),
             induction_steps.natural_text(runner, self.text),
         )
         for step in steps:

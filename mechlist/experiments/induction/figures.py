@@ -172,12 +172,20 @@ def _composition(results: xr.Dataset) -> go.Figure:
 def _circuit(results: xr.Dataset) -> go.Figure:
     previous, induction = results.attrs["circuit"]
     names = {"circuit_top1_accuracy": "top 1", "circuit_top5_accuracy": "top 5"}
-    values = xr.concat([results[name] for name in names], dim="series").assign_coords(series=list(names.values()))
+    read, vocab = (results.attrs.get(name, 0) for name in ("circuit_tokens", "vocab"))
+
+    def bars(end: str) -> xr.DataArray:
+        values = xr.concat([results[f"{name}{end}"] for name in names], dim="series")
+        return values.assign_coords(series=list(names.values())).rename(axis="category").transpose("category", "series")
+
     return draw.grouped_bars(
-        values.rename(axis="category").transpose("category", "series"),
+        bars(""),
         title=f"K-composition circuit of {previous} and {induction}, from weights alone",
-        caption="query: how often a key's own token is highest among all queries; key: a query's own among all keys.",
+        caption="query: how often a key's own token is highest among all queries; key: a query's own among all keys."
+        + (f" Read on {read:,} of {vocab:,} tokens drawn at random; 95 % intervals." if read < vocab else ""),
         y_title="share of the vocabulary",
+        low=bars("_low") if read < vocab else None,
+        high=bars("_high") if read < vocab else None,
     )
 
 

@@ -1,5 +1,6 @@
 """Findings and tables of the induction experiment, from its saved results alone."""
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -140,12 +141,22 @@ def _circuit(results: xr.Dataset) -> list[str]:
         if pair is None or f"{prefix}circuit_top1_accuracy" not in results:
             continue
         by_axis = [
-            f"{float(results[f'{prefix}circuit_top1_accuracy'].sel(axis=a)):.1%} (top 5 "
-            f"{float(results[f'{prefix}circuit_top5_accuracy'].sel(axis=a)):.1%}) among all {words}"
+            f"{_share(results, f'{prefix}circuit_top1_accuracy', a)} (top 5 "
+            f"{_share(results, f'{prefix}circuit_top5_accuracy', a)}) among all {words}"
             for a, words in (("query", "queries"), ("key", "keys"))
         ]
-        out.append(
+        said = (
             f"K-composition circuit of {pair[0]} and {pair[1]}, from weights alone: how often a token's own entry is "
-            f"the largest: {' and '.join(by_axis)}."
+            f"the largest: {' and '.join(by_axis)}"
         )
+        read, vocab = (results.attrs.get(name, 0) for name in (f"{prefix}circuit_tokens", "vocab"))
+        out.append(said + (f", read on {read:,} of {vocab:,} tokens drawn at random." if read < vocab else "."))
     return out
+
+
+def _share(results: xr.Dataset, name: str, axis: str) -> str:
+    value, low, high = (
+        float(results[f"{name}{end}"].sel(axis=axis)) if f"{name}{end}" in results else np.nan
+        for end in ("", "_low", "_high")
+    )
+    return with_interval(value, low, high, ".1%")

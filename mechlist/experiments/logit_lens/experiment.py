@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -13,8 +14,15 @@ from mechlist.experiments.list_experiment import MadeListExperiment, text_direct
 from mechlist.experiments.logit_lens import figures as logit_lens_figures
 from mechlist.experiments.logit_lens import findings as logit_lens_words
 from mechlist.experiments.logit_lens.curves import changes, curves
+from mechlist.experiments.logit_lens.fitted import (
+    fit_jacobian,
+    lens_fits,
+    load_translators,
+    train,
+    translators_dataset,
+)
 from mechlist.experiments.logit_lens.predictions import LensInputs, differences, list_inputs, pair_inputs
-from mechlist.experiments.logit_lens.tuned import load_translators, train, tuned_results
+from mechlist.lens.jacobian import load_lens
 from mechlist.lens.logit_lens import Translate, as_it_is
 from mechlist.registry import register
 from mechlist.runner import Runner
@@ -44,12 +52,20 @@ class LogitLens(MadeListExperiment):
     translators: Path | None = None
     """Tuned lens of an earlier run, by its results.nc or a safetensors file, in place of training."""
 
+    lens: Literal["plain", "jacobian"] = "plain"
+    """`jacobian` also reads through a Jacobian lens, what a stage makes the model go on to say, fitted on the lists of
+    three quarters of the topics (Gurnee et al. 2026)."""
+    jacobian: Path | None = None
+    """Jacobian lens of an earlier run, by its results.nc or a published .pt file, in place of fitting."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if bool(self.answer) != bool(self.wrong):
             raise InputError("answer and wrong must be given together, or neither.")
         if self.pairs is not None and (self.answer or self.recorded or self.topics):
             raise InputError("pairs come with their own prompts and answers: give them without recorded or answer.")
+        if self.jacobian is not None and self.lens != "jacobian":
+            raise InputError("jacobian is the file of a Jacobian lens: give --lens jacobian as well.")
         for name in ("tuned_steps", "tuned_batch"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
@@ -58,17 +74,29 @@ class LogitLens(MadeListExperiment):
         """The differences of every list, item and layer, their means, and their change points."""
         inputs = self._inputs(runner)
         lenses: dict[str, Translate] = {"plain": as_it_is}
+        extra: list[xr.Dataset] = []
+        trained_on: list[str] = []
         found = load_translators(self.translators, runner) if self.translators is not None else None
         if found is None and self.tuned:
             found = train(runner, inputs, steps=self.tuned_steps, batch=self.tuned_batch)
         if found is not None:
             lenses["tuned"] = found
+            trained_on += found.trained_on
+            extra.append(translators_dataset(found, keep=self.translators is None))
+        if self.lens == "jacobian":
+            lens, topics = (
+                fit_jacobian(runner, inputs) if self.jacobian is None else (load_lens(self.jacobian, runner), ())
+            )
+            lenses["Jacobian"] = lens
+            trained_on += topics
+            extra.append(lens.dataset() if self.jacobian is None else xr.Dataset(attrs={"lens_source": lens.source}))
         results = differences(runner, inputs, lenses, softcap=self.softcap)
         generator = runner.numpy_generator("logit lens bootstrap")
         results = results.merge(curves(results, generator)).merge(changes(results, generator))
-        if found is not None:
-            extra = tuned_results(runner, inputs, found, generator, keep=self.translators is None)
-            results = results.merge(extra).assign_attrs(extra.attrs)
+        if len(lenses) > 1:
+            extra.append(lens_fits(runner, inputs, lenses, trained_on, generator))
+        for part in extra:
+            results = results.merge(part).assign_attrs(part.attrs)
         name = runner.language_model.info["name"]
         return results.assign_attrs(origin=inputs.origin, softcap=self.softcap, model=name)
 

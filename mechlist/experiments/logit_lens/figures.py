@@ -23,8 +23,8 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
             out[f"layers-{slug(direction)}-{adjective}"] = _curves(results, direction, adjective)
         if results.sizes["item"] > 1:
             out |= {f"items-{slug(direction)}-from-{end}": _map(results, direction, "plain", end) for end in ENDS}
-            if "tuned" in results["lens"]:
-                out[f"items-{slug(direction)}-tuned"] = _map(results, direction, "tuned", "end")
+            for lens in results["lens"].values.tolist()[1:]:
+                out[f"items-{slug(direction)}-{lens.lower()}"] = _map(results, direction, lens, "end")
     out["change-points-layers"] = _layer_changes(results)
     if "item_change_place" in results:
         out["change-points-items"] = _item_changes(results)

@@ -6,7 +6,7 @@ import xarray as xr
 
 from mechlist.experiments.logit_lens.curves import CONTRASTS, PAIR_CONTRASTS, SERIES
 from mechlist.experiments.logit_lens.figures import PARTS, group
-from mechlist.text import from_last, number_of, with_interval
+from mechlist.text import from_last, joined, number_of, with_interval
 
 _OF_LAYERS = "layer_change_"
 _OF_ITEMS = "item_change_"
@@ -104,25 +104,31 @@ def _curve(at: xr.Dataset, name: str) -> xr.Dataset:
 
 
 def _of_fit(results: xr.Dataset) -> list[str]:
-    """Both lenses, halfway through the model and before its last layer."""
+    """Every lens, halfway through the model and before its last layer."""
     layers = results.sizes["stage"] - 1
     held_out = results.attrs["held_out"]
     on = f"On {number_of(len(held_out), 'topics')} held out" if held_out else "On topics that it was trained on"
+    others = [str(lens) for lens in results["lens"].values[1:]]
     said = []
     for stage in sorted({layers // 2, layers - 1}):
-        plain, tuned = (
-            results[["kl_mean", "kl_low", "kl_high"]]
-            .sel(lens=lens, stage=stage)
-            .rename(kl_mean="mean", kl_low="low", kl_high="high")
-            for lens in ("plain", "tuned")
+        plain, *rest = (
+            _value(
+                results[["kl_mean", "kl_low", "kl_high"]]
+                .sel(lens=lens, stage=stage)
+                .rename(kl_mean="mean", kl_low="low", kl_high="high"),
+                "nats",
+            )
+            for lens in ("plain", *others)
         )
         said.append(
-            f"after {number_of(stage, 'layers')} the plain lens is {_value(plain, 'nats')} from the model's "
-            f"own distribution and the tuned one {_value(tuned, 'nats')}"
+            f"after {number_of(stage, 'layers')} the plain lens is {plain} from the model's own distribution and "
+            f"{joined([f'the {lens} one {far}' for lens, far in zip(others, rest, strict=True)])}"
         )
     bias = results["bias"].isel(stage=layers // 2)
+    shifts = [f"the {lens} one's {float(bias.sel(lens=lens)):.2f}" for lens in others]
     return [
         f"{on}, {'; '.join(said)}.",
         f"The plain lens's bias halfway through the model, the same whatever the list, is "
-        f"{float(bias.sel(lens='plain')):.2f} nats; the tuned one's {float(bias.sel(lens='tuned')):.2f}.",
+        f"{float(bias.sel(lens='plain')):.2f} nats; "
+        f"{joined(shifts)}.",
     ]

@@ -1,0 +1,1 @@
+"""How the final hidden state and its logits are distributed."""

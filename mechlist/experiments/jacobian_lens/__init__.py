@@ -1,0 +1,1 @@
+"""What every residual stream makes the model go on to say."""

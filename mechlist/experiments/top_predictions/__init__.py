@@ -1,0 +1,1 @@
+"""What a model expects after every prefix of a prompt."""

@@ -1,0 +1,1 @@
+"""Every head read off the weights."""
