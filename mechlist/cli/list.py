@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mechlist.cli.parse import parse
-from mechlist.models.source import builtin_models
+from mechlist.models.sources.source import builtin_models
 from mechlist.registry import index
 
 

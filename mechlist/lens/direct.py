@@ -10,8 +10,8 @@ from torch import Tensor
 from mechlist.errors import InputError, MechlistError
 from mechlist.metrics.measure import Each, token_sets
 from mechlist.models.language_model import LanguageModel
-from mechlist.models.layers import Layers
-from mechlist.models.norms import Norm
+from mechlist.models.layers.layers import Layers
+from mechlist.models.layers.norms import Norm
 from mechlist.runner import Runner
 from mechlist.runner.batch import Batch
 from mechlist.runner.batching import check_prompts

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechlist.models.layers import Layers
+from mechlist.models.layers.layers import Layers
 from mechlist.models.sites import ATTENTION_SITES, Site, hook_name
 
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 2e-2}

@@ -27,8 +27,8 @@ from transformer_lens.weight_processing import ProcessWeights
 
 from mechlist.errors import ModelError
 from mechlist.models.exhaustion import is_out_of_memory
-from mechlist.models.files import first_line
 from mechlist.models.quiet import quiet
+from mechlist.models.sources.files import first_line
 from mechlist.types import Processing
 
 _NAMES_TL_INTERPRETS = re.compile("llama|gemma|wav2vec|hubert|bert|t5|santacoder|olmo", re.IGNORECASE)

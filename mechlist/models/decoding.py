@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechlist.models.layers import Layers
+from mechlist.models.layers.layers import Layers
 
 Change = Callable[[int, Tensor, Tensor, int], Tensor]
 """Called with a layer, its z [row token head d_head], the tokens that are read and the position of the first of them;

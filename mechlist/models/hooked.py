@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mechlist.errors import ModelError
-from mechlist.models.files import first_line, read_json
 from mechlist.models.language_model import LanguageModel, wrap
 from mechlist.models.outline import check_context
-from mechlist.models.source import Source
+from mechlist.models.sources.files import first_line, read_json
+from mechlist.models.sources.source import Source
 from mechlist.models.tokenizer import attach, check_tokenizer, find_bos, load_tokenizer
 
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from mechlist.errors import ModelError
-from mechlist.models.files import first_line
 from mechlist.models.language_model import LanguageModel, wrap
 from mechlist.models.outline import Outline, read_outline
 from mechlist.models.parity import LENGTH, compare, random_tokens, reference_logits
 from mechlist.models.quiet import quiet
-from mechlist.models.source import Source
+from mechlist.models.sources.files import first_line
+from mechlist.models.sources.source import Source
 from mechlist.models.tl import HAS_HOOKED
 from mechlist.models.tokenizer import attach, check_tokenizer, find_bos, load_tokenizer, stand_in
 from mechlist.types import Processing

@@ -15,7 +15,7 @@ from torch import Tensor
 from mechlist.errors import InputError, MechlistError, ModelError
 from mechlist.models.comparison import LENGTH, MOST, ROUNDING, OneByOne, examined, miss
 from mechlist.models.decoding import CachedDecoder, Change, Decoder, RecomputingDecoder
-from mechlist.models.layers import Layers
+from mechlist.models.layers.layers import Layers
 from mechlist.models.tl import is_bridge, is_hooked
 from mechlist.models.tokenizer import bos_of
 from mechlist.types import ModelShape
@@ -360,7 +360,7 @@ class _Hooked(_View):
             return out if self.module.cfg.normalization_type is None else self.module.ln_final(out)
 
     def _read_layers(self, tokens: Int[Tensor, "1 token"]) -> Layers | str:  # noqa: ARG002
-        from mechlist.models.hooked_layers import HookedLayers, unsupported
+        from mechlist.models.layers.hooked_layers import HookedLayers, unsupported
 
         return unsupported(self.module) or HookedLayers(self.module)
 
@@ -389,7 +389,7 @@ class _Bridged(_View):
         return final[-1]
 
     def _read_layers(self, tokens: Int[Tensor, "1 token"]) -> Layers | str:
-        from mechlist.models.bridge_layers import NotOrdinaryError, bridge_layers
+        from mechlist.models.layers.bridge_layers import NotOrdinaryError, bridge_layers
 
         try:
             return bridge_layers(self.module, tokens, self._capture)

@@ -3,11 +3,11 @@
 import torch
 
 from mechlist.errors import ModelError
-from mechlist.models.files import check_weights
 from mechlist.models.huggingface import load_hf, load_huggingface
 from mechlist.models.language_model import LanguageModel
 from mechlist.models.quiet import quiet
-from mechlist.models.source import Source, locate
+from mechlist.models.sources.files import check_weights
+from mechlist.models.sources.source import Source, locate
 from mechlist.models.tl import HAS_HOOKED
 from mechlist.types import DType, Processing
 

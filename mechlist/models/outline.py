@@ -9,8 +9,8 @@ import torch
 import transformers
 
 from mechlist.errors import ModelError
-from mechlist.models.files import first_line, read_json
 from mechlist.models.quiet import quiet
+from mechlist.models.sources.files import first_line, read_json
 
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx", "max_sequence_length")
 """What configurations call the context."""

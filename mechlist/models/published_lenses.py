@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mechlist.errors import ModelError
-from mechlist.models.hub import OR_DIRECTORY, explain
+from mechlist.models.sources.hub import OR_DIRECTORY, explain
 
 REGISTER = Path("tools") / "analysis" / "jacobian_lens_registry.json"
 

@@ -18,9 +18,9 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from mechlist.errors import InputError
-from mechlist.models.files import first_line
 from mechlist.models.language_model import LanguageModel
 from mechlist.models.quantities import QUANTITIES
+from mechlist.models.sources.files import first_line
 from mechlist.models.tl import is_hooked
 from mechlist.types import Guard, Processing
 

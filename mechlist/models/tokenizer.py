@@ -6,8 +6,8 @@ from typing import Any
 import transformers
 
 from mechlist.errors import InputError, ModelError
-from mechlist.models.files import first_line, read_json
 from mechlist.models.quiet import quiet
+from mechlist.models.sources.files import first_line, read_json
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
 

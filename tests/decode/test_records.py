@@ -113,8 +113,8 @@ def test_the_table_has_a_row_a_token():
     table = records_table([record("<script>", "\0"), record("x")])
     assert table["token"].tolist() == ["<script>", "\\x00", "x"]
     assert table["record"].tolist() == [0, 0, 1]
-    assert table["alternatives"][0] == "yes 0.500, <no> 0.250"
-    assert not len(records_table([Record("p", "", ())]))
+    assert table["alternatives"].tolist()[0] == "yes 0.500, <no> 0.250"
+    assert len(records_table([Record("p", "", ())])) == 0
 
 
 @pytest.mark.parametrize(

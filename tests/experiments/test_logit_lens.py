@@ -15,7 +15,7 @@ from mechlist.errors import InputError
 from mechlist.experiments.entropy.experiment import Entropy
 from mechlist.experiments.logit_lens.curves import changes, contrasts, series
 from mechlist.experiments.logit_lens.experiment import LogitLens
-from mechlist.models.source import BUILTIN_ROOT
+from mechlist.models.sources.source import BUILTIN_ROOT
 from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
 from tests.models.tiny import save_huggingface

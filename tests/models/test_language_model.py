@@ -241,7 +241,7 @@ def test_layers_show_what_the_models_own_hooks_show(hf_directory: HfDirectory, a
 
 
 def test_layers_that_miss_the_models_own_pass_are_not_used(hf_directory: HfDirectory, monkeypatch: pytest.MonkeyPatch):
-    from mechlist.models.bridge_layers import BridgeLayers
+    from mechlist.models.layers.bridge_layers import BridgeLayers
 
     real = BridgeLayers.attention_output
     monkeypatch.setattr(
@@ -259,7 +259,7 @@ def test_layers_that_miss_the_models_own_pass_are_not_used(hf_directory: HfDirec
 def test_a_window_that_is_overlooked_is_noticed_on_the_first_longer_prompt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from mechlist.models import bridge_layers
+    from mechlist.models.layers import bridge_layers
 
     values: dict[str, Any] = {"num_key_value_heads": 2, "sliding_window": 30, "num_hidden_layers": 2}
     directory = save_huggingface(tmp_path / "model", "Starcoder2Config", **values)

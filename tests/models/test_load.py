@@ -512,7 +512,7 @@ def test_no_handler_is_left_on_the_root_logger(
 def test_a_hub_model_is_loaded_from_the_directory_it_was_saved_in(
     hf_directory: HfDirectory, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("mechlist.models.source.hub.download", lambda name: hf_directory("llama"))
+    monkeypatch.setattr("mechlist.models.sources.source.hub.download", lambda name: hf_directory("llama"))
     model = load("somebody/their-model", device="cpu")
     assert model.info["name"] == "somebody/their-model"
     assert model.info["directory"] == str(hf_directory("llama"))

@@ -17,7 +17,7 @@ from mechlist.datasets.chat import list_tokens
 from mechlist.datasets.lists.process import PROCESSES, length_of
 from mechlist.datasets.topics import STUDY, load_topics
 from mechlist.errors import InputError
-from mechlist.models.source import builtin_models, locate
+from mechlist.models.sources.source import builtin_models, locate
 from mechlist.runner import Runner
 from mechlist.runner.guards import all_guards
 from mechlist.training import TRAINERS, trainer

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechlist.models.layers import Layers, Touch
+from mechlist.models.layers.layers import Layers, Touch
 from mechlist.patching.circuits.nodes import LOGITS, QKV, Nodes
 from mechlist.patching.gradients.gradient import site_gradients
 

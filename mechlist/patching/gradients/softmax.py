@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechlist.models.layers import Layers
+from mechlist.models.layers.layers import Layers
 
 
 def queries_replaced(

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechlist.models.layers import Layers
+from mechlist.models.layers.layers import Layers
 from mechlist.patching.circuits.nodes import LOGITS, QKV, Sender
 from mechlist.patching.sweep.sweep import Trace
 

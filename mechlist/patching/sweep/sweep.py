@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechlist.models.layers import Layers
+from mechlist.models.layers.layers import Layers
 from mechlist.patching.sweep.packing import (
     ATTENTION_SITES,
     Batch,

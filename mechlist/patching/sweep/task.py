@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Measure
 from mechlist.models.language_model import LanguageModel
-from mechlist.models.layers import PIECE, Layers
+from mechlist.models.layers.layers import PIECE, Layers
 from mechlist.models.sites import ATTENTION_SITES, HEAD_SITES
 from mechlist.patching.replacements import Ready
 from mechlist.patching.sweep.cells import heads_of, hook_name

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mechlist.errors import ModelError
-from mechlist.models import hub
-from mechlist.models.source import builtin_models, locate, official_name
+from mechlist.models.sources import hub
+from mechlist.models.sources.source import builtin_models, locate, official_name
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         names.append(name)
         return directory
 
-    monkeypatch.setattr("mechlist.models.source.hub.download", download)
+    monkeypatch.setattr("mechlist.models.sources.source.hub.download", download)
     return names
 
 
@@ -148,7 +148,7 @@ def test_a_directory_that_fails_to_list(tmp_path: Path, monkeypatch: pytest.Monk
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    monkeypatch.setattr("mechlist.models.source.builtin_models", list)
+    monkeypatch.setattr("mechlist.models.sources.source.builtin_models", list)
     text = message(str(directory))
     assert "Permission denied" in text
     assert "give a directory that you may read" in text

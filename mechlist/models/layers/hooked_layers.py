@@ -20,8 +20,8 @@ from transformer_lens.components.rms_norm import RMSNorm
 from transformer_lens.components.rms_norm_pre import RMSNormPre
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
-from mechlist.models.layers import Layers, Touch, in_pieces, mixed, scores_of, unseen
-from mechlist.models.norms import Norm
+from mechlist.models.layers.layers import Layers, Touch, in_pieces, mixed, scores_of, unseen
+from mechlist.models.layers.norms import Norm
 
 
 def unsupported(module: HookedTransformer) -> str | None:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechlist.models.norms import Norm
+from mechlist.models.layers.norms import Norm
 
 PIECE = 1024
 """Tokens that go through an MLP at a time: what is made on the way stays in the processor's cache."""

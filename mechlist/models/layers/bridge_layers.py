@@ -21,8 +21,8 @@ from transformer_lens.model_bridge import generalized_components as parts
 from transformers.pytorch_utils import Conv1D
 
 from mechlist.models.comparison import Captures
-from mechlist.models.layers import Layers, Touch, in_pieces, mixed, scores_of, unseen
-from mechlist.models.norms import Norm, written_out
+from mechlist.models.layers.layers import Layers, Touch, in_pieces, mixed, scores_of, unseen
+from mechlist.models.layers.norms import Norm, written_out
 
 
 class NotOrdinaryError(Exception):

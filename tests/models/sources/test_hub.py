@@ -15,15 +15,15 @@ import pytest
 from huggingface_hub import errors
 
 from mechlist.errors import ModelError
-from mechlist.models import hub
-from tests.models.hub_server import BAD_TOKEN, Answer, HubServer, commit_of
+from mechlist.models.sources import hub
+from tests.models.sources.hub_server import BAD_TOKEN, Answer, HubServer, commit_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CLOSED = "http://127.0.0.1:9"  # the discard port, where nothing listens
 SCRIPT = """
 import json, sys
 from mechlist.errors import MechlistError
-from mechlist.models import hub
+from mechlist.models.sources import hub
 
 heavy = [name for name in ("torch", "transformer_lens", "huggingface_hub") if name in sys.modules]
 outcomes = []

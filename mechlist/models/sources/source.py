@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from mechlist.errors import ModelError
-from mechlist.models import hub
+from mechlist.models.sources import hub
 
-BUILTIN_ROOT = Path(__file__).parent / "builtin"
+BUILTIN_ROOT = Path(__file__).parents[1] / "builtin"
 
 Kind = Literal["hooked_transformer", "huggingface"]
 
