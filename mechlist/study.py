@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from mechlist.engine.dry_run import plan_job
@@ -19,6 +18,7 @@ from mechlist.experiment import needs_model
 from mechlist.options import Output, Settings
 from mechlist.registry import find
 from mechlist.runs import Job, RunDirectory
+from mechlist.text_files import parse_yaml
 from mechlist.types import Plan
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -104,11 +104,11 @@ def read_yaml(file: Path) -> dict[str, Any]:
         InputError: the file is missing, not YAML, or not a mapping.
     """
     try:
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+        value = parse_yaml(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
+    except ValueError as error:
+        raise InputError(f"{file} is not YAML: {error}.") from error
     if not isinstance(value, dict):
         raise InputError(f"{file} must hold a mapping with `experiment` or `steps`, not {type(value).__name__}.")
     return value

@@ -1,5 +1,6 @@
 """One user message in a tokenizer's chat template, and the tokens that give a chat model's lists their form."""
 
+import datetime
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,10 @@ GEMMA_TEMPLATE = (
 """For tokenizers that have Gemma's turn tokens and no template of their own."""
 _TURN_TOKENS = ("<start_of_turn>", "<end_of_turn>")
 _TURN_ENDS = ("<end_of_turn>", "<|im_end|>", "<|eot_id|>", "<|end|>")
-_DATE = "26 Jul 2024"
-"""What a template that takes a `date_string` gets in place of today, or prompts would change overnight (Llama 3)."""
+_DAY = datetime.datetime(2024, 7, 26)
+"""What a template that asks for the day or the time gets in place of today, or prompts would change overnight."""
+_TIMES = "aAbBcdDefFGgHIjklmMpsSTuUVwWxXyYzZ"
+"""Letters behind % in the forms of a date."""
 _MESSAGE, _ITEM = "names", "- names"
 """Of a word that every list prompt holds: a tokenizer of few words must know it."""
 _ANSWER = "mechlist-answer"
@@ -145,7 +148,11 @@ def _render(tokenizer: Any, message: str, *, answer: str | None = None, generate
     template = _template(tokenizer)
     try:
         return tokenizer.apply_chat_template(
-            chat, chat_template=template, tokenize=False, add_generation_prompt=generate, date_string=_DATE
+            chat,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=generate,
+            date_string=_DAY.strftime("%d %b %Y"),
         )
     except Exception as error:
         reason = " ".join(str(error).split()).rstrip(".")
@@ -155,14 +162,22 @@ def _render(tokenizer: Any, message: str, *, answer: str | None = None, generate
 
 
 def _template(tokenizer: Any) -> str | None:
-    """Gemma's template, or None for the tokenizer's own."""
+    """The tokenizer's own template, whose clock stands still, or Gemma's; None for what only the tokenizer can read."""
     if getattr(tokenizer, "chat_template", None):
-        return None
+        template = tokenizer.get_chat_template()
+        return f"{_clock()}{template}" if "strftime_now" in template else None
     if tokenizer is not None and all(token in tokenizer.get_vocab() for token in _TURN_TOKENS):
         return GEMMA_TEMPLATE
     raise InputError(
         f"{_name(tokenizer)} has no chat template: give a chat model such as google/gemma-2-2b-it or list-tiny."
     )
+
+
+def _clock() -> str:
+    """A macro in the place of the function that tells templates the time: a template is given no functions."""
+    told = [(f"%{flag}{letter}", _DAY.strftime(f"%{flag}{letter}")) for flag in ("-", "") for letter in _TIMES]
+    filters = "".join(f" | replace({form!r}, {text!r})" for form, text in [*told, ("%%", "%")])
+    return f"{{%- macro strftime_now(format) -%}}{{{{ format{filters} }}}}{{%- endmacro -%}}"
 
 
 def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:

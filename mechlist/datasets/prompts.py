@@ -5,9 +5,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mechlist.errors import InputError
+from mechlist.text_files import parse_yaml
 
 KINDS = ("neutral", "contentious", "happy")
 """Of the files that come with mechlist."""
@@ -33,11 +32,11 @@ def read_prompts(file: Path) -> tuple[str, ...]:
         InputError: the file cannot be read, or holds no list of texts.
     """
     try:
-        value: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        value: Any = parse_yaml(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
+    except ValueError as error:
+        raise InputError(f"{file} is not YAML: {error}.") from error
     if not isinstance(value, list) or not value or not all(isinstance(text, str) and text for text in value):
         raise InputError(f"{file} must hold a list of texts, one at least and none empty.")
     twice = next((text for i, text in enumerate(value) if text in value[:i]), None)

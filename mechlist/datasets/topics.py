@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mechlist.errors import InputError
+from mechlist.text_files import TwiceError, parse_yaml
 
 ROOT = Path(__file__).parents[1] / "data" / "topics"
 STUDY = "study"
@@ -47,42 +46,19 @@ def _path(file: str | Path) -> Path:
 
 def _read(path: Path) -> dict[Any, Any]:
     try:
-        value = _unique(path.read_text(encoding="utf-8"))
+        value = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
             f"{path} cannot be read ({reason}); give a topic file, or one of {', '.join(topic_sets())}."
         ) from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {_fault(error)}.") from error
-    except _TwiceError as error:
-        raise InputError(f"{path}: the topic {error} stands twice.") from error
+    except TwiceError as error:
+        raise InputError(f"{path}: the topic {error}.") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not YAML: {error}.") from error
     if not isinstance(value, dict) or not value:
         raise InputError(f"{path} must map topics to lists of items, and is {_kind(value)}.")
     return value
-
-
-def _fault(error: yaml.YAMLError) -> str:
-    """What is wrong and where, in one line."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"{error.problem}, in line {error.problem_mark.line + 1}"
-    return " ".join(str(error).split())
-
-
-class _TwiceError(Exception):
-    """A key that a mapping has twice, which YAML readers let pass."""
-
-
-def _unique(text: str) -> Any:
-    node = yaml.compose(text, yaml.SafeLoader)
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        # Keys that are lists or mappings are left to the reader, which refuses them.
-        for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key in seen:
-                raise _TwiceError(repr(key))
-            seen.add(key)
-    return yaml.safe_load(text)
 
 
 def _items(path: Path, topic: Any, items: Any) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from mechlist.decode.json_file import entry, json_text, parse_json, read_file
+from mechlist.text_files import entry, json_lines, json_text, parse_json, read_file
 from mechlist.errors import InputError
 from mechlist.text import visible
 
@@ -171,7 +171,7 @@ def _values(file: Path, text: str) -> list[tuple[str, Any]]:
     try:
         value = parse_json(text)
     except ValueError as error:
-        lines = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        lines = list(json_lines(text))
         if len(lines) < 2:
             raise InputError(f"{file} is cut off or not JSON: {error}.") from error
         return [(f", line {n}", _line(file, n, line)) for n, line in lines]

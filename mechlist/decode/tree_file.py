@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from mechlist.decode.json_file import entry, json_text, parse_json, read_file
+from mechlist.text_files import entry, json_text, parse_json, read_file
 from mechlist.decode.tree import Candidate, Expand, Node, TokenPath, Tree, TreeConfig
 from mechlist.errors import InputError
 from mechlist.text import visible

@@ -60,6 +60,14 @@ def test_a_date_in_the_template_is_always_the_same():
     assert tokenizer.decode(chat_tokens(tokenizer, "names")).startswith("26 Jul 2024<|im_start|>user")
 
 
+def test_a_clock_in_the_template_stands_still():
+    tokenizer = chatml()
+    clock = "{% set day = '%-d %B' %}{{ strftime_now(day) }} {{ strftime_now('%Y-%m-%d %H:%M:%S') }}"
+    tokenizer.chat_template = clock + CHATML
+    expected = "26 July 2024-07-26 00:00:00<|im_start|>user"
+    assert tokenizer.decode(chat_tokens(tokenizer, "names")).startswith(expected)
+
+
 @pytest.mark.parametrize(
     ("tokenizer", "text"),
     [

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mechlist.decode.json_file import parse_json
+from mechlist.text_files import parse_json
 from mechlist.decode.tree import Candidate, TokenPath, TreeConfig, grow_tree
 from mechlist.decode.tree_file import MOST_BYTES, read_tree, tree_from_json, tree_text
 from mechlist.errors import InputError
@@ -56,7 +56,7 @@ def test_the_readers_of_json_agree():
         " 12 ",
         "[[[1]]]",
     ):
-        from mechlist.decode import json_file
+        from mechlist import text_files as json_file
 
         assert json_file._parse_deep(text) == json.loads(text)
 
@@ -65,7 +65,7 @@ def test_the_readers_of_json_agree():
     "text", ["[1, 2", '{"a" 1}', '{"a": 1,}x', "[1 2]", '{"a": }', "", "{1: 2}", '{"a": [tru]}', "[] x"]
 )
 def test_the_deep_reader_refuses_what_is_not_json(text: str):
-    from mechlist.decode import json_file
+    from mechlist import text_files as json_file
 
     with pytest.raises(ValueError, match=r"Expect|Extra"):
         json_file._parse_deep(text)

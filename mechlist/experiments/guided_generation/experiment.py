@@ -13,7 +13,7 @@ import xarray as xr
 from mechlist.datasets.chat import stop_tokens
 from mechlist.decode import Completion, Sampling, generate
 from mechlist.decode.guided import GrammarKind, GrammarRule, Seam, allowed_mass
-from mechlist.decode.json_file import read_file
+from mechlist.text_files import read_file
 from mechlist.decode.strategies import answer_log_prob
 from mechlist.decode.token_texts import NONE, TokenTexts
 from mechlist.errors import InputError

@@ -12,7 +12,7 @@ import xarray as xr
 
 from mechlist.datasets.chat import stop_tokens
 from mechlist.decode import Sampling, generate
-from mechlist.decode.json_file import json_text
+from mechlist.text_files import json_text
 from mechlist.decode.reading import read_columns, read_predictions
 from mechlist.decode.records import Alternative, Record, RecordedToken, read_records, records_text, to_json, to_openai
 from mechlist.errors import InputError

@@ -1,20 +1,42 @@
-"""JSON files that other programs wrote: read at any depth, with one sentence about what is wrong with them."""
+"""JSON and YAML files that people and other programs wrote, with one sentence about what is wrong with them.
+
+A byte-order mark is skipped; a key that stands twice is an error, where the usual readers keep the last and say nothing;
+lines of JSON end at line feeds alone, since U+2028 and its like may stand inside a string; JSON is read at any depth.
+"""
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from mechlist.errors import InputError
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_DECODER = json.JSONDecoder()
 _NEEDED = object()
 
 
+class TwiceError(ValueError):
+    """A key that an object has twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for key, one in pairs:
+        if key in value:
+            raise TwiceError(f"{key!r} stands twice")
+        value[key] = one
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+
+
 def read_file(file: Path, most: int, what: str) -> str:
-    """Text of a file in UTF-8 of at most so many bytes.
+    """Text of a file in UTF-8 of at most so many bytes, without its byte-order mark.
 
     Raises:
         InputError: it is missing, larger, or not UTF-8.
@@ -25,7 +47,7 @@ def read_file(file: Path, most: int, what: str) -> str:
             raise InputError(
                 f"{file} has {size / 1e6:.0f} MB, and {what} is read up to {most / 1e6:.0f} MB: take a part of it."
             )
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not text in UTF-8 (byte {error.start} is not).") from error
     except OSError as error:
@@ -58,6 +80,49 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
     return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
+def parse_yaml(text: str) -> Any:
+    """YAML of plain values.
+
+    Raises:
+        ValueError: what is wrong, and where; a `TwiceError` for a key that a mapping has twice.
+    """
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        if node is not None:
+            _check_keys(node)
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        where = "" if error.problem_mark is None else f", in line {error.problem_mark.line + 1}"
+        raise ValueError(f"{error.problem}{where}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _check_keys(node: yaml.Node) -> None:
+    left, done = [node], set()
+    while left:
+        one = left.pop()
+        if not isinstance(one, yaml.CollectionNode) or id(one) in done:
+            continue
+        done.add(id(one))
+        if isinstance(one, yaml.MappingNode):
+            # Keys that are lists or mappings are left to the reader, which refuses them.
+            keys = [key.value for key, _ in one.value if isinstance(key, yaml.ScalarNode)]
+            twice = next((key for key in keys if keys.count(key) > 1), None)
+            if twice is not None:
+                raise TwiceError(f"{twice!r} stands twice")
+            left += [value for _, value in one.value]
+        else:
+            left += one.value
+
+
+def json_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Lines that are not empty, with their numbers from 1."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
 def parse_json(text: str) -> Any:
     """JSON of any depth: Python's own reader stops where about 500 nodes of a tree stand below each other.
 
@@ -65,7 +130,7 @@ def parse_json(text: str) -> Any:
         ValueError: what is wrong, and where.
     """
     try:
-        return json.loads(text)
+        return _DECODER.decode(text)
     except RecursionError:
         return _parse_deep(text)
 
@@ -125,6 +190,8 @@ def _key(text: str, at: int) -> tuple[str, int]:
 
 def _put(holder: Any, key: str | None, value: Any) -> None:
     if isinstance(holder, dict):
+        if key in holder:
+            raise TwiceError(f"{key!r} stands twice")
         holder[key] = value
     else:
         holder.append(value)
