@@ -43,6 +43,8 @@ class Job:
     experiment: Any
     """The experiment: a frozen dataclass."""
     settings: Settings
+    repeats: Path | None = None
+    """The directory of the run that this one is to repeat."""
 
     def config(self) -> dict[str, Any]:
         """The complete configuration, as it stands in config.yaml."""

@@ -1,6 +1,6 @@
 """JSON and YAML files that people and other programs wrote, with one sentence about what is wrong with them.
 
-A byte-order mark is skipped; a key that stands twice is an error, where the usual readers keep the last and say nothing;
+A byte-order mark is skipped; a key that stands twice is an error, where the usual readers keep the last in silence;
 lines of JSON end at line feeds alone, since U+2028 and its like may stand inside a string; JSON is read at any depth.
 """
 
@@ -23,7 +23,12 @@ class TwiceError(ValueError):
     """A key that an object has twice."""
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of some pairs, for readers of JSON.
+
+    Raises:
+        TwiceError: a key that stands twice.
+    """
     value: dict[str, Any] = {}
     for key, one in pairs:
         if key in value:
@@ -32,7 +37,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+_DECODER = json.JSONDecoder(object_pairs_hook=unique)
 
 
 def read_file(file: Path, most: int, what: str) -> str:

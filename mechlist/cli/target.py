@@ -58,7 +58,9 @@ def _of_file(command: str, file: Path, rest: list[str]) -> Target:
         settings, output, experiment = _flags(
             command, job.name, type(job.experiment), job.experiment, job.settings, rest
         )
-        return Target(output, job.name, job=Job(job.name, experiment, settings))
+        same = experiment == job.experiment and settings == job.settings
+        earlier = file.parent if same and (file.parent / "run.json").is_file() else None
+        return Target(output, job.name, job=Job(job.name, experiment, settings, repeats=earlier))
     study = read_study(file, value)
     default = StudyFlags(study.settings, Output())
     flags = parse(StudyFlags, rest, prog=f"mechlist {command} {file}", description=study.title, default=default)

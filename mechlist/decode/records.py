@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from mechlist.text_files import entry, json_lines, json_text, parse_json, read_file
 from mechlist.errors import InputError
 from mechlist.text import visible
+from mechlist.text_files import entry, json_lines, json_text, parse_json, read_file
 
 MOST_BYTES = 10**8
 """Of a file that is read."""

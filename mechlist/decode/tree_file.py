@@ -6,10 +6,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from mechlist.text_files import entry, json_text, parse_json, read_file
 from mechlist.decode.tree import Candidate, Expand, Node, TokenPath, Tree, TreeConfig
 from mechlist.errors import InputError
 from mechlist.text import visible
+from mechlist.text_files import entry, json_text, parse_json, read_file
 
 MOST_BYTES = 10**8
 """Of a file that is read: a tree of 100,000 nodes takes about half of it."""

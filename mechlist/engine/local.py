@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
+from mechlist.engine.repeat import changes, facts_of
 from mechlist.errors import InputError
 from mechlist.experiment import Experiment, filled, needs_model
 from mechlist.models.load import resolve_device
@@ -18,6 +20,7 @@ from mechlist.runner.journal import Journal
 from mechlist.runner.memory import MemoryShares
 from mechlist.runner.store import ActivationStore, default_directory
 from mechlist.runs import EXPORTS, RESULTS, Job, RunDirectory
+from mechlist.text import joined
 from mechlist.types import parse_bytes
 
 DISK_BYTES = 10 * 2**30
@@ -91,11 +94,35 @@ def run_job(job: Job, path: Path, output: Output, load: Load = load_runner) -> R
         finish(job, directory)
         return directory
     runner = runner_for(job, load) if needs_model(job.experiment) else None
+    facts = facts_of(job, runner)
+    if output.resume:
+        _check_unchanged(directory, facts)
+    since = [] if job.repeats is None else changes(RunDirectory(job.repeats).record(), facts)
     directory.claim(job.config(), output)
     with directory.session(job.settings.device):
+        directory.update(**facts)
+        if since:
+            said = f"This run does not repeat {job.repeats}: {joined(since)}."
+            warnings.warn(said, stacklevel=2)
+            directory.update(differs=since)
+            directory.log(said)
         _work(job, runner, directory)
     Journal(directory.journal).discard()
     return directory
+
+
+def _check_unchanged(directory: RunDirectory, facts: dict[str, Any]) -> None:
+    """Finished batches of another model or of other files must not be mixed with new ones.
+
+    Raises:
+        InputError: something has changed since the run was stopped.
+    """
+    since = changes(directory.record(), facts, libraries=False)
+    if since:
+        raise InputError(
+            f"{directory.path} cannot be gone on with: {joined(since)} since it was stopped; give --overwrite to begin "
+            "again."
+        )
 
 
 def runner_for(job: Job, load: Load = load_runner) -> Runner:
@@ -114,9 +141,7 @@ def _work(job: Job, runner: Runner | None, directory: RunDirectory) -> None:
     experiment = job.experiment
     if runner is not None:
         runner.restart(Journal(directory.journal))
-        facts = {"fingerprint": runner.fingerprint(), "shape": dataclasses.asdict(runner.shape)}
         directory.update(
-            model=runner.language_model.info | facts,
             guards=[dataclasses.asdict(guard) for guard in runner.guards],
             seeds={"seed": job.settings.seed},
         )

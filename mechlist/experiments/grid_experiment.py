@@ -156,7 +156,8 @@ class GridExperiment(PairExperiment):
             generator = runner.generator("irrelevant tokens")
             yield from irrelevant_sources(arguments, found.irrelevant, self.null_pairs, generator)
             return
-        for draw in own_pairs(runner, read_pairs(self.null_file)).in_draws(len(found.pairs)):
+        pairs = own_pairs(runner, read_pairs(self.null_file), vocabulary=runner.shape.d_vocab_out)
+        for draw in pairs.in_draws(len(found.pairs)):
             yield self._arguments(draw, "source")
 
     def _arguments(self, found: Pairs, replacement: ReplacementName) -> PatchArguments:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from mechlist.datasets.answers import answer_token
 from mechlist.datasets.chat import list_tokens
 from mechlist.datasets.lists.directions import Direction
 from mechlist.datasets.lists.list_set import ListSet, Provenance, list_set
@@ -188,13 +189,9 @@ def text_direction(runner: Runner, answer: Sequence[str], wrong: Sequence[str], 
         InputError: a text that is not one token, or as `Direction`.
     """
     sides = {"answer": answer, "wrong": wrong}
-    ids = {name: tuple(_single(runner, name, text) for text in texts) for name, texts in sides.items()}
+    ids = {
+        name: tuple(answer_token(runner, name, text, vocabulary=runner.shape.d_vocab_out) for text in texts)
+        for name, texts in sides.items()
+    }
     name = " - ".join("/".join(repr(text) for text in texts) for texts in sides.values())
     return Direction(name=name, answer=ids["answer"], wrong=ids["wrong"], role=role)
-
-
-def _single(runner: Runner, name: str, text: str) -> int:
-    tokens = runner.to_tokens(text, prepend_bos=False) if text else []
-    if len(tokens) != 1:
-        raise InputError(f"{name} must be made of single tokens; {text!r} is {len(tokens)}.")
-    return tokens[0]

@@ -104,9 +104,11 @@ class PairExperiment(Experiment):
             InputError: pairs that are none; topics or names that the tokenizer has not.
         """
         if self.pairs is not None:
-            return own_pairs(runner, read_pairs(self.pairs))
+            return own_pairs(runner, read_pairs(self.pairs), vocabulary=runner.shape.d_vocab_out)
         if self.clean:
-            return own_pairs(runner, [{name: getattr(self, name) for name in KEYS}])
+            return own_pairs(
+                runner, [{name: getattr(self, name) for name in KEYS}], vocabulary=runner.shape.d_vocab_out
+            )
         if self.origin == "list":
             return list_pairs(runner.tokenizer, self.value_of("topics"))
         return named_pairs(runner, self.value_of("examples"))

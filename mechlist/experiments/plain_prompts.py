@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Int
 
+from mechlist.datasets.answers import answer_token
 from mechlist.datasets.plain_texts import plain_texts
 from mechlist.errors import InputError
 from mechlist.runner import Runner
@@ -79,29 +80,12 @@ def read_answers(runner: Runner, answers: Sequence[str], prompts: Prompts) -> In
         raise InputError(
             f"answer must be one for all, or one for each of {len(prompts.rows)} prompts, not {len(answers)}."
         )
-    tokens = [single_token(runner, "answer", text) for text in answers]
-    return np.array(tokens if len(tokens) > 1 else tokens * len(prompts.rows))
-
-
-def single_token(runner: Runner, name: str, text: str) -> int:
-    """The one token that a text is, with its leading blank; `name` is the parameter's.
-
-    Raises:
-        InputError: no token or several, or one beyond the vocabulary that the model writes.
-    """
-    tokens = runner.to_tokens(text, prepend_bos=False) if text else []
-    if len(tokens) != 1:
-        parts = ", ".join(repr(part) for part in runner.token_texts(tokens))
-        raise InputError(
-            f"{name} must be one token of the model's tokenizer, with its leading blank if it has one; {text!r} is "
-            f"{len(tokens)}{f' ({parts})' if parts else ''}."
-        )
-    if tokens[0] >= runner.shape.d_vocab_out:
-        raise InputError(
-            f"{name} {text!r} is token {tokens[0]}, outside the model's vocabulary of {runner.shape.d_vocab_out}: it "
-            "can never be predicted."
-        )
-    return tokens[0]
+    texts = list(answers) if len(answers) > 1 else list(answers) * len(prompts.texts)
+    tokens = [
+        answer_token(runner, "answer", text, vocabulary=runner.shape.d_vocab_out, prompt=prompt)
+        for text, prompt in zip(texts, prompts.texts, strict=True)
+    ]
+    return np.array(tokens)
 
 
 def label(text: str) -> str:

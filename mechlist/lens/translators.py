@@ -45,7 +45,7 @@ class Translators:
             InputError: they were trained for another one.
         """
         shape = (runner.shape.n_layers, runner.shape.d_model, runner.shape.d_model)
-        if tuple(self.weight.shape) != shape or self.fingerprint != runner.fingerprint():
+        if tuple(self.weight.shape) != shape or self.fingerprint != runner.identity():
             raise InputError(
                 "translators must have been trained for this model, its weights and their processing; these were "
                 f"trained for another one of {self.weight.shape[0]} layers and width {self.weight.shape[1]}."
@@ -77,4 +77,4 @@ class Translators:
 def identity(runner: Runner) -> Translators:
     """Translators that change nothing."""
     layers, width = runner.shape.n_layers, runner.shape.d_model
-    return Translators(torch.zeros(layers, width, width), torch.zeros(layers, width), runner.fingerprint())
+    return Translators(torch.zeros(layers, width, width), torch.zeros(layers, width), runner.identity())

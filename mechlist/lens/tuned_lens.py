@@ -69,7 +69,7 @@ def train_translators(
     final = _final(runner, rows, where)
     for stage, streams in _stages(runner, rows, where, range(layers)):
         weight[stage], bias[stage] = _trained(runner, streams, final, steps, batch, generator)
-    return Translators(weight, bias, runner.fingerprint(), tuple(trained_on))
+    return Translators(weight, bias, runner.identity(), tuple(trained_on))
 
 
 @torch.no_grad()

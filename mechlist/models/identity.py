@@ -44,12 +44,20 @@ class Identity:
         return self._weights
 
     @property
-    def key(self) -> str | None:
-        """SHA-256 of all that activations depend on; None for a model with hooks or methods of somebody's own."""
+    def model(self) -> str | None:
+        """SHA-256 of weights, buffers, code and configuration; None for a model with hooks or methods of one's own."""
         if own_changes(self._model.module):
             return None
         self._refresh()
         return self._key
+
+    @property
+    def key(self) -> str | None:
+        """SHA-256 of all that activations depend on: `model`, the libraries' versions, how matrices are multiplied."""
+        model = self.model
+        return (
+            None if model is None else hashlib.sha256(_text([model, _versions(), *_precision()]).encode()).hexdigest()
+        )
 
     def _refresh(self) -> None:
         seen = _glance(self._model.module)
@@ -94,16 +102,19 @@ def _replaced_methods(part: torch.nn.Module) -> list[str]:
 
 
 def _surroundings(model: LanguageModel) -> Iterator[Any]:
-    """Everything but numbers: class, versions, processing, configuration, and the settings that each module holds."""
+    """Everything but numbers: class, processing, configuration, and the settings that each module holds."""
     module = model.module
-    yield [f"{type(module).__module__}.{type(module).__qualname__}", _versions()]
+    yield f"{type(module).__module__}.{type(module).__qualname__}"
     yield [model.info.get("processing"), model.shape.n_ctx, model.window, model.softcap]
     yield _settings(module.cfg)
     yield _original(module)
     for name, part in module.named_modules():
         if not isinstance(part, HookPoint):
             yield [name, f"{type(part).__module__}.{type(part).__qualname__}", _settings(part)]
-    yield [torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32]
+
+
+def _precision() -> tuple[Any, ...]:
+    return torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
 @cache

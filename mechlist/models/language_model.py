@@ -1,8 +1,6 @@
 """One small protocol over HookedTransformer and TransformerBridge; nothing above this package tells them apart."""
 
 import dataclasses
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -190,17 +188,6 @@ def _check_logits(model: "_View") -> None:
             f"The model's own logits differ from those of its final residual stream by {by:.2g} of the largest: "
             "something stands between that is not known here; load the model by its name or directory."
         )
-
-
-def fingerprint(model: LanguageModel) -> str:
-    """SHA-256 over the names, types, shapes and bytes of every weight; buffers such as masks are left out."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.module.named_parameters()):
-        digest.update(json.dumps([name, str(weight.dtype), list(weight.shape)]).encode())
-        data = weight.detach().to("cpu").contiguous().view(-1)
-        for chunk in data.split(2**24):
-            digest.update(chunk.view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def require_eval(module: Any) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mechlist import effort
 from mechlist.errors import InputError
-from mechlist.models.language_model import LanguageModel, fingerprint, wrap
+from mechlist.models.identity import Identity
+from mechlist.models.language_model import LanguageModel, wrap
 from mechlist.models.telling import telling
 from mechlist.models.tokenizer import encode
 from mechlist.runner.batch import Batch, masked_activations
@@ -70,7 +71,7 @@ class Runner:
         self._executor = executor or Local(self._language_model.device, progress)
         self._interventions: list[Intervention] = []
         self._batch_share = 1.0
-        self._fingerprint: tuple[Any, str] | None = None
+        self._identity = Identity(self._language_model)
 
     @classmethod
     def load(
@@ -186,10 +187,12 @@ class Runner:
         return self._executor.journal
 
     def fingerprint(self) -> str:
-        """SHA-256 of the weights, computed once for each model."""
-        if self._fingerprint is None or self._fingerprint[0] is not self.model:
-            self._fingerprint = (self.model, fingerprint(self._language_model))
-        return self._fingerprint[1]
+        """SHA-256 of the weights as they are now; worked out again only when they have changed."""
+        return self._identity.weights
+
+    def identity(self) -> str:
+        """SHA-256 of the weights and of all that is done with them; of the weights alone under hooks of one's own."""
+        return self._identity.model or self._identity.weights
 
     def generator(self, purpose: str) -> torch.Generator:
         """A random generator on the CPU that follows from the seed and from what it is for."""
@@ -410,10 +413,12 @@ class Runner:
 
     @property
     def _recall(self) -> Recall | None:
-        if self.store is None:
+        # What hooks or methods of somebody's own make of the model has no name to be stored under.
+        key = None if self.store is None else self._identity.key
+        if self.store is None or key is None:
             return None
         view = self._language_model
-        return Recall(self.store, self.fingerprint(), view.device, view.dtype)
+        return Recall(self.store, key, view.device, view.dtype)
 
     @property
     def _max_tokens(self) -> int:

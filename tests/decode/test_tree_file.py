@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from mechlist.text_files import parse_json
 from mechlist.decode.tree import Candidate, TokenPath, TreeConfig, grow_tree
 from mechlist.decode.tree_file import MOST_BYTES, read_tree, tree_from_json, tree_text
 from mechlist.errors import InputError
+from mechlist.text_files import parse_json
 
 ODD = ("<script>alert(1)</script>", '"', "\\", "\0", "\u202eabc", "\U0001f600", "\ud83d", "\ufffd", "'", "\x1b[31m", "")
 

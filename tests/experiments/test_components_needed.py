@@ -159,8 +159,8 @@ def test_bad_parameters(parameters: dict[str, Any], words: str):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (("Bananas and",), r"answer must be one token of the model's tokenizer.*'Bananas and' is \d \("),
-        (("",), "answer must be one token of the model's tokenizer, .*'' is 0"),
+        (("Bananas and",), r"answer must be one token; 'Bananas and' is \d: \["),
+        (("",), "answer must be one token; '' is 0"),
         (("-", "-"), "answer must be one for all, or one for each of 3 prompts, not 2"),
     ],
 )
@@ -176,7 +176,7 @@ def test_an_answer_outside_the_vocabulary(runner: Runner, monkeypatch: pytest.Mo
     raw = raw_runner(runner)
     monkeypatch.setattr(module, "raw_runner", lambda _: raw)
     monkeypatch.setattr(raw.language_model, "shape", type(shape)(**{**vars(shape), "d_vocab_out": 10}))
-    with pytest.raises(InputError, match="outside the model's vocabulary of 10: it can never be predicted"):
+    with pytest.raises(InputError, match=r"from id:0 to id:9, those .*, not 'the', which is id:"):
         ComponentsNeeded(prompt=PROMPTS, answer=("the",)).run(runner)
 
 

@@ -322,7 +322,7 @@ def test_any_token_of_the_answer(runner: Runner):
         ({"steps": 1}, "steps must be at least 2, not 1"),
         ({"deviations": 0}, "deviations must be above 0, not 0"),
         ({"layer": 6, "prompt": "-"}, "layer must be from -6 to 5, not 6"),
-        ({"answer": "Banana split", "prompt": "-"}, "answer must be the text of one token"),
+        ({"answer": "Banana split", "prompt": "-"}, "answer must be one token"),
         ({"subject": (99,), "prompt": "-A"}, "subject must be positions of the prompt's"),
     ],
 )

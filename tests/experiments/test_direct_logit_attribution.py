@@ -207,7 +207,7 @@ def test_parameters_that_do_not_go_together_are_refused(changes: dict[str, Any],
     ("changes", "words"),
     [
         ({"answer": ("-",), "wrong": ("-",)}, "answer and wrong must be different tokens; both have"),
-        ({"answer": ("Oak Elm",), "wrong": ("-",)}, "answer must be made of single tokens; 'Oak Elm' is 4"),
+        ({"answer": ("Oak Elm",), "wrong": ("-",)}, "answer must be one token; 'Oak Elm' is 4"),
         ({"answer": ("-",), "wrong": ("\n",), "role": "topic"}, "role must be one of hyphen, item_first"),
     ],
 )

@@ -138,7 +138,7 @@ def test_a_direction_from_text(runner: Runner):
     assert runner.token_texts([*a.answer, *a.wrong, *b.answer, *b.wrong]) == ["<end_of_turn>", "-", " ", "\n"]
     own = text_direction(runner, ["\n"], ["-", " "], "item_last")
     assert (own.answer, own.wrong, own.name) == (b.wrong, (*a.wrong, *b.answer), r"'\n' - '-'/' '")
-    with pytest.raises(InputError, match="answer must be made of single tokens; 'Buenos Aires' is"):
+    with pytest.raises(InputError, match="answer must be one token; 'Buenos Aires' is"):
         text_direction(runner, ["Buenos Aires"], ["-"], "item_last")
     with pytest.raises(InputError, match="answer and wrong must be different tokens; both have"):
         text_direction(runner, ["-", "\n"], ["-"], "item_last")

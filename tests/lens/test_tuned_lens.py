@@ -23,7 +23,7 @@ ROWS = [torch.tensor([5, 9, 33, 71, 8, 8, 2]), torch.tensor([96, 1, 14, 15])]
 def _random(runner: Runner) -> Translators:
     plain, generator = identity(runner), torch.Generator().manual_seed(0)
     weight = 0.1 * torch.randn(plain.weight.shape, generator=generator)
-    return Translators(weight, torch.randn(plain.bias.shape, generator=generator), runner.fingerprint())
+    return Translators(weight, torch.randn(plain.bias.shape, generator=generator), runner.identity())
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "stablelm"])

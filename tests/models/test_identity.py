@@ -13,7 +13,15 @@ from mechlist.models.load import load
 from tests.hooked import HookedTransformer, HookedTransformerConfig
 from tests.models.tiny import edit_config, save_huggingface
 
-SIZES: dict[str, Any] = {"n_layers": 2, "n_heads": 2, "d_model": 8, "d_head": 4, "d_mlp": 12, "n_ctx": 16, "d_vocab": 20}
+SIZES: dict[str, Any] = {
+    "n_layers": 2,
+    "n_heads": 2,
+    "d_model": 8,
+    "d_head": 4,
+    "d_mlp": 12,
+    "n_ctx": 16,
+    "d_vocab": 20,
+}
 
 
 def model(**settings: Any) -> Any:
@@ -94,7 +102,7 @@ def test_an_edit_after_the_first_use_is_noticed(edit: Callable[[Any], None]):
     assert identity.key not in (before, None)
 
 
-def _twice(activation: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001
+def _twice(activation: torch.Tensor, hook: Any) -> torch.Tensor:
     return 2 * activation
 
 

@@ -133,5 +133,5 @@ def test_steps_are_all_done(tiny: Runner):
 
 def test_the_fingerprint_is_worked_out_once(tiny: Runner, monkeypatch: pytest.MonkeyPatch):
     first = tiny.fingerprint()
-    monkeypatch.setattr("mechlist.runner.runner.fingerprint", lambda model: pytest.fail("worked out again"))
+    monkeypatch.setattr("mechlist.models.identity.fingerprint", lambda model: pytest.fail("worked out again"))
     assert tiny.fingerprint() == first

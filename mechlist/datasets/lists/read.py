@@ -164,6 +164,7 @@ def _located(path: Path, file: RecordedLists, tokenizer: Any) -> ListSet:
     Raises:
         InputError: as `recorded_prompts`, or a list without prefilled hyphen.
     """
+    _check_adjective(path, file, tokenizer)
     prompts = recorded_prompts(
         file.topics,
         adjective=file.adjective,
@@ -179,6 +180,28 @@ def _located(path: Path, file: RecordedLists, tokenizer: Any) -> ListSet:
         _provenance(path, file),
         numbers=[number for _, number, _ in flat],
     )
+
+
+def _check_adjective(path: Path, file: RecordedLists, tokenizer: Any) -> None:
+    """The token at the adjective's place must be the adjective, and lists begin as the tokenizer's prompts begin."""
+    if tokenizer is None:
+        return
+    topic, lists = next(iter(file.topics.items()))
+    if file.adjective_index is not None and file.adjective:
+        written = tokenizer.decode([lists[0][file.adjective_index]]).strip()
+        if written != file.adjective:
+            raise InputError(
+                f"{path}: adjective_index must be the place of {file.adjective!r}; the token at "
+                f"{file.adjective_index} is {written!r}."
+            )
+    try:
+        own = list_prompt(tokenizer, topic, file.adjective).tokens
+    except InputError:
+        return
+    bos = tokenizer.bos_token_id
+    if bos is not None and (own[:1] == (bos,)) != (lists[0][:1] == [bos]):
+        has, lacks = ("the model's prompts", "the lists") if own[:1] == (bos,) else ("the lists", "the model's prompts")
+        raise InputError(f"{path}: {has} begin with BOS and {lacks} do not: they are of another model, or were cut.")
 
 
 def _around_topic(file: RecordedLists, tokenizer: Any) -> Mapping[str, int]:

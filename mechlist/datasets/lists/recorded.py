@@ -11,6 +11,7 @@ from typing import Any
 from mechlist.datasets.lists.parse import ListTokens
 from mechlist.errors import InputError
 from mechlist.text import NO_ADJECTIVE
+from mechlist.text_files import TwiceError, unique
 
 SPECIAL = tuple(field.name for field in dataclasses.fields(ListTokens))
 OPTIONAL = ("bos", "eos")
@@ -113,7 +114,9 @@ def recorded_json(recorded: RecordedLists) -> str:
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique, parse_constant=_refused)
+        value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique, parse_constant=_refused)
+    except TwiceError as error:
+        raise InputError(f"{error}.") from error
     except OSError as error:
         raise InputError(f"the file cannot be read ({error.strerror or error}).") from error
     except (ValueError, RecursionError) as error:
@@ -123,16 +126,6 @@ def _parsed(path: Path) -> dict[str, Any]:
     missing = [key for key in KEYS if key not in value]
     if missing:
         raise InputError(f"{', '.join(missing)} must be there; the file has {', '.join(value) or 'no keys'}.")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, unless it has a key twice: JSON readers keep the last and drop the other in silence."""
-    value: dict[str, Any] = {}
-    for key, entry in pairs:
-        if key in value:
-            raise InputError(f"{key!r} stands twice.")
-        value[key] = entry
     return value
 
 
@@ -161,6 +154,7 @@ def _recorded(value: Mapping[str, Any]) -> RecordedLists:
         max_new_tokens=_whole("max_new_tokens", value.get("max_new_tokens")),
     )
     _check_headers(recorded)
+    _check_places(recorded)
     _check_kept(value, json.loads(recorded_json(recorded)))
     return recorded
 
@@ -219,6 +213,40 @@ def _check_headers(recorded: RecordedLists) -> None:
         raise InputError(
             f"the hyphen {recorded.tokens.hyphen} must follow the model header, and does in none of the {len(found)} "
             "lists: token_ids_of_interest may be those of another model."
+        )
+
+
+def _check_places(recorded: RecordedLists) -> None:
+    """The adjective must be one token in the prompt, the same in all lists; BOS must begin all of them or none.
+
+    Sequences without a prompt tell of neither.
+    """
+    found: dict[int, str] = {}
+    begins: dict[bool, str] = {}
+    at, bos = recorded.adjective_index, recorded.tokens.bos
+    for topic, lists in recorded.topics.items():
+        for number, ids in enumerate(lists, start=1):
+            where = f"topic {topic!r}, list {number}"
+            prompt = len(ids) - len(recorded.completion(ids)) - len(recorded.model_header)
+            if not prompt:
+                continue
+            if at is not None and at >= prompt:
+                raise InputError(
+                    f"adjective_index must be a place in the prompt; {where}, has {prompt} tokens before the model "
+                    f"header, and the adjective would be number {at + 1}."
+                )
+            if at is not None:
+                found.setdefault(ids[at], where)
+            begins.setdefault(ids[0] == bos, where)
+    if len(found) > 1:
+        (one, first), (other, second) = list(found.items())[:2]
+        raise InputError(
+            f"adjective_index must be the place of one and the same token in all lists; at {at} {first}, has {one}, "
+            f"and {second}, has {other}."
+        )
+    if bos is not None and len(begins) > 1:
+        raise InputError(
+            f"BOS ({bos}) must begin all lists or none; it begins {begins[True]}, and not {begins[False]}."
         )
 
 

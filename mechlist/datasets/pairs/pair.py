@@ -1,14 +1,15 @@
 """Pairs of prompts for patching: from flags, from a file, or built in."""
 
-import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 
+from mechlist.datasets.answers import Texts, answer_token, likely_mistakes
 from mechlist.datasets.chat import list_tokens
 from mechlist.datasets.lists.prompts import list_prompt
 from mechlist.datasets.lists.role_positions import role_positions
@@ -18,23 +19,13 @@ from mechlist.datasets.pairs.ioi import OBJECTS, PLACES, ioi_pairs
 from mechlist.datasets.pairs.irrelevant import Change, changes, instruction_words, same_kind
 from mechlist.datasets.topics import choose_topics
 from mechlist.errors import InputError
+from mechlist.text_files import TwiceError, json_lines, parse_json, read_file
 
 KEYS = ("clean", "corrupt", "answer", "wrong")
+MOST_BYTES = 200_000_000
+"""Of a file of pairs."""
 LIST_ITEMS = 8
 """Of the list after which a short prompt ends and a long one goes on."""
-
-
-@runtime_checkable
-class Texts(Protocol):
-    """What turns text into tokens and back, such as a Runner."""
-
-    def to_tokens(self, text: str, *, prepend_bos: bool | None = None) -> list[int]:
-        """Token ids of a text, with BOS as is the model's habit unless `prepend_bos` says otherwise."""
-        ...
-
-    def token_texts(self, tokens: Sequence[int]) -> list[str]:
-        """The text of each token."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -120,13 +111,18 @@ def block_pairs(
     return Pairs([Pair(*row) for row in zip(*(column.tolist() for column in columns), strict=True)])
 
 
-def own_pairs(model: Texts, texts: Sequence[Mapping[str, str]]) -> Pairs:
-    """Pairs given as text.
+def own_pairs(model: Texts, texts: Sequence[Mapping[str, str]], *, vocabulary: int) -> Pairs:
+    """Pairs given as text, of a model that can predict so many tokens; what looks like a slip in them is warned of.
 
     Raises:
         InputError: prompts of unequal length or that do not differ, an answer that is not one token.
     """
-    return Pairs([_tokens(model, pair, number) for number, pair in enumerate(texts, start=1)])
+    pairs = [_tokens(model, pair, number, vocabulary) for number, pair in enumerate(texts, start=1)]
+    for number, pair in enumerate(texts, start=1):
+        where = "" if len(texts) == 1 else f"In pair {number} "
+        for said in likely_mistakes(model, pair["clean"], pair["answer"], where=where):
+            warnings.warn(said[:1].upper() + said[1:], stacklevel=2)
+    return Pairs(pairs)
 
 
 def read_pairs(file: Path) -> list[dict[str, str]]:
@@ -135,14 +131,12 @@ def read_pairs(file: Path) -> list[dict[str, str]]:
     Raises:
         InputError: a file that cannot be read, or a line that is no pair.
     """
-    try:
-        lines = [line for line in file.expanduser().read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     pairs = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in json_lines(read_file(file.expanduser(), MOST_BYTES, "a file of pairs")):
         try:
-            pair = json.loads(line)
+            pair = parse_json(line)
+        except TwiceError as error:
+            raise InputError(f"{file}, line {number}: {error}.") from error
         except ValueError as error:
             raise InputError(f"{file}, line {number}, is not JSON: {error}.") from error
         if not isinstance(pair, dict) or any(not isinstance(pair.get(name), str) or not pair[name] for name in KEYS):
@@ -153,22 +147,19 @@ def read_pairs(file: Path) -> list[dict[str, str]]:
     return pairs
 
 
-def _tokens(model: Texts, pair: Mapping[str, str], number: int) -> Pair:
+def _tokens(model: Texts, pair: Mapping[str, str], number: int, vocabulary: int) -> Pair:
     clean, corrupt = model.to_tokens(pair["clean"]), model.to_tokens(pair["corrupt"])
     if len(clean) != len(corrupt):
         raise InputError(
             f"clean and corrupt must have the same number of tokens; in pair {number} they have {len(clean)} and "
-            f"{len(corrupt)}."
+            f"{len(corrupt)}: {model.token_texts(clean)} and {model.token_texts(corrupt)}."
         )
     if clean == corrupt:
         raise InputError(f"clean and corrupt must differ; in pair {number} they are the same tokens.")
-    return Pair(clean, corrupt, *(_single(model, name, pair[name], number) for name in ("answer", "wrong")))
-
-
-def _single(model: Texts, name: str, text: str, number: int) -> int:
-    tokens: Sequence[int] = model.to_tokens(text, prepend_bos=False)
-    if len(tokens) != 1:
-        raise InputError(
-            f"{name} must be one token; in pair {number} {text!r} is {len(tokens)}: {model.token_texts(tokens)}."
-        )
-    return tokens[0]
+    answer, wrong = (
+        answer_token(model, name, pair[name], vocabulary=vocabulary, prompt=pair["clean"], where=f"in pair {number} ")
+        for name in ("answer", "wrong")
+    )
+    if answer == wrong:
+        raise InputError(f"answer and wrong must be different tokens; in pair {number} both are {pair['answer']!r}.")
+    return Pair(clean, corrupt, answer, wrong)

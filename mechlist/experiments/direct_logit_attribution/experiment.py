@@ -114,7 +114,7 @@ class DirectLogitAttribution(MadeListExperiment):
 
     def _pairs(self, runner: Runner) -> Pairs:
         if self.pairs is not None:
-            return own_pairs(runner, read_pairs(self.pairs))
+            return own_pairs(runner, read_pairs(self.pairs), vocabulary=runner.shape.d_vocab_out)
         return named_pairs(runner, self.value_of("examples"))
 
     def _directions(self, runner: Runner, lists: ListSet) -> tuple[Direction, ...]:

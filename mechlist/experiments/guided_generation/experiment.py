@@ -13,7 +13,6 @@ import xarray as xr
 from mechlist.datasets.chat import stop_tokens
 from mechlist.decode import Completion, Sampling, generate
 from mechlist.decode.guided import GrammarKind, GrammarRule, Seam, allowed_mass
-from mechlist.text_files import read_file
 from mechlist.decode.strategies import answer_log_prob
 from mechlist.decode.token_texts import NONE, TokenTexts
 from mechlist.errors import InputError
@@ -22,6 +21,7 @@ from mechlist.experiments.prompt_experiment import PromptExperiment
 from mechlist.registry import register
 from mechlist.runner import Runner
 from mechlist.text import escaped
+from mechlist.text_files import read_file
 
 MOST_BYTES = 10**6
 """Of a file with a schema or a grammar."""

@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.datasets.answers import answer_token
 from mechlist.datasets.chat import stop_tokens
 from mechlist.decode import Sampling, generate
 from mechlist.errors import InputError
@@ -145,10 +146,8 @@ class GuidingTokens(PromptExperiment):
     def _answer(self, runner: Runner, tokens: list[int]) -> int:
         if not self.answer:
             return int(runner.logits([tokens], positions=-1)[0, 0].argmax())
-        found = runner.tokenizer.encode(self.answer, add_special_tokens=False)
-        if len(found) != 1:
-            raise InputError(f"answer must be the text of one token, and {self.answer!r} has {len(found)}.")
-        return found[0]
+        before = "" if self.chat or self.step else f"{self.prompt}{self.prefix}"
+        return answer_token(runner, "answer", self.answer, vocabulary=runner.shape.d_vocab_out, prompt=before)
 
     def _subject(self, tokens: list[int], score: np.ndarray) -> list[int]:
         """Positions that are noised; never the last, whose own state would be all there is to restore."""

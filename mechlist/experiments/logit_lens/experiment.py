@@ -114,7 +114,7 @@ class LogitLens(MadeListExperiment):
 
     def _inputs(self, runner: Runner) -> LensInputs:
         if self.pairs is not None:
-            return pair_inputs(own_pairs(runner, read_pairs(self.pairs)))
+            return pair_inputs(own_pairs(runner, read_pairs(self.pairs), vocabulary=runner.shape.d_vocab_out))
         lists = self.data(runner)
         own = (text_direction(runner, self.answer, self.wrong, self.role),) if self.answer else lists.directions
         return list_inputs(lists, own)

@@ -12,7 +12,6 @@ import xarray as xr
 
 from mechlist.datasets.chat import stop_tokens
 from mechlist.decode import Sampling, generate
-from mechlist.text_files import json_text
 from mechlist.decode.reading import read_columns, read_predictions
 from mechlist.decode.records import Alternative, Record, RecordedToken, read_records, records_text, to_json, to_openai
 from mechlist.errors import InputError
@@ -22,6 +21,7 @@ from mechlist.experiments.prompt_experiment import Prompt, PromptExperiment
 from mechlist.registry import register
 from mechlist.runner import Runner
 from mechlist.text import escaped
+from mechlist.text_files import json_text
 
 
 @register("logprobs")

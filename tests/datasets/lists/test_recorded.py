@@ -196,3 +196,26 @@ def test_a_directory_stands_for_its_files(tmp_path: Path):
         recorded_files([tmp_path / "empty"])
     with pytest.raises(InputError, match="nowhere does not exist"):
         recorded_files([tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"adjective_index": 2}, "adjective_index must be a place in the prompt; topic 'Rivers', list 1, has 2 tokens"),
+        (
+            {"topics": {"Rivers": [[5, 9, 8, 7, 1, 2, 3]], "Books": [[5, 10, 8, 7, 1, 3]]}},
+            "the same token in all lists; at 1 topic 'Rivers', list 1, has 9, and topic 'Books', list 1, has 10",
+        ),
+        (
+            {"topics": {"Rivers": [[5, 9, 8, 7, 1, 2, 3]], "Books": [[4, 9, 8, 7, 1, 3]]}},
+            "BOS (5) must begin all lists or none; it begins topic 'Rivers', list 1, and not topic 'Books', list 1",
+        ),
+    ],
+)
+def test_places_must_fit_the_tokens(tmp_path: Path, change: dict[str, Any], fault: str):
+    with pytest.raises(InputError, match=re.escape(fault)):
+        read_recorded(write(tmp_path, GOOD | change))
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path):
+    assert read_recorded(write(tmp_path, "\ufeff" + json.dumps(GOOD))).model == "m"

@@ -20,7 +20,10 @@ class Words:
     """A model whose tokens are words."""
 
     def to_tokens(self, text: str, *, prepend_bos: bool | None = None) -> list[int]:
-        return [*([0] if prepend_bos is None or prepend_bos else []), *map(WORDS.index, text.split())]
+        first = [0] if prepend_bos is None or prepend_bos else []
+        return [*first, *(WORDS.index(word) if word in WORDS else 99 for word in text.split())]
+
+    tokenizer = None
 
     def token_texts(self, tokens: Sequence[int]) -> list[str]:
         return [WORDS[token] for token in tokens]
@@ -30,7 +33,7 @@ PAIR = {"clean": "a cat", "corrupt": "a dog", "answer": "sat", "wrong": "a"}
 
 
 def test_texts_become_tokens():
-    found = own_pairs(Words(), [PAIR, PAIR | {"clean": "dog a"}])
+    found = own_pairs(Words(), [PAIR, PAIR | {"clean": "dog a"}], vocabulary=5)
     assert found.pairs == [Pair([0, 1, 2], [0, 1, 3], 4, 1), Pair([0, 3, 1], [0, 1, 3], 4, 1)]
     assert found.roles is found.clusters is found.irrelevant is None
 
@@ -45,7 +48,7 @@ def test_texts_become_tokens():
 )
 def test_texts_that_are_no_pair_are_refused(changes: dict[str, str], words: str):
     with pytest.raises(InputError, match=words):
-        own_pairs(Words(), [PAIR, PAIR | changes])
+        own_pairs(Words(), [PAIR, PAIR | changes], vocabulary=5)
 
 
 def test_a_file_holds_one_pair_a_line(tmp_path: Path):
@@ -56,6 +59,21 @@ def test_a_file_holds_one_pair_a_line(tmp_path: Path):
     file.write_text(json.dumps([PAIR]))
     with pytest.raises(InputError, match="line 1, must hold clean, corrupt, answer, wrong as text"):
         read_pairs(file)
+
+
+def test_files_as_other_programs_write_them(tmp_path: Path):
+    file = tmp_path / "pairs.jsonl"
+    lines = [json.dumps(PAIR | {"clean": f"a{mark}cat"}, ensure_ascii=False) for mark in ("\u2028", "\x85", " ")]
+    file.write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
+    assert [pair["clean"] for pair in read_pairs(file)] == ["a\u2028cat", "a\x85cat", "a cat"]
+    file.write_text('{"clean": "a", "clean": "b", "corrupt": "c", "answer": "d", "wrong": "e"}')
+    with pytest.raises(InputError, match="line 1: 'clean' stands twice"):
+        read_pairs(file)
+
+
+def test_one_answer_twice_is_refused():
+    with pytest.raises(InputError, match="answer and wrong must be different tokens; in pair 1 both are 'sat'"):
+        own_pairs(Words(), [PAIR | {"wrong": "sat"}], vocabulary=5)
 
 
 def test_blocks_are_those_of_induction():

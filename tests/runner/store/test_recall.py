@@ -1,11 +1,14 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from mechlist.errors import InputError
+from mechlist.models.quiet import quiet
 from mechlist.runner import Runner, replace
 from mechlist.runner.store import ActivationStore
+from tests.hooked import HookedTransformer, HookedTransformerConfig
 
 HOOKS = ("blocks.*.hook_resid_post", "blocks.*.attn.hook_pattern", "blocks.0.attn.hook_k")
 
@@ -117,3 +120,43 @@ def test_a_store_that_cannot_be_written_changes_no_result(tiny_runner, tmp_path,
     for _ in range(2):
         assert torch.equal(stored.log_probs(prompts).nan_to_num(), tiny_runner.log_probs(prompts).nan_to_num())
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_the_same_weights_under_another_setting_find_nothing(tmp_path: Path):
+    sizes = {"n_layers": 2, "n_heads": 2, "d_model": 8, "d_head": 4, "n_ctx": 16, "d_vocab": 20, "d_mlp": 12}
+
+    def captured(store: ActivationStore | None, **changes: Any) -> Any:
+        with quiet():
+            cfg = HookedTransformerConfig(**{**sizes, "act_fn": "gelu", "seed": 0, "device": "cpu", **changes})
+            runner = Runner(HookedTransformer(cfg).eval(), progress=False, store=store)
+        return runner.capture([[3, 4, 5]], "blocks.1.hook_resid_post")["blocks.1.hook_resid_post"]
+
+    store = ActivationStore(tmp_path, ram_bytes=2**20)
+    gelu = captured(store)
+    for changes in ({"act_fn": "relu"}, {"eps": 0.1}):
+        other = captured(store, **changes)
+        assert not torch.equal(other, gelu)
+        torch.testing.assert_close(other, captured(None, **changes), rtol=0, atol=0)
+
+
+def test_edits_and_hooks_of_ones_own_are_noticed(tmp_path: Path):
+    sizes = {"n_layers": 2, "n_heads": 2, "d_model": 8, "d_head": 4, "n_ctx": 16, "d_vocab": 20, "d_mlp": 12}
+    with quiet():
+        cfg = HookedTransformerConfig(**sizes, act_fn="gelu", seed=0, device="cpu")
+        runner = Runner(HookedTransformer(cfg).eval(), progress=False, store=ActivationStore(tmp_path, ram_bytes=2**20))
+    hook = "blocks.1.hook_resid_post"
+
+    def captured() -> Any:
+        return runner.capture([[3, 4, 5]], hook)[hook]
+
+    first = captured()
+    runner.model.add_hook("blocks.0.hook_resid_pre", lambda activation, hook: 2 * activation)
+    doubled = captured()
+    assert not torch.equal(doubled, first)
+    runner.model.reset_hooks()
+    torch.testing.assert_close(captured(), first, rtol=0, atol=0)
+    runner.model.blocks[0].mlp.W_in.data[0, 0] += 3
+    edited = captured()
+    assert not torch.equal(edited, first)
+    runner.store = None
+    torch.testing.assert_close(captured(), edited, rtol=0, atol=0)
