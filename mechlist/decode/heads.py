@@ -97,6 +97,7 @@ class HeadEdit:
         tokens: Int[Tensor, "row token"],
         first: int,
         last: int,
+        nothing: Float[Tensor, "head d_head"] | None = None,
     ) -> Float[Tensor, "row token head d_head"]:
         """What goes on in place of z; in the mode swap the second half of the rows are donors.
 
@@ -106,13 +107,14 @@ class HeadEdit:
             tokens: that are read.
             first: position of the first of them.
             last: position of the prompt's last token.
+            nothing: z of heads that write nothing; zero by default.
         """
         heads = self.of_layer(layer)
         if not heads:
             return z
         out = z.clone()
         if self.mode == "zero":
-            out[:, :, heads] = 0
+            out[:, :, heads] = 0 if nothing is None else nothing[heads].to(z)
         elif self.mode == "swap":
             half = len(z) // 2
             out[:half, :, heads] = z[half:, :, heads]
@@ -125,7 +127,7 @@ class HeadEdit:
 
 def edited_decoder(model: LanguageModel, rows: int, capacity: int, edit: HeadEdit) -> Decoder:
     """A decoder whose heads are changed; in the mode swap it takes the donors' prompts below the prompts first."""
-    changing = _Changing(edit)
+    changing = _Changing(edit, model)
     inner: Decoder
     if model.one_by_one().layers is not None:
         inner = model.decoder(rows, capacity, changing)
@@ -137,14 +139,14 @@ def edited_decoder(model: LanguageModel, rows: int, capacity: int, edit: HeadEdi
 class _Changing:
     """An edit, once it has seen where the prompts end: with the first tokens that are read."""
 
-    def __init__(self, edit: HeadEdit) -> None:
-        self.edit = edit
+    def __init__(self, edit: HeadEdit, model: LanguageModel) -> None:
+        self.edit, self._model = edit, model
         self._last: int | None = None
 
     def __call__(self, layer: int, z: Tensor, tokens: Int[Tensor, "row token"], first: int) -> Tensor:
         if self._last is None:
             self._last = first + tokens.shape[1] - 1
-        return self.edit.changed(layer, z, tokens, first, self._last)
+        return self.edit.changed(layer, z, tokens, first, self._last, self._model.nothing("z", layer))
 
 
 def _recomputed(model: LanguageModel, changing: _Changing, tokens: Tensor, hooks: Sequence[Any]) -> Tensor:

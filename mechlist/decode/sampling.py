@@ -1,7 +1,7 @@
 """How the next token is chosen: greedy, or drawn at a temperature from the top k and the nucleus."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -39,7 +39,9 @@ class Sampling:
     @property
     def name(self) -> str:
         """What random numbers and journals know the rules by; without min-p, the same as before there was any."""
-        return f"{self} min_p={self.min_p}" if self.min_p else str(self)
+        # The same rules have one name, whether a number was written as 1 or as 1.0.
+        plain = replace(self, temperature=float(self.temperature), top_p=float(self.top_p))
+        return f"{plain} min_p={float(self.min_p)}" if self.min_p else str(plain)
 
     def probabilities(self, logits: Float[Tensor, "row vocab"]) -> Float[Tensor, "row vocab"]:
         """What a token is drawn from; sums to 1 in float64."""

@@ -1,5 +1,6 @@
 """What experiments on pairs of prompts share: the flags that name the pairs, the pairs as tokens, and the metrics."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from mechlist.metrics.distributions import Entropy, KLFromBase, Loss
 from mechlist.metrics.measure import Metric
 from mechlist.runner import Runner
 from mechlist.runner.batching import pad_right
-from mechlist.text import visible
+from mechlist.text import joined, visible
 
 TOPICS = ("Fruits", "Vegetables", "Animals", "Countries", "Sports", "Languages", "Colors", "Rivers")
 METRICS = {
@@ -103,15 +104,33 @@ class PairExperiment(Experiment):
         Raises:
             InputError: pairs that are none; topics or names that the tokenizer has not.
         """
-        if self.pairs is not None:
-            return own_pairs(runner, read_pairs(self.pairs), vocabulary=runner.shape.d_vocab_out)
-        if self.clean:
-            return own_pairs(
-                runner, [{name: getattr(self, name) for name in KEYS}], vocabulary=runner.shape.d_vocab_out
-            )
+        if self.own:
+            given = read_pairs(self.pairs) if self.pairs is not None else [{name: getattr(self, name) for name in KEYS}]
+            return pairs_of_texts(runner, given)
         if self.origin == "list":
             return list_pairs(runner.tokenizer, self.value_of("topics"))
         return named_pairs(runner, self.value_of("examples"))
+
+
+def pairs_of_texts(runner: Runner, texts: Sequence[Mapping[str, str]]) -> Pairs:
+    """Pairs of one's own; a warning where the model itself would rather go on with the wrong answer.
+
+    Raises:
+        InputError: as `own_pairs`.
+    """
+    found = own_pairs(runner, texts, vocabulary=runner.shape.d_vocab_out)
+    logits = runner.logits([pair.clean for pair in found.pairs], positions=-1)[:, 0].float()
+    for number, (pair, own) in enumerate(zip(found.pairs, logits, strict=True), start=1):
+        if int(own.argmax()) == pair.wrong:
+            best = own.softmax(dim=0).topk(min(5, len(own)))
+            names = [visible(text) for text in runner.token_texts(best.indices.tolist())]
+            shown = [f"“{name}” {p:.1%}" for name, p in zip(names, best.values.tolist(), strict=True)]
+            warnings.warn(
+                f"The clean prompt of pair {number} is continued with its wrong answer by the model itself; it "
+                f"predicts {joined(shown)}.",
+                stacklevel=2,
+            )
+    return found
 
 
 def named_pairs(runner: Runner, examples: int) -> Pairs:

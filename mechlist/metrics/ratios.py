@@ -106,3 +106,18 @@ def _counts(
     for start in range(0, resamples if clusters else 0, rows):
         size = min(rows, resamples - start)
         yield generator.multinomial(clusters, np.full(clusters, 1 / clusters), size=size).astype(np.float64)
+
+
+def recoverable(
+    base: Float[np.ndarray, " prompt"], source: Float[np.ndarray, " prompt"]
+) -> Float[np.ndarray, " prompt"]:
+    """Source - base, of which effects are shares; NaN where the two hardly differ, and a share would be noise.
+
+    That is where the difference is less than a thousandth of the largest one, or what rounding in float32 makes of
+    numbers of that size.
+    """
+    gap = np.asarray(source, dtype=np.float64) - np.asarray(base, dtype=np.float64)
+    size = np.abs(gap)
+    rounding = 100 * np.finfo(np.float32).eps * np.maximum(np.abs(base), np.abs(source))
+    least = np.maximum(rounding, 1e-3 * np.nanmax(size, initial=0.0))
+    return np.where((size > least) & (size > 0), gap, np.nan)

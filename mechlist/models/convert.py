@@ -28,6 +28,7 @@ from transformer_lens.weight_processing import ProcessWeights
 from mechlist.errors import ModelError
 from mechlist.models.exhaustion import is_out_of_memory
 from mechlist.models.quiet import quiet
+from mechlist.models.sites import FOLDED
 from mechlist.models.sources.files import first_line
 from mechlist.types import Processing
 
@@ -124,6 +125,7 @@ def _convert(
             weight.data = weight.new_empty(0)
     cfg.dtype = dtype
     model = HookedTransformer(cfg, move_to_device=False)
+    folded = _value_biases(state, cfg.n_layers, processing) if processing.fold_value_biases else {}
     processed = _processed(model.fill_missing_keys(state), cfg, processing)
     if processing.fold_ln:
         _without_gains(model)
@@ -132,8 +134,27 @@ def _convert(
         # What has no counterpart is never used (positions beside ALiBi), and TransformerLens leaves it undefined.
         weight.data = weight.data.contiguous() if name in processed else torch.zeros_like(weight.data)
         processed.pop(name, None)
+    for layer, bias in folded.items():
+        model.blocks[layer].attn.register_buffer(FOLDED, bias.to(dtype), persistent=False)
     # TransformerLens announces each move on stdout unless told not to.
     return model.to(device, print_details=False).eval()
+
+
+def _value_biases(state: dict[str, Tensor], n_layers: int, processing: Processing) -> dict[int, Tensor]:
+    """Of each layer, what processing takes out of the values: a head that writes nothing has minus that as its z."""
+    found: dict[int, Tensor] = {}
+    for layer in range(n_layers):
+        names = ("_W_V", "_b_V") if f"blocks.{layer}.attn._W_V" in state else ("W_V", "b_V")
+        weight, bias = (state.get(f"blocks.{layer}.attn.{name}") for name in names)
+        shift = state.get(f"blocks.{layer}.ln1.b")
+        if weight is None or bias is None:
+            continue
+        own = bias.clone()
+        if processing.fold_ln and shift is not None:
+            own += torch.einsum("hmd,m->hd", weight, shift)
+        if own.any():
+            found[layer] = own
+    return found
 
 
 def _processed(state: dict[str, Tensor], cfg: HookedTransformerConfig, processing: Processing) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from mechlist.errors import InputError, MechlistError, ModelError
 from mechlist.models.comparison import LENGTH, MOST, ROUNDING, OneByOne, examined, miss
 from mechlist.models.decoding import CachedDecoder, Change, Decoder, RecomputingDecoder
 from mechlist.models.layers.layers import Layers
+from mechlist.models.sites import FOLDED
 from mechlist.models.tl import is_bridge, is_hooked
 from mechlist.models.tokenizer import bos_of
 from mechlist.types import ModelShape
@@ -100,6 +101,17 @@ class LanguageModel(Protocol):
         self, columns: Int[Tensor, "*batch"]
     ) -> tuple[Float[Tensor, "d_model *batch"], Float[Tensor, "*batch"]]:
         """Weight and bias that make the logits of `columns` before any softcap, with any multiplier."""
+        ...
+
+    def is_inert(self, hook: str) -> bool:
+        """Whether what is changed at a hook of a layer changes nothing; looked at once a hook."""
+        ...
+
+    def nothing(self, site: str, layer: int) -> Tensor | None:
+        """What z or v is, [head, d_head], where the model as published has zero; None where that is zero here, too.
+
+        Value biases that processing moved into the output bias are missing from both.
+        """
         ...
 
     def decoder(self, rows: int, capacity: int, change: Change | None = None) -> Decoder:
@@ -311,6 +323,16 @@ class _View(ABC):
             )
         self._compared = tokens.shape[1]
 
+    @abstractmethod
+    def is_inert(self, hook: str) -> bool: ...
+
+    def nothing(self, site: str, layer: int) -> Tensor | None:
+        folded = getattr(getattr(self.module.blocks[layer], "attn", None), FOLDED, None)
+        if folded is None or site not in ("z", "v"):
+            return None
+        groups = 1 if site == "v" else self.shape.n_heads // len(folded)
+        return -folded.repeat_interleave(groups, dim=0)
+
     def decoder(self, rows: int, capacity: int, change: Change | None = None) -> Decoder:
         layers = self.one_by_one().layers
         if layers is not None:
@@ -346,6 +368,9 @@ class _Hooked(_View):
             out = self.module(tokens, stop_at_layer=self.shape.n_layers, padding_side="right")
             return out if self.module.cfg.normalization_type is None else self.module.ln_final(out)
 
+    def is_inert(self, hook: str) -> bool:  # noqa: ARG002 (it computes with what its hooks give back)
+        return False
+
     def _read_layers(self, tokens: Int[Tensor, "1 token"]) -> Layers | str:  # noqa: ARG002
         from mechlist.models.layers.hooked_layers import HookedLayers, unsupported
 
@@ -362,6 +387,7 @@ class _Bridged(_View):
         self.multiplier = round(float(module.adapter.apply_output_logits_transform(small) / small), 9)
         config: Any = module.original_model.config.get_text_config()
         self.window = self.window or getattr(config, "sliding_window", None)
+        self._inert: dict[str, bool] = {}
 
     def residual(
         self, tokens: Int[Tensor, "batch position"], hooks: Sequence[Hook]
@@ -375,6 +401,15 @@ class _Bridged(_View):
         self.module.run_with_hooks(tokens, attention_mask=mask, fwd_hooks=[*hooks, (FINAL_HOOK, keep)])
         return final[-1]
 
+    def is_inert(self, hook: str) -> bool:
+        if hook.startswith("blocks.") and hook not in self._inert:
+            tokens, fired = self.some_tokens(LENGTH), list[bool]()
+            with torch.no_grad():
+                plain = self.residual(tokens, [])
+                changed = self.residual(tokens, [(hook, partial(_shaken, fired))])
+            self._inert[hook] = bool(fired) and torch.equal(plain, changed)
+        return self._inert.get(hook, False)
+
     def _read_layers(self, tokens: Int[Tensor, "1 token"]) -> Layers | str:
         from mechlist.models.layers.bridge_layers import NotOrdinaryError, bridge_layers
 
@@ -382,3 +417,15 @@ class _Bridged(_View):
             return bridge_layers(self.module, tokens, self._capture)
         except NotOrdinaryError as error:
             return str(error)
+
+
+def _shaken(fired: list[bool], activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001 (TransformerLens passes it)
+    """The activation with noise of its own size; what is masked stays so."""
+    if not activation.is_floating_point():
+        return activation
+    fired.append(True)
+    masked = activation < torch.finfo(activation.dtype).min / 2
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(activation.shape, generator=generator).to(activation)
+    size = activation.masked_fill(masked, 0).abs().mean() + 1e-3
+    return torch.where(masked, activation, activation + size * noise)

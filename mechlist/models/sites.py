@@ -5,6 +5,8 @@ from typing import Literal
 Site = Literal[
     "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "attn_scores"
 ]
+FOLDED = "folded_b_V"
+"""Buffer of an attention layer: the value biases that processing has moved into the output bias, [kv_head, d_head]."""
 HEAD_SITES = ("z", "q", "k", "v", "pattern", "attn_scores")
 KEY_VALUE_SITES = ("k", "v")
 ATTENTION_SITES = ("attn_scores", "pattern")

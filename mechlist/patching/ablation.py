@@ -39,13 +39,22 @@ def ablations(
         by_layer.setdefault(layer, []).append(head)
     hooks = {layer: runner.hooks(f"blocks.{layer}.attn.hook_z")[0] for layer in by_layer}
     if mode == "zero":
-        return [replace(hooks[layer], 0.0, heads=chosen) for layer, chosen in by_layer.items()]
+        return [
+            replace(hooks[layer], _nothing(runner, layer, chosen, tokens), heads=chosen)
+            for layer, chosen in by_layer.items()
+        ]
     means = mean_over_prompts(runner, tokens, list(hooks.values()))
     out: list[Intervention] = []
     for layer, chosen in by_layer.items():
         mean = means[hooks[layer]][:, chosen].expand(len(tokens), -1, -1, -1)
         out.append(replace(hooks[layer], mean, heads=chosen))
     return out
+
+
+def _nothing(runner: Runner, layer: int, heads: list[int], tokens: Tensor) -> Tensor | float:
+    """Z of heads that write nothing: zero, but for value biases that processing has moved."""
+    value = runner.language_model.nothing("z", layer)
+    return 0.0 if value is None else value[heads].expand(*tokens.shape, -1, -1)
 
 
 def mean_over_prompts(

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mechlist.metrics.measure import Metric
+from mechlist.metrics.ratios import recoverable
 from mechlist.patching.arguments import PatchArguments, prepare
 from mechlist.patching.replacements import Replacement
 from mechlist.patching.sweep.task import Task, Values
@@ -76,7 +77,7 @@ def patch_cells(runner: Runner, arguments: PatchArguments) -> xr.Dataset:
     variables: dict[str, Any] = {"patched": patched.assign_attrs(unit), "base": ("prompt", base, unit)}
     if values.source is not None:
         source = values.source.double().numpy()
-        gap = xr.DataArray(np.where(base == source, np.nan, source - base), dims="prompt")
+        gap = xr.DataArray(recoverable(base, source), dims="prompt")
         variables["source"] = ("prompt", source, unit)
         variables["recovered"] = (patched - xr.DataArray(base, dims="prompt")) / gap
     return xr.Dataset(variables, attrs={"site": task.site, "path": values.path})
@@ -85,11 +86,12 @@ def patch_cells(runner: Runner, arguments: PatchArguments) -> xr.Dataset:
 def _warn(values: Values, task: Task) -> None:
     """Say which prompts have nothing to recover, and which of the sets that were given cannot do anything."""
     if values.source is not None:
-        same = (values.base == values.source).nonzero()[:, 0].tolist()
+        base, source = (one.double().numpy() for one in (values.base, values.source))
+        same = np.flatnonzero(np.isnan(recoverable(base, source))).tolist()
         if same:
             warnings.warn(
-                f"recovered is NaN for the prompts {same}: base and source measure the same there, so there is nothing "
-                "to recover.",
+                f"recovered is NaN for the prompts {same}: base and source measure the same there, or nearly so, and "
+                "there is nothing to recover.",
                 stacklevel=4,
             )
     named = next((axis for axis in ("role", "cell") if axis in task.labels), None)

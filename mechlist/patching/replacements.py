@@ -56,14 +56,26 @@ class Source:
 
 @dataclass(frozen=True)
 class Zero:
-    """Zero; for attention scores, of the keys that the query may see."""
+    """Zero, as in the model as it was published; for attention scores, of the keys that the query may see."""
 
-    def ready(self, target: Target) -> "Zero":  # noqa: ARG002 (a replacement's)
-        """As it is."""
-        return self
+    def ready(self, target: Target) -> "Zeros":
+        """The same, once it is known what processing has taken out of the site."""
+        site = target.hooks[0].rsplit("hook_", 1)[-1]
+        return Zeros([target.runner.language_model.nothing(site, layer) for layer in range(len(target.hooks))])
+
+
+@dataclass(frozen=True, eq=False)
+class Zeros:
+    """Zero that is ready."""
+
+    values: Sequence[Float[Tensor, "head d_head"] | None]
+    """By layer, where it is not zero here; see `LanguageModel.nothing`."""
 
     def put(self, layer: int, there: Tensor, source: Tensor | None, prompts: slice) -> Tensor:  # noqa: ARG002
         """Zero, but for scores of keys that the query may not see."""
+        value = self.values[layer]
+        if value is not None:
+            return value.to(there).expand_as(there)
         # These are minus infinity, or the type's least number, and stay so.
         return torch.where(there < torch.finfo(there.dtype).min / 2, there, torch.zeros_like(there))
 

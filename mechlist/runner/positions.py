@@ -24,7 +24,10 @@ def resolve(positions: Positions, lengths: Sequence[int]) -> Int[Tensor, "prompt
     if positions is None:
         return None
     try:
-        chosen = torch.as_tensor(positions, dtype=torch.long, device="cpu")
+        given = torch.as_tensor(positions, device="cpu")
+        if given.is_floating_point() and given.numel():
+            raise ValueError("fractions")
+        chosen = given.long()
     except (TypeError, ValueError) as error:
         raise InputError(
             f"positions must be whole numbers, as many for each prompt as for the others, not {positions}."

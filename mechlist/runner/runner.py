@@ -217,11 +217,16 @@ class Runner:
         """Apply interventions to every forward pass inside the context; contexts nest, the outer ones act first.
 
         Raises:
-            InputError: an intervention at a hook that does not exist, or at a pattern of several.
+            InputError: an intervention at a hook that does not exist, that changes nothing, or at a pattern of several.
         """
         for intervention in interventions:
             if self.hooks(intervention.hook) != [intervention.hook]:
                 raise InputError(f"An intervention takes the name of one hook, not the pattern {intervention.hook!r}.")
+            if self._language_model.is_inert(intervention.hook):
+                raise InputError(
+                    f"{intervention.hook} cannot be changed in this model: the hook is there, but what is changed at "
+                    "it changes nothing that follows."
+                )
         with self._holding([*self._interventions, *interventions], self._batch_share):
             yield
 

@@ -125,3 +125,8 @@ def test_random_numbers_are_known_by_the_name_of_the_rules() -> None:
 def test_greedy_chooses_from_one_token() -> None:
     logits = torch.tensor([[0.2, 0.5, 0.3]]).log()
     assert Sampling(greedy=True, temperature=3.0).probabilities(logits).tolist() == [[0, 1, 0]]
+
+
+def test_the_same_rules_have_one_name():
+    assert Sampling(temperature=1, top_p=1).name == Sampling(temperature=1.0, top_p=1.0).name == str(Sampling())
+    assert Sampling(top_p=0.5).name != Sampling().name

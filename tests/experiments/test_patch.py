@@ -236,3 +236,10 @@ def test_bad_files_are_refused(runner: Runner, tmp_path: Path, text: str, words:
         Patch(pairs=file).run(runner)
     with pytest.raises(InputError, match="cannot be read"):
         Patch(pairs=tmp_path / "nowhere").run(runner)
+
+
+def test_a_wrong_answer_that_the_model_prefers_is_warned_of(runner: Runner):
+    best = runner.token_texts([int(runner.logits([runner.to_tokens(PAIR["clean"])])[0, -1].argmax())])[0]
+    other = "-" if best != "-" else "\n"
+    with pytest.warns(UserWarning, match="is continued with its wrong answer by the model itself; it predicts “"):
+        Patch(**PAIR | {"answer": other, "wrong": best}).found_pairs(runner)

@@ -81,3 +81,8 @@ def test_real_entries_are_those_of_tokens(axes: list[int]) -> None:
     real = real_entries(shape, axes, lengths).expand(shape)
     for index in itertools.product(*map(range, shape)):
         assert real[index] == all(index[axis] < lengths[index[0]] for axis in axes)
+
+
+def test_positions_are_whole_numbers() -> None:
+    with pytest.raises(InputError, match="positions must be whole numbers"):
+        resolve(torch.tensor([5.7, 6.2]), [9, 9])

@@ -11,6 +11,7 @@ from mechlist.experiments import grid_report
 from mechlist.experiments.effects import verified
 from mechlist.experiments.grid_experiment import GridExperiment
 from mechlist.figures import agreement
+from mechlist.metrics.ratios import recoverable
 from mechlist.metrics.statistics import rank_correlation
 from mechlist.patching.arguments import PatchArguments, prepare
 from mechlist.patching.attribution import estimate_cells
@@ -52,8 +53,8 @@ class AttributionPatch(GridExperiment):
         effects, base = results["effect"], results["base"]
         results["exact"] = verified(prepare(runner, arguments), effects, self.verify_top).assign_attrs(base.attrs)
         if "source" in results:
-            gap = results["source"] - base
-            results["recovered"] = effects / gap.where(gap != 0)
+            gap = recoverable(base.values, results["source"].values)
+            results["recovered"] = effects / xr.DataArray(gap, dims="prompt")
         results = results.assign_attrs(estimated=True)
         # Batches are of prompts alone, and groups of fewer prompts are smaller ones.
         return self.finished(runner, results, effects, arguments, found, lambda of, _: estimates(of)["effect"])

@@ -11,7 +11,7 @@ import xarray as xr
 
 from mechlist.datasets.lists.directions import Direction
 from mechlist.datasets.lists.list_set import ListSet
-from mechlist.datasets.pairs.pair import Pairs, own_pairs, read_pairs
+from mechlist.datasets.pairs.pair import Pairs, read_pairs
 from mechlist.errors import InputError
 from mechlist.experiment import Option
 from mechlist.experiments.direct_logit_attribution import figures as drawing
@@ -19,7 +19,7 @@ from mechlist.experiments.direct_logit_attribution import findings as words
 from mechlist.experiments.direct_logit_attribution.statistics import with_statistics
 from mechlist.experiments.direct_logit_attribution.terms import on_lists, on_pairs
 from mechlist.experiments.list_experiment import MadeListExperiment, text_direction
-from mechlist.experiments.pair_experiment import named_pairs
+from mechlist.experiments.pair_experiment import named_pairs, pairs_of_texts
 from mechlist.registry import register
 from mechlist.runner import Runner
 
@@ -114,7 +114,7 @@ class DirectLogitAttribution(MadeListExperiment):
 
     def _pairs(self, runner: Runner) -> Pairs:
         if self.pairs is not None:
-            return own_pairs(runner, read_pairs(self.pairs), vocabulary=runner.shape.d_vocab_out)
+            return pairs_of_texts(runner, read_pairs(self.pairs))
         return named_pairs(runner, self.value_of("examples"))
 
     def _directions(self, runner: Runner, lists: ListSet) -> tuple[Direction, ...]:

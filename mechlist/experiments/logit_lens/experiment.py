@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from mechlist.datasets.pairs.pair import own_pairs, read_pairs
+from mechlist.datasets.pairs.pair import read_pairs
 from mechlist.errors import InputError
 from mechlist.experiments.list_experiment import MadeListExperiment, text_direction
 from mechlist.experiments.logit_lens import figures as logit_lens_figures
@@ -22,6 +22,7 @@ from mechlist.experiments.logit_lens.fitted import (
     translators_dataset,
 )
 from mechlist.experiments.logit_lens.predictions import LensInputs, differences, list_inputs, pair_inputs
+from mechlist.experiments.pair_experiment import pairs_of_texts
 from mechlist.lens.jacobian import load_lens
 from mechlist.lens.logit_lens import Translate, as_it_is
 from mechlist.registry import register
@@ -114,7 +115,7 @@ class LogitLens(MadeListExperiment):
 
     def _inputs(self, runner: Runner) -> LensInputs:
         if self.pairs is not None:
-            return pair_inputs(own_pairs(runner, read_pairs(self.pairs), vocabulary=runner.shape.d_vocab_out))
+            return pair_inputs(pairs_of_texts(runner, read_pairs(self.pairs)))
         lists = self.data(runner)
         own = (text_direction(runner, self.answer, self.wrong, self.role),) if self.answer else lists.directions
         return list_inputs(lists, own)
