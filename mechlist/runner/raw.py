@@ -4,6 +4,7 @@ Where a result is about a model's own coordinates (its hidden dimensions, its un
 weights would answer another question: folding multiplies row j of W_U by the final norm's gain of dimension j.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from mechlist.runner.runner import Runner
@@ -12,6 +13,8 @@ from mechlist.types import Processing
 RAW = Processing(fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False)
 _CHANGES_OUTPUT = ("fold_ln", "center_writing_weights", "center_unembed")
 _CHANGES_STREAM = ("center_writing_weights",)
+_CHANGES_VALUES = ("fold_value_biases",)
+_VALUES = ("hook_v", "hook_z")
 
 
 def raw_runner(runner: Runner) -> Runner:
@@ -26,6 +29,16 @@ def raw_runner(runner: Runner) -> Runner:
 def has_raw_stream(runner: Runner) -> bool:
     """Whether the residual stream is that of Hugging Face, as folding leaves it and centring does not."""
     return _untouched(runner, _CHANGES_STREAM)
+
+
+def has_raw_activation(runner: Runner, hook: str) -> bool:
+    """Whether the activation at a hook (residual stream, what is added to it, values, z) is that of Hugging Face."""
+    return _untouched(runner, _CHANGES_VALUES if hook.endswith(_VALUES) else _CHANGES_STREAM)
+
+
+def raw_activations(runner: Runner, hooks: Sequence[str]) -> Runner:
+    """The Runner itself where the hooks have the activations of Hugging Face; else a second one, as `raw_runner`."""
+    return runner if all(has_raw_activation(runner, hook) for hook in hooks) else runner.reloaded(RAW)
 
 
 def basis_words(runner: Runner) -> str:
