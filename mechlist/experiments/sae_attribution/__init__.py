@@ -1,0 +1,1 @@
+"""Attribution of list decisions to the features of SAEs."""

@@ -1,0 +1,107 @@
+"""SAEs streamed over the activations and gradients of prompts, and the strongest features set to 0 exactly."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mechlist.errors import InputError
+from mechlist.runner import Runner
+from mechlist.sae.ablation import exact_effects
+from mechlist.sae.attribution import FeatureAttribution, Site, feature_attribution
+from mechlist.sae.load import Place, stream_saes
+from mechlist.sae.traces import Question, Traces, prompts_at_once, trace
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """What features are asked for, and at which positions."""
+
+    question: Question
+    counted: Bool[Tensor, "prompt position"]
+    """Positions that count."""
+    names: Sequence[str]
+    """Of the prompts, for what is said of one."""
+    top: int
+    """Features with their positions that are kept of each prompt."""
+    minus: Question | None = None
+    """The same prompts with another run's tokens, whose attributions are taken off."""
+    summed: bool = False
+    """Add up each feature's attributions over positions."""
+
+
+def stream_attribution(
+    runner: Runner, where: Sequence[Place], hooks: Sequence[str], asked: Asked
+) -> tuple[list[FeatureAttribution], Float[Tensor, " prompt"]]:
+    """Attribution of each SAE's features, and the metric of the prompts.
+
+    As many prompts as memory keeps go forward and backward once, and every SAE is read once for them.
+
+    Raises:
+        InputError: a prompt on which fewer than `top` features of an SAE are active.
+    """
+    prompts = len(asked.question.tokens)
+    size = prompts_at_once(runner, asked.question, hooks)
+    size = max(1, size // 2) if asked.minus else size
+    parts: list[list[FeatureAttribution]] = [[] for _ in where]
+    base: list[Tensor] = []
+    for start in range(0, prompts, size):
+        block = list(range(start, min(start + size, prompts)))
+        traces = trace(runner, asked.question.select(block), hooks)
+        less = None if asked.minus is None else trace(runner, asked.minus.select(block), hooks)
+        base.append(traces.base if less is None else traces.base - less.base)
+        counted = asked.counted[block, : int(asked.question.lengths[block].max())]
+        for number, sae in enumerate(stream_saes(runner, where)):
+            minus = None if less is None else _site(less, sae.hook)
+            found = feature_attribution(
+                sae, _site(traces, sae.hook), counted, asked.top, minus=minus, summed=asked.summed
+            )
+            _check_active(found, sae.name, asked, block)
+            parts[number].append(found)
+    joined = [FeatureAttribution(*(torch.cat(column) for column in zip(*own, strict=True))) for own in parts]
+    return joined, torch.cat(base)
+
+
+def stream_ablation(
+    runner: Runner, where: Sequence[Place], found: Sequence[FeatureAttribution], asked: Asked, count: int
+) -> list[Float[Tensor, "prompt rank"]]:
+    """The exact effect of each SAE's `count` largest attributions in size, over all prompts; NaN for the others."""
+    out = [torch.full(own.attribution.shape, torch.nan, dtype=torch.float64) for own in found]
+    if not count:
+        return out
+    counted = [row.nonzero()[:, 0].tolist() for row in asked.counted]
+    for own, exact, sae in zip(found, out, stream_saes(runner, where), strict=True):
+        size = own.attribution.abs().nan_to_num(0.0)
+        order = size.flatten().argsort(descending=True, stable=True)[:count]
+        row, rank = (order // size.shape[1]), (order % size.shape[1])
+        kept = size[row, rank] > 0
+        row, rank = row[kept], rank[kept]
+        if not len(row):
+            continue
+        exact[row, rank] = exact_effects(
+            runner,
+            sae,
+            asked.question,
+            prompt=row.tolist(),
+            feature=own.feature[row, rank].tolist(),
+            position=own.position[row, rank].tolist(),
+            counted=counted,
+        )
+    return out
+
+
+def _site(traces: Traces, hook: str) -> Site:
+    return Site(traces.x[hook], traces.g[hook])
+
+
+def _check_active(found: FeatureAttribution, name: str, asked: Asked, block: Sequence[int]) -> None:
+    few = (found.n_active < asked.top).nonzero()[:, 0].tolist()
+    if not few:
+        return
+    active, prompt = int(found.n_active[few[0]]), asked.names[block[few[0]]]
+    if not active:
+        raise InputError(f"No feature of {name} is active at any position that counts in {prompt}.")
+    what = "features" if asked.summed else "features at positions"
+    raise InputError(f"top must be at most the {active} {what} of {name} that are active in {prompt}, not {asked.top}.")
