@@ -1,0 +1,1 @@
+"""Whether SAEs are right about the prompts at hand."""
