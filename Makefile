@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-tl4 check format bench train-list-tiny clean
+.PHONY: demo test test-tl4 check format bench train-list-tiny train-list-saes clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mechlist needs Python 3.11 or later; set PYTHON=python3.11")'
@@ -52,6 +52,9 @@ bench: $(STAMP)  ## ratios against the alternatives, measured in one run
 
 train-list-tiny: $(STAMP)  ## the built-in list model again: at most 90 minutes on 2 cores; goes on where it was stopped
 	$(BIN)/mechlist train list-tiny --out runs/list-tiny
+
+train-list-saes: $(STAMP)  ## SAEs for the built-in list model; goes on where it was stopped
+	$(BIN)/mechlist train list-saes --out runs/list-saes
 
 clean:
 	rm -rf .venv .venv-tl4 runs

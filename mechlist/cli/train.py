@@ -23,9 +23,9 @@ class TrainFlags:
     steps: int | None = None
     """Optimiser steps; the schedules stretch with it."""
     layers: int | None = None
-    """Layers of the model."""
+    """Layers of the model; for list-saes those that get an SAE, from the first."""
     width: int | None = None
-    """Size of the residual stream, a multiple of 64 (of 32 for induction-tiny)."""
+    """Size of the residual stream, a multiple of 64 (of 32 for induction-tiny); for list-saes features of each SAE."""
 
 
 def main(argv: list[str]) -> int:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 TRAINERS: dict[str, str] = {
     "induction-tiny": "mechlist.training.induction_tiny:train_induction_tiny",
+    "list-saes": "mechlist.training.list_saes:train_list_saes",
     "list-tiny": "mechlist.training.list_tiny:train_list_tiny",
 }
-"""Model to its function, as module:name; imported when it is called for."""
+"""Model, or SAEs of one, to its function, as module:name; imported when it is called for."""
 
 
 def trainer(name: str) -> Callable[..., dict[str, float]]:

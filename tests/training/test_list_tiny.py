@@ -165,7 +165,7 @@ def test_a_full_directory_is_refused(tmp_path: Path):
 
 
 def test_trainers_are_the_shipped_models():
-    assert sorted(TRAINERS) == builtin_models()
+    assert sorted({*TRAINERS} - {"list-saes"}) == builtin_models()
     assert all(callable(trainer(name)) for name in TRAINERS)
 
 

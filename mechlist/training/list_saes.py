@@ -1,0 +1,298 @@
+"""Train SAEs for `list-tiny` with sae_lens: BatchTopK, on the residual stream after every layer, all from one pass."""
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mechlist.datasets.lists.list_set import ListSet
+from mechlist.datasets.lists.made import well_known_lists
+from mechlist.errors import InputError
+from mechlist.models.quiet import quiet
+from mechlist.runner import Runner
+from mechlist.runner.raw import raw_activations
+from mechlist.sae.load import load_sae, places
+from mechlist.sae.transfer import cross_entropy, reconstruction
+from mechlist.training.directory import Progress, new_directory, require_empty, write_json
+from mechlist.training.list_data import Material, step_batches
+from mechlist.training.list_topics import HELD_OUT, material
+
+MODEL = "list-tiny"
+STEPS = 2000
+TOKENS_PER_STEP = 4096
+BLOCKS, LONGEST_BLOCK = 0.25, 96
+"""Share of the tokens in blocks that repeat, and tokens of the longest row of them, as list-tiny was trained on."""
+ACTIVE = 24.0
+"""Features a position that the training keeps active on average."""
+LEARNING_RATE = 1e-3
+WINDOW = 200
+"""Steps after which a feature that was never active counts as dead."""
+CHECKPOINT_SECONDS = 120.0
+TARGETS = {"l0": 32.0, "ce_recovered": 0.95, "dead": 0.2}
+"""At most, at least, at most."""
+WIDTH = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListSaesConfig:
+    """What a training depends on."""
+
+    seed: int = 0
+    steps: int = STEPS
+    layers: int = 6
+    """SAEs are trained after the first so many layers."""
+    width: int = WIDTH
+    """Features of each."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "layers", "width"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
+
+
+def train_list_saes(
+    out: Path,
+    *,
+    seed: int = 0,
+    steps: int = STEPS,
+    layers: int = 6,
+    width: int = WIDTH,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Train, and write the directory `out`: one SAE a layer in sae_lens's format, in bfloat16, with a card.
+
+    A training that was cut off goes on where its last checkpoint stands, when it is started again with the same
+    arguments.
+
+    Args:
+        out: a directory that is empty or does not exist yet; it appears complete or not at all.
+        seed: of the initial weights and of the data.
+        steps: optimiser steps of 4096 tokens.
+        layers: how many, from the first.
+        width: features of each SAE.
+        progress: called after every step with the steps done, all steps and the mean loss.
+
+    Returns:
+        The worst of the SAEs in each respect, on lists of topics that the model was not trained on.
+
+    Raises:
+        InputError: an argument out of range, an `out` that is not empty, a checkpoint of other arguments.
+    """
+    config = ListSaesConfig(seed=seed, steps=steps, layers=layers, width=width)
+    out = require_empty(out)
+    runner = Runner.load(MODEL, seed=seed, progress=False, guards=False)
+    if layers > runner.shape.n_layers:
+        raise InputError(f"layers must be at most the {runner.shape.n_layers} of {MODEL}, not {layers}.")
+    hooks = [f"blocks.{layer}.hook_resid_post" for layer in range(layers)]
+    runner = raw_activations(runner, hooks)
+    training = _Training(config, runner, hooks, out.with_name(f".{out.name}.training"))
+    dead = training.run(progress)
+    with new_directory(out) as partial:
+        training.write(partial)
+        found = evaluate(runner, partial, dead)
+        write_json(partial / "training.json", {**asdict(config), "seconds": training.seconds, "saes": found})
+        (partial / "README.md").write_text(card(config, training.seconds, found), encoding="utf-8")
+    training.clear()
+    return {
+        "l0": max(one["l0"] for one in found),
+        "explained_variance": min(one["explained_variance"] for one in found),
+        "ce_recovered": min(one["ce_recovered"] for one in found),
+        "dead": max(one["dead"] for one in found),
+    }
+
+
+class _Training:
+    """One trainer of sae_lens a layer, and the checkpoint of all."""
+
+    def __init__(self, config: ListSaesConfig, runner: Runner, hooks: list[str], folder: Path) -> None:
+        self._config, self._runner, self._hooks, self._folder = config, runner, hooks, folder
+        self.seconds = 0.0
+        self._step = 0
+        with quiet(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(config.seed)
+            self._trainers = [_trainer(config, runner, hook) for hook in hooks]
+
+    def run(self, progress: Progress | None) -> list[float]:
+        """All steps that are left; the share of dead features of each SAE."""
+        self._resume()
+        own, saved = material(self._runner.tokenizer), time.monotonic()
+        try:
+            while self._step < self._config.steps:
+                started = time.monotonic()
+                loss = self._learn(own)
+                self.seconds += time.monotonic() - started
+                if progress is not None:
+                    progress(self._step, self._config.steps, loss)
+                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self._save()
+                    saved = time.monotonic()
+        finally:
+            if self._step:
+                self._save()
+        return [float(trainer.dead_neurons.float().mean()) for trainer in self._trainers]
+
+    def write(self, folder: Path) -> None:
+        """The SAEs for use, in bfloat16, with the scale of activations folded in."""
+        for trainer, hook in zip(self._trainers, self._hooks, strict=True):
+            own = folder / f"layer_{hook.split('.')[1]}"
+            with quiet():
+                trainer.sae.fold_activation_norm_scaling_factor(trainer.activation_scaler.scaling_factor)
+                weights, about = trainer.sae.save_inference_model(own)
+            halved = {name: value.to(torch.bfloat16).contiguous() for name, value in load_file(weights).items()}
+            save_file(halved, weights)
+            known = json.loads(about.read_text(encoding="utf-8"))
+            write_json(about, {**known, "dtype": "bfloat16", "device": "cpu"})
+
+    def clear(self) -> None:
+        """Remove the checkpoint."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _learn(self, own: Material) -> float:
+        batches = step_batches(
+            own, _PAD, TOKENS_PER_STEP, BLOCKS, LONGEST_BLOCK, (self._config.seed, self._step, len(self._hooks))
+        )
+        rows = [row[row != _PAD] for batch in batches for row in batch.tokens]
+        found = self._runner.capture(rows, *self._hooks)
+        losses = []
+        for trainer, hook in zip(self._trainers, self._hooks, strict=True):
+            x = _without_first(found[hook])
+            if trainer.activation_scaler.scaling_factor is None:
+                trainer.activation_scaler.scaling_factor = x.shape[1] ** 0.5 / float(x.norm(dim=1).mean())
+            trainer.maybe_reset_sparsity()
+            with torch.inference_mode(mode=False), torch.enable_grad():
+                losses.append(float(trainer.step(x.clone()).loss.detach()))
+            trainer.n_training_steps += 1
+        self._step += 1
+        return sum(losses) / len(losses)
+
+    def _save(self) -> None:
+        """All trainers in one folder, which takes the old one's place whole."""
+        part = self._folder.with_name(f"{self._folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        with quiet():
+            for trainer, hook in zip(self._trainers, self._hooks, strict=True):
+                trainer.save_checkpoint(hook, base_path=part)
+        write_json(part / "state.json", {**asdict(self._config), "step": self._step, "seconds": self.seconds})
+        shutil.rmtree(self._folder, ignore_errors=True)
+        part.replace(self._folder)
+
+    def _resume(self) -> None:
+        file = self._folder / "state.json"
+        if not file.is_file():
+            return
+        state = json.loads(file.read_text(encoding="utf-8"))
+        for name, value in asdict(self._config).items():
+            if state[name] != value:
+                raise InputError(
+                    f"{self._folder} holds a training with {name} {state[name]}, not {value}; go on with that, or "
+                    "remove it."
+                )
+        for trainer, hook in zip(self._trainers, self._hooks, strict=True):
+            trainer.sae.load_weights_from_checkpoint(self._folder / hook)
+            trainer.load_trainer_state(self._folder / hook)
+        self._step, self.seconds = state["step"], state["seconds"]
+
+
+_PAD = -1
+"""No token: rows lose it again before they are run."""
+
+
+def _trainer(config: ListSaesConfig, runner: Runner, hook: str) -> Any:
+    from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    device, samples = str(runner.language_model.device), config.steps * TOKENS_PER_STEP
+    about = BatchTopKTrainingSAEConfig(
+        d_in=runner.shape.d_model,
+        d_sae=config.width,
+        k=min(ACTIVE, config.width / 8),
+        device=device,
+        normalize_activations="expected_average_only_in",
+    )
+    about.metadata.hook_name, about.metadata.model_name = hook, MODEL
+    training = SAETrainerConfig(
+        total_training_samples=samples,
+        train_batch_size_samples=TOKENS_PER_STEP,
+        lr=LEARNING_RATE,
+        lr_end=LEARNING_RATE / 10,
+        lr_warm_up_steps=min(100, config.steps // 10),
+        lr_decay_steps=config.steps // 4,
+        device=device,
+        dead_feature_window=WINDOW,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+    return SAETrainer(training, BatchTopKTrainingSAE(about), iter(()))
+
+
+def _without_first(activations: Float[Tensor, "row position d_model"]) -> Float[Tensor, "token d_model"]:
+    """Activations of all tokens but BOS, whose activation is unlike all others."""
+    rest = activations[:, 1:]
+    return rest[~rest[..., 0].isnan()]
+
+
+def held_out_lists(runner: Runner) -> ListSet:
+    """Lists of topics that list-tiny never saw."""
+    return well_known_lists(runner.tokenizer, HELD_OUT, at_most=2, items=8)
+
+
+def evaluate(runner: Runner, folder: Path, dead: Sequence[float]) -> list[dict[str, Any]]:
+    """The numbers of the card, of each SAE as it is saved, on held-out topics; all tokens but BOS."""
+    data = held_out_lists(runner)
+    lengths = torch.tensor([len(row) for row in data.rows])
+    where = torch.arange(int(lengths.max()))
+    counted: Bool[Tensor, "list position"] = (where > 0) & (where < lengths[:, None])
+    scored = (where[:-1] >= torch.tensor(data.starts)[:, None]) & (where[1:] < lengths[:, None])
+    out = []
+    for place, share in zip(places([str(folder)]), dead, strict=True):
+        sae = load_sae(place, device=str(runner.language_model.device))
+        made = reconstruction(runner, sae, data.rows, counted)
+        loss = cross_entropy(runner, sae, data.rows, counted, scored)
+        out.append(
+            {
+                "hook": sae.hook,
+                "l0": made.l0,
+                "explained_variance": made.explained_variance,
+                "ce_recovered": loss.recovered,
+                "dead": share,
+            }
+        )
+    return out
+
+
+def meets_targets(one: dict[str, Any]) -> bool:
+    """Whether an SAE is good enough to be shipped."""
+    return (
+        one["l0"] <= TARGETS["l0"] and one["ce_recovered"] >= TARGETS["ce_recovered"] and one["dead"] <= TARGETS["dead"]
+    )
+
+
+def card(config: ListSaesConfig, seconds: float, found: Sequence[dict[str, Any]]) -> str:
+    """The card in Markdown."""
+    rows = "\n".join(
+        f"| `{one['hook']}` | {one['l0']:.1f} | {one['explained_variance']:.3f} | {one['ce_recovered']:.3f} | "
+        f"{one['dead']:.1%} | {'yes' if meets_targets(one) else 'no'} |"
+        for one in found
+    )
+    return f"""# SAEs for list-tiny
+
+BatchTopK SAEs of {config.width} features on the residual stream, trained with sae_lens (`mechlist train list-saes`):
+{config.steps} steps of {TOKENS_PER_STEP} tokens as list-tiny was trained on, seed {config.seed}, {seconds / 60:.0f}
+minutes; saved as JumpReLU in bfloat16. Measured as saved, on lists of topics that list-tiny never saw
+({", ".join(HELD_OUT)}), all tokens but BOS. Dead: not active in the last {WINDOW} steps of training.
+
+| hook | L0 | explained variance | cross-entropy recovered | dead | meets targets |
+|---|---|---|---|---|---|
+{rows}
+
+Targets: L0 at most {TARGETS["l0"]:.0f}, cross-entropy recovered at least {TARGETS["ce_recovered"]}, dead features at
+most {TARGETS["dead"]:.0%}.
+"""
