@@ -91,6 +91,38 @@ def needs_model(experiment: Experiment) -> bool:
     return type(experiment).needs_model and not (instead and getattr(experiment, instead))
 
 
+def checked(experiment: Experiment, what: str, value: Any) -> Any:
+    """What one of an experiment's methods gave, which is of the kind that it must give.
+
+    Args:
+        experiment: whose method it is.
+        what: name of the method.
+        value: that it returned.
+
+    Raises:
+        InputError: another kind, with what is expected.
+    """
+    outer, inner, words = _KINDS[what]
+    entries = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    wrong = next((one for one in entries if inner is not None and not isinstance(one, inner)), None)
+    named = all(isinstance(name, str) for name in value) if isinstance(value, dict) else True
+    if isinstance(value, outer) and wrong is None and named:
+        return value
+    got = type(value).__name__ if wrong is None else f"{type(value).__name__} with {type(wrong).__name__} in it"
+    cls = type(experiment)
+    raise InputError(f"{what} of {cls.__module__}.{cls.__qualname__} must return {words}, not {got}.")
+
+
+_KINDS: Mapping[str, tuple[Any, Any, str]] = {
+    "run": (xr.Dataset, None, "an xarray.Dataset, which holds every number with named dimensions"),
+    "figures": (dict, go.Figure, "a dict of file names to plotly figures (mechlist.figures makes them)"),
+    "tables": (dict, pd.DataFrame, "a dict of file names to pandas data frames"),
+    "files": (dict, str, "a dict of paths to texts"),
+    "findings": (list | tuple, str, "a list of sentences"),
+}
+"""What each method returns: its type, that of its entries, and both in words."""
+
+
 T = TypeVar("T", bound=Experiment)
 
 

@@ -51,7 +51,7 @@ class Output:
     out: Path | None = None
     """Directory of the run; without it, runs/NAME-<time>."""
     resume: bool = False
-    """Go on with the run in this directory."""
+    """Go on with the run in this directory; without --out, with the newest unfinished run of this configuration."""
     overwrite: bool = False
     """Replace the run in this directory."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mechlist.errors import InputError
+from mechlist.errors import InputError, MechlistError, told
 from mechlist.options import RESERVED
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class Entry:
     file: str
     """What a person opens to rename it."""
     load: Callable[[], object]
+    needs: tuple[str, ...] = ()
+    """What it takes besides a model, as far as its source says."""
 
 
 def register(name: str) -> Callable[[T], T]:
@@ -87,12 +89,20 @@ def find(name: str) -> "type[mechlist.experiment.Experiment]":
     entries = index()
     found = [e for e in entries if e.name == name.replace("_", "-")]
     if not found:
+        for file, fault in unreadable():
+            if f'"{name.replace("_", "-")}"' in file.read_text(encoding="utf-8", errors="replace").replace("'", '"'):
+                raise InputError(f"{name} cannot be read: {fault}.")
         close = difflib.get_close_matches(name, [e.name for e in entries], n=2)
         hint = f" Did you mean {' or '.join(close)}?" if close else " `mechlist list` shows them all."
         raise InputError(f"There is no experiment {name!r}.{hint}")
     if len(found) > 1:
         raise InputError(f"Two experiments are called {name!r}: {found[0].file} and {found[1].file}; rename one.")
-    found[0].load()
+    try:
+        found[0].load()
+    except MechlistError:
+        raise
+    except Exception as error:
+        raise InputError(f"{found[0].name} cannot be imported: {told(error)} (--debug shows the traceback).") from error
     if found[0].name not in _registered:
         raise InputError(f"{found[0].origin} does not register {name!r}: decorate the class with @register({name!r}).")
     return _registered[found[0].name]
@@ -101,8 +111,8 @@ def find(name: str) -> "type[mechlist.experiment.Experiment]":
 def _package() -> Iterator[Entry]:
     for file in sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("*/experiment.py")]):
         module = ".".join(("mechlist", *file.relative_to(PACKAGE.parent).with_suffix("").parts))
-        for name, summary in _scan(file):
-            yield Entry(name, summary, module, str(file), lambda m=module: importlib.import_module(m))
+        for name, summary, needs in _scan(file):
+            yield Entry(name, summary, module, str(file), lambda m=module: importlib.import_module(m), needs)
 
 
 def _installed() -> Iterator[Entry]:
@@ -114,23 +124,71 @@ def _installed() -> Iterator[Entry]:
 
 def _local() -> Iterator[Entry]:
     for file in sorted(Path.cwd().glob("*.py")):
-        for name, summary in _scan(file):
-            yield Entry(name, summary, f"./{file.name}", f"./{file.name}", lambda f=file: _import_file(f))
+        for name, summary, needs in _scan(file):
+            yield Entry(name, summary, f"./{file.name}", f"./{file.name}", lambda f=file: _import_file(f), needs)
 
 
-def _scan(file: Path) -> Iterator[tuple[str, str]]:
-    """Names and first lines of the registered classes in a source file."""
+def unreadable() -> list[tuple[Path, str]]:
+    """Files where experiments are looked for that register some and are no Python, and where each stops being it."""
+    found = []
+    for file in sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("*/experiment.py"), *Path.cwd().glob("*.py")]):
+        try:
+            text = file.read_text(encoding="utf-8")
+            if "@register(" in text:
+                ast.parse(text, filename=str(file))
+        except SyntaxError as error:
+            found.append((file, told(error)))
+        except (OSError, UnicodeDecodeError):
+            continue
+    return found
+
+
+_NEEDS_OF_BASES = {
+    "ListExperiment": ("tokenizer", "lists of a chat model"),
+    "MadeListExperiment": ("tokenizer", "lists of a chat model"),
+    "SampledListExperiment": ("tokenizer", "lists of a chat model"),
+    "PairExperiment": ("tokenizer", "pairs"),
+    "GridExperiment": ("tokenizer", "pairs"),
+    "PromptExperiment": ("tokenizer",),
+}
+"""What experiments of the package's own bases take; built-in pairs and lists that are made stand in for one's own."""
+
+
+def _needs(node: ast.ClassDef) -> tuple[str, ...]:
+    """From the base of a class and what its body says of `needs_model` and `needs_tokenizer`."""
+    bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    needs = [need for base in bases for need in _NEEDS_OF_BASES.get(base, ())]
+    for line in node.body:
+        match line:
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=bool(value))):
+                pass
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=bool(value))):
+                pass
+            case _:
+                continue
+        if name == "needs_model" and not value:
+            needs = ["no model", *needs]
+        if name == "needs_tokenizer":
+            needs = [*(["tokenizer"] if value else []), *(need for need in needs if need != "tokenizer")]
+    return tuple(needs)
+
+
+def _scan(file: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Names, first lines and needs of the registered classes in a source file."""
     try:
         text = file.read_text(encoding="utf-8")
         tree = ast.parse(text) if "@register(" in text else None
     except (OSError, UnicodeDecodeError, SyntaxError):
         return
-    for node in ast.walk(tree) if tree else ():
+    nodes = list(ast.walk(tree)) if tree else []
+    imported = {name.name for node in nodes if isinstance(node, ast.ImportFrom) for name in node.names}
+    chat = ("chat model",) if "model_header" in imported else ()
+    for node in nodes:
         if isinstance(node, ast.ClassDef):
             for decorator in node.decorator_list:
                 match decorator:
                     case ast.Call(func=ast.Name(id="register"), args=[ast.Constant(value=str(name))]):
-                        yield name, (ast.get_docstring(node) or "").split("\n")[0]
+                        yield name, (ast.get_docstring(node) or "").split("\n")[0], (*_needs(node), *chat)
 
 
 def _summary(point: importlib.metadata.EntryPoint) -> str:
@@ -138,7 +196,7 @@ def _summary(point: importlib.metadata.EntryPoint) -> str:
     file = point.module.replace(".", "/") + ".py"
     for path in point.dist.files or [] if point.dist else []:
         if path.as_posix() == file:
-            lines = dict(_scan(Path(str(path.locate()))))
+            lines = {name: summary for name, summary, _ in _scan(Path(str(path.locate())))}
             return lines.get(point.name, "")
     return ""
 

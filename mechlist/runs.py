@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from mechlist.errors import InputError, MechlistError
+from mechlist.errors import InputError, MechlistError, told
 from mechlist.options import Output, Settings
 from mechlist.results import write_json, write_text
 
@@ -30,6 +30,8 @@ PARTIAL = "partial"
 RESULTS = "results.nc"
 EXPORTS = "exports"
 """Folder of files for other programs."""
+RUNS = Path("runs")
+"""Where runs without --out go."""
 OWN_FILES = ("config.yaml", "run.json", RESULTS, "report.html", "log.txt")
 OWN_FOLDERS = ("tables", "figures", EXPORTS, PARTIAL)
 PACKAGES = ("mechlist", "torch", "transformer-lens", "transformers", "xarray", "numpy", "plotly")
@@ -166,7 +168,7 @@ class RunDirectory:
             raise
         except Exception as error:
             raise MechlistError(
-                f"The numbers are whole in {self.results}, but the {what} failed ({type(error).__name__}: {error}): "
+                f"The numbers are whole in {self.results}, but the {what} failed ({told(error)}): "
                 f"once this is mended, `mechlist report {self.path}` finishes the run."
             ) from error
 
@@ -235,18 +237,52 @@ class RunDirectory:
         if not file.is_file():
             raise InputError(f"There is nothing to resume in {self.path}: it holds no config.yaml of a run.")
         before = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        changed = [k for k in {**before, **config} if before.get(k) != config.get(k)]
+        changed = differences(before, config)
         if changed:
-            k = changed[0]
             raise InputError(
-                f"{self.path} holds another run: its {k} is {before.get(k)!r}, now it is {config.get(k)!r}; "
-                "resume with the same settings, or give --overwrite."
+                f"{self.path} holds another run: {'; '.join(changed)}. Resume with the same settings, or give "
+                "--overwrite."
             )
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What a configuration has become, field by field: `its seed is 0, now it is 1`.
+
+    Of another experiment, or of a study with other steps, that alone is told: their fields have nothing in common.
+    """
+    if before.get("experiment") != now.get("experiment"):
+        return [f"it is a run of {_kind(before)}, and this is {_kind(now)}"]
+    old, new = dict(_fields(before)), dict(_fields(now))
+    return [
+        f"its {name} is {old.get(name, 'not given')!r}, now it is {new.get(name, 'not given')!r}"
+        for name in {**old, **new}
+        if old.get(name, _ABSENT) != new.get(name, _ABSENT)
+    ]
+
+
+_ABSENT = object()
+
+
+def _kind(config: dict[str, Any]) -> str:
+    return str(config.get("experiment", f"the study {config.get('title', 'without a title')!r}"))
+
+
+def _fields(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every field with a name of its own: parameters and steps are taken apart."""
+    for name, value in config.items():
+        if name == "parameters" and isinstance(value, dict):
+            yield from value.items()
+        elif name == "steps" and isinstance(value, list):
+            yield "steps", [step.get("name") for step in value]
+            for step in value:
+                yield from ((f"{key} of step {step.get('name')}", held) for key, held in _fields(step))
+        else:
+            yield name, value
 
 
 def default_out(name: str) -> Path:
     """Where a run without --out goes: runs/NAME-<time>."""
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def to_yaml(value: dict[str, Any]) -> str:

@@ -179,6 +179,11 @@ def ready(study: Study, path: Path) -> Study:
     return dataclasses.replace(chosen, steps=tuple(steps))
 
 
+def completed(study: Study) -> Study:
+    """The study with settings that leave nothing open, as its config.yaml has them."""
+    return with_settings(study, ready(study, Path()).settings)
+
+
 def run_study(study: Study, path: Path, output: Output) -> RunDirectory:
     """Run every step of a study into a folder of its own, with one model in memory."""
     steps = ready(study, path.resolve())

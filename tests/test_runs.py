@@ -9,7 +9,7 @@ import yaml
 from mechlist.errors import InputError
 from mechlist.experiments.induction.experiment import Induction
 from mechlist.options import Output, Settings
-from mechlist.runs import Job, RunDirectory, explain_os_error
+from mechlist.runs import Job, RunDirectory, differences, explain_os_error
 
 CONFIG = Job("induction", Induction(batch=2), Settings(model="induction-tiny")).config()
 
@@ -65,6 +65,26 @@ def test_a_run_is_resumed_only_with_its_own_settings(tmp_path):
     started(tmp_path)
     with pytest.raises(InputError, match="its seed is 0, now it is 1"):
         RunDirectory(tmp_path).claim(CONFIG | {"seed": 1}, Output(resume=True))
+
+
+def test_a_mismatch_names_the_fields_that_differ_and_no_others(tmp_path):
+    started(tmp_path)
+    changed = CONFIG | {"parameters": CONFIG["parameters"] | {"batch": 3, "period": 7}, "dtype": "bfloat16"}
+    with pytest.raises(InputError) as caught:
+        RunDirectory(tmp_path).claim(changed, Output(resume=True))
+    assert str(caught.value) == (
+        f"{tmp_path} holds another run: its dtype is 'float32', now it is 'bfloat16'; its period is None, now it is 7; "
+        "its batch is 2, now it is 3. Resume with the same settings, or give --overwrite."
+    )
+    with pytest.raises(InputError, match="holds another run: it is a run of induction, and this is patch"):
+        RunDirectory(tmp_path).claim({"experiment": "patch"}, Output(resume=True))
+
+
+def test_differences_of_studies_name_the_step():
+    steps = [{"name": "a", "parameters": {"period": 1}}, {"name": "b", "parameters": {"period": 1}}]
+    now = [steps[0], {"name": "b", "parameters": {"period": 2}}]
+    assert differences({"steps": steps}, {"steps": now}) == ["its period of step b is 1, now it is 2"]
+    assert differences({"steps": steps}, {"steps": steps[:1]})[0] == "its steps is ['a', 'b'], now it is ['a']"
 
 
 def test_overwriting_removes_a_run_and_nothing_else(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mechlist.cli.parse import parse
 from mechlist.models.sources.source import builtin_models
-from mechlist.registry import index
+from mechlist.registry import Entry, index, unreadable
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,12 @@ def main(argv: list[str]) -> int:
     parse(ListFlags, argv, prog="mechlist list", description="Experiments, studies and models that are at hand.")
     entries = index()
     names = [e.name for e in entries]
-    _print("Experiments (mechlist run NAME)", ((e.name, _line(e, names)) for e in entries))
+    _print(
+        "Experiments (mechlist run NAME), and what they need besides a model",
+        ((e.name, _line(e, names)) for e in entries),
+    )
+    for _, fault in unreadable():
+        print(f"  not listed, for it cannot be read: {fault}\n")
     studies = sorted(Path().glob("experiments/*/study.yaml"))
     _print("Studies (mechlist run FILE)", ((str(file), _title(file)) for file in studies))
     models = [(name, "built in") for name in builtin_models()] + [(n, "in the hub's cache") for n in _cached()]
@@ -28,10 +33,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _line(entry: object, names: list[str]) -> str:
-    name, summary, origin = (getattr(entry, k) for k in ("name", "summary", "origin"))
+def _line(entry: Entry, names: list[str]) -> str:
+    name, summary, origin = entry.name, entry.summary, entry.origin
     twice = "  [the name is taken twice: rename one]" if names.count(name) > 1 else ""
-    return summary + ("" if origin.startswith("mechlist.") else f"  ({origin})") + twice
+    needs = f"  [{', '.join(entry.needs)}]" if entry.needs else ""
+    return summary + needs + ("" if origin.startswith("mechlist.") else f"  ({origin})") + twice
 
 
 def _title(file: Path) -> str:

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mechlist.errors import InputError, MechlistError
+from mechlist.errors import InputError, MechlistError, told
 
 COMMANDS = {
     "list": "Experiments, studies and models that are at hand.",
     "run": "Run an experiment or a study: mechlist run NAME|study.yaml [flags].",
+    "look": "The first look at a prompt: tokens, what comes next, what each layer would say, where heads look.",
     "plan": "What a run would take, before it runs: operations, memory, time.",
     "show": "Show a finished run in the terminal.",
     "report": "Draw the figures and the report of a finished run again.",
@@ -84,16 +85,14 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, MechlistError):
         return " ".join(str(error).split()), error.exit_status
     if isinstance(error, KeyboardInterrupt):
-        how = "stopped; what was done is saved, and the same command with --resume goes on from there."
-        return str(error) or how, 1
+        return str(error) or "stopped.", 1
     if isinstance(error, OSError) or "No space left" in str(error):
         from mechlist.runs import explain_os_error
 
         return explain_os_error(error), 1
     if isinstance(error, MemoryError):
         return "memory ran out; give a smaller --memory or close other programs.", 1
-    text = " ".join(str(error).split())[:300]
-    return f"unexpected {type(error).__name__}: {text} (--debug shows where).", 1
+    return f"unexpected {told(error)} (--debug shows the traceback).", 1
 
 
 def _stop(number: int, frame: Any) -> None:  # noqa: ARG001 (the signature of a signal handler)

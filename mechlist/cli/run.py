@@ -20,21 +20,30 @@ def main(argv: list[str]) -> int:
         print(USAGE)
         return 0 if argv else 2
     target = read_target("run", argv[0], argv[1:])
-    _tell(_run(target))
+    from mechlist.cli.resume import resume_command, run_path
+
+    # Without --resume there is nothing to compare, and a configuration takes a device to be complete.
+    config = target.config() if target.output.resume else {}
+    path = run_path(config, target.default_name, target.output, target.file)
+    try:
+        _run(target, path)
+    except KeyboardInterrupt as stop:
+        kept = (path / "config.yaml").is_file()
+        how = f"what was done is saved, and {resume_command(['run', *argv], path)} goes on from there."
+        raise KeyboardInterrupt(f"stopped; {how if kept else 'nothing was done yet.'}") from stop
+    _tell(path)
     return 0
 
 
-def _run(target: Target) -> Path:
-    from mechlist.runs import default_out
-
-    path = target.output.out or default_out(target.default_name)
+def _run(target: Target, path: Path) -> None:
     if target.job is not None:
         from mechlist.engine.local import run_job
 
-        return run_job(target.job, path, target.output).path
+        run_job(target.job, path, target.output)
+        return
     from mechlist.study import run_study
 
-    return run_study(target.study, path, target.output).path
+    run_study(target.study, path, target.output)
 
 
 def _tell(path: Path) -> None:

@@ -9,9 +9,10 @@ import tyro
 from mechlist.cli.parse import parse
 
 if TYPE_CHECKING:
-    import pandas
+    from collections.abc import Sequence
 
-    import mechlist.report.assemble
+    from mechlist.report.assemble import Finished
+    from mechlist.runs import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -19,57 +20,79 @@ class ShowFlags:
     """Flags of `mechlist show`."""
 
     directory: tyro.conf.Positional[Path]
-    """Directory of a run or study."""
+    """Directory of a run or study, or a folder of runs, which are listed."""
     rows: int = 10
     """Rows shown of each table."""
 
 
 def main(argv: list[str]) -> int:
-    """Print findings and tables."""
+    """Print findings, then tables; of a study all its findings first. Of a folder of runs, what there is."""
     flags = parse(ShowFlags, argv, prog="mechlist show", description="Show a finished run in the terminal.")
+    from mechlist.cli.resume import runs_in
+
+    if not (flags.directory / "config.yaml").is_file() and (runs := runs_in(flags.directory)):
+        _list(runs)
+        return 0
     from mechlist.report.assemble import read_finished
     from mechlist.study import read_study, read_yaml
 
     config = read_yaml(flags.directory / "config.yaml")
-    if "steps" not in config:
-        _show(flags.directory, read_finished(flags.directory), str(config.get("experiment")), flags.rows)
-        return 0
-    for step in read_study(flags.directory / "config.yaml", config).steps:
-        folder = flags.directory / step.name
-        _show(folder, read_finished(folder), step.name, flags.rows)
+    if "steps" in config:
+        study = read_study(flags.directory / "config.yaml", config)
+        folders = {step.name: flags.directory / step.name for step in study.steps}
+        print("\n".join(text for text in (study.title, study.question) if text))
+    else:
+        folders = {str(config.get("experiment")): flags.directory}
+    done = {title: read_finished(folder) for title, folder in folders.items()}
+    for title, finished in done.items():
+        _say(finished, title)
+    for title, finished in done.items():
+        _show(folders[title], finished, flags.rows)
     return 0
 
 
-def _show(folder: Path, done: "mechlist.report.assemble.Finished", title: str, rows: int) -> None:
+def _list(runs: "Sequence[RunDirectory]") -> None:
+    """A line a run, the newest first."""
+    import pandas as pd
+    from rich.console import Console
+
+    from mechlist.cli.resume import read_config
+    from mechlist.cli.tables import print_table
+
+    rows = []
+    for run in runs:
+        config, record = read_config(run.path), run.record()
+        rows.append(
+            {
+                "run": str(run.path),
+                "what": str(config.get("experiment") or config.get("title") or ""),
+                "model": str(config.get("model") or ""),
+                "status": str(record.get("status", "not begun")),
+                "started": str(record.get("started", ""))[:16].replace("T", " "),
+            }
+        )
+    print_table(Console(), "runs, the newest first", pd.DataFrame(rows))
+
+
+def _say(done: "Finished", title: str) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     console = Console()
     console.print(f"[bold]{escape(title)}[/bold]: {escape(done.summary)}")
     for finding in done.findings:
         console.print(f"- {escape(finding)}", highlight=False)
+
+
+def _show(folder: Path, done: "Finished", rows: int) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    from mechlist.cli.tables import print_table
+
+    console = Console()
     for name, frame in done.tables.items():
-        printed = frame.head(rows).map(lambda x: f"{x:.4g}" if isinstance(x, float) else str(x))
-        for columns in _parts(printed, console.width):
-            table = Table(title=escape(name))
-            for column in columns:
-                table.add_column(escape(column), no_wrap=True)
-            for row in printed[columns].itertuples(index=False):
-                table.add_row(*(escape(x) for x in row))
-            console.print(table)
+        print_table(console, name, frame.head(rows))
         if len(frame) > rows:
             rest = f"{len(frame) - rows} more rows in {folder / 'tables' / name}.parquet"
             console.print(escape(rest), soft_wrap=True)
-
-
-def _parts(printed: "pandas.DataFrame", width: int) -> list[list[str]]:
-    """Columns in groups that fit the terminal, each after the first column, which names the row."""
-    space = {str(c): max(len(str(c)), *map(len, printed[c]), 0) + 3 for c in printed.columns}
-    first, *others = space
-    groups: list[list[str]] = [[first]]
-    for column in others:
-        if len(groups[-1]) > 1 and sum(space[c] for c in (*groups[-1], column)) + 1 > width:
-            groups.append([first])
-        groups[-1].append(column)
-    return groups

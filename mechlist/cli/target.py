@@ -27,6 +27,18 @@ class Target:
     job: Any = None
     """Or None, for a study."""
     study: Any = None
+    file: Path | None = None
+    """The YAML file that was named, if one was."""
+
+    def config(self) -> dict[str, Any]:
+        """The complete configuration, as config.yaml has it."""
+        if self.job is not None:
+            from mechlist.engine.local import complete
+
+            return complete(self.job).config()
+        from mechlist.study import completed
+
+        return completed(self.study).config()
 
 
 def read_target(command: str, target: str, rest: list[str]) -> Target:
@@ -60,15 +72,15 @@ def _of_file(command: str, file: Path, rest: list[str]) -> Target:
         )
         same = experiment == job.experiment and settings == job.settings
         earlier = file.parent if same and (file.parent / "run.json").is_file() else None
-        return Target(output, job.name, job=Job(job.name, experiment, settings, repeats=earlier))
+        return Target(output, job.name, job=Job(job.name, experiment, settings, repeats=earlier), file=file)
     study = read_study(file, value)
     default = StudyFlags(study.settings, Output())
     flags = parse(StudyFlags, rest, prog=f"mechlist {command} {file}", description=study.title, default=default)
-    return Target(flags.output, file.parent.name or file.stem, study=with_settings(study, flags.settings))
+    return Target(flags.output, file.parent.name or file.stem, study=with_settings(study, flags.settings), file=file)
 
 
 def _flags(
-    command: str, name: str, kind: type, default: Any, settings: Settings, rest: list[str]
+    command: str, name: str, kind: Any, default: Any, settings: Settings, rest: list[str]
 ) -> tuple[Settings, Output, Any]:
     """Flags of the run and of the experiment, in any order."""
     needed = [f for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
@@ -82,5 +94,7 @@ def _flags(
         ],
         kw_only=True,
     )
-    flags: Any = parse(invocation, rest, prog=f"mechlist {command} {name}", description=(kind.__doc__ or "").strip())
+    # What the experiment does stands above its own flags.
+    example = f"Example: mechlist {command} {name} --model {settings.model or kind.default_model} --seed 1"
+    flags: Any = parse(invocation, rest, prog=f"mechlist {command} {name}", description=example)
     return flags.settings, flags.output, flags.parameters

@@ -15,8 +15,7 @@ from mechlist.errors import InputError, MechlistError
 from mechlist.models.decoding import Decoder
 from mechlist.models.language_model import LanguageModel
 from mechlist.runner import Runner
-from mechlist.runner.batching import check_prompts
-from mechlist.runner.runner import Prompts
+from mechlist.runner.batching import Prompts
 from mechlist.types import format_bytes
 
 CPU_ROWS = 128
@@ -62,7 +61,7 @@ def generate(
 
     Args:
         runner: model, memory bound and seed.
-        prompts: token ids of each prompt.
+        prompts: one prompt or several: texts, token ids, or what a Hugging Face tokenizer gives.
         max_new_tokens: limit of each completion.
         samples: completions of each prompt.
         sampling: how tokens are chosen; drawn from the model's whole distribution by default.
@@ -78,7 +77,7 @@ def generate(
     """
     sampling = sampling or Sampling()
     shape = runner.shape
-    rows = check_prompts(prompts, shape.n_ctx, shape.d_vocab)
+    rows = runner.rows(prompts)
     _check(runner, rows, max_new_tokens, samples, stop_tokens)
     if edit is not None:
         edit.check((shape.n_layers, shape.n_heads), rows)

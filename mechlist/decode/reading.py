@@ -10,7 +10,7 @@ from mechlist.errors import InputError
 from mechlist.metrics.logits import Prediction, prediction
 from mechlist.runner import Runner
 from mechlist.runner.batch import Batch
-from mechlist.runner.runner import Prompts
+from mechlist.runner.batching import Prompts
 
 COPIES = 6
 """Of the logits of a token while it is looked at, in float32."""
@@ -76,7 +76,8 @@ def _read(
     runner: Runner, sequences: Prompts, starts: Sequence[int], look: Look, width: int, label: str
 ) -> dict[str, Tensor]:
     """What `look` makes of the residual stream before each token, and the tokens, by sequence from its start on."""
-    lengths = [len(sequence) for sequence in sequences]
+    rows = runner.rows(sequences)
+    lengths = [len(row) for row in rows]
     if len(starts) != len(lengths) or any(not 0 < s < n for s, n in zip(starts, lengths, strict=False)):
         raise InputError(
             f"Each text must have a token before its start and one behind it: starts are {list(starts)} in sequences "
@@ -96,7 +97,7 @@ def _read(
         shape = len(batch.tokens), int(place[1].max()) + 1
         return {name: _placed(value, place, shape) for name, value in told.items()}
 
-    return runner.map(sequences, function, label=label)
+    return runner.map(rows, function, label=label)
 
 
 def _placed(

@@ -11,7 +11,6 @@ from mechlist.decode.tree import BATCH, Candidate, Expand, TokenPath, Tree, Tree
 from mechlist.errors import InputError
 from mechlist.models.decoding import Decoder
 from mechlist.runner import Runner
-from mechlist.runner.batching import check_prompts
 from mechlist.runner.progress import Bar
 from mechlist.types import format_bytes
 
@@ -104,7 +103,7 @@ class PathReader:
             InputError: a prompt that the model cannot take.
         """
         self._runner, self._model = runner, runner.language_model
-        (self._prompt,) = check_prompts([list(prompt)], runner.shape.n_ctx, runner.shape.d_vocab)
+        (self._prompt,) = runner.rows([list(prompt)])
         self._root: tuple[_Level, Tensor] | None = None
         self._level_of: dict[TokenPath, _Level] = {}
         self._levels: list[_Level] = []

@@ -10,8 +10,8 @@ from typing import Any
 import xarray as xr
 
 from mechlist.engine.repeat import changes, facts_of
-from mechlist.errors import InputError
-from mechlist.experiment import Experiment, filled, needs_model
+from mechlist.errors import InputError, MechlistError, told
+from mechlist.experiment import Experiment, checked, filled, needs_model
 from mechlist.models.load import resolve_device
 from mechlist.options import Output, Settings
 from mechlist.results import load_dataset, save_dataset, save_table, write_text
@@ -146,7 +146,15 @@ def _work(job: Job, runner: Runner | None, directory: RunDirectory) -> None:
             seeds={"seed": job.settings.seed},
         )
         directory.log(f"model {job.settings.model} loaded, {len(runner.guards)} guards passed")
-    results = experiment.run(runner)
+    try:
+        results = checked(experiment, "run", experiment.run(runner))
+    except (MechlistError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        # A full disk says so in its text only, where a library wrote.
+        if "No space left" in str(error):
+            raise
+        raise MechlistError(f"{job.name} failed: {told(error)} (--debug shows the traceback).") from error
     results.attrs = {"experiment": job.name, **results.attrs}
     save_dataset(results, directory.results)
     _hand_on(experiment, results, directory)
@@ -166,12 +174,12 @@ def finish(job: Job, directory: RunDirectory) -> None:
 def _hand_on(experiment: Experiment, results: xr.Dataset, directory: RunDirectory) -> None:
     """All that is made of the numbers without the model, but for what the report draws."""
     with directory.making("tables"):
-        for name, table in experiment.tables(results).items():
+        for name, table in checked(experiment, "tables", experiment.tables(results)).items():
             save_table(table, directory.path / "tables" / f"{name}.parquet")
     with directory.making("exports"):
         _export(experiment, results, directory.path)
     with directory.making("findings"):
-        directory.update(findings=experiment.findings(results))
+        directory.update(findings=checked(experiment, "findings", experiment.findings(results)))
 
 
 def write_results(job: Job, results: xr.Dataset, path: Path) -> None:
@@ -181,5 +189,5 @@ def write_results(job: Job, results: xr.Dataset, path: Path) -> None:
 
 
 def _export(experiment: Experiment, results: xr.Dataset, path: Path) -> None:
-    for name, text in experiment.files(results).items():
+    for name, text in checked(experiment, "files", experiment.files(results)).items():
         write_text(path / EXPORTS / name, text)

@@ -19,10 +19,9 @@ from mechlist.experiments.pair_experiment import (
     metric_of,
     padded_pairs,
     pair_options,
-    token_labels_of,
 )
 from mechlist.metrics.significance import Correction
-from mechlist.patching.arguments import PatchArguments
+from mechlist.patching.arguments import PatchArguments, token_labels_of
 from mechlist.patching.noise import EffectsOf, noise
 from mechlist.patching.null import irrelevant_sources, null
 from mechlist.patching.replacements import Mean, Replacement, Resample, Zero

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -149,14 +148,6 @@ def padded_pairs(
     """Clean and corrupt prompts, padded on the right, and their lengths."""
     clean, corrupt = (pad_right([torch.tensor(getattr(pair, name)) for pair in pairs]) for name in ("clean", "corrupt"))
     return clean, corrupt, torch.tensor([len(pair.clean) for pair in pairs])
-
-
-def token_labels_of(
-    runner: Runner, tokens: Int[Tensor, "prompt position"], lengths: Int[Tensor, " prompt"]
-) -> np.ndarray:
-    """What each token is, as labels show it; empty beyond a prompt's end."""
-    texts = [runner.token_texts(row[:n].tolist()) for row, n in zip(tokens, lengths.tolist(), strict=True)]
-    return np.array([[*map(visible, row), *[""] * (tokens.shape[1] - len(row))] for row in texts])
 
 
 def metric_of(name: str, pairs: Sequence[Pair]) -> Metric:

@@ -14,7 +14,6 @@ from mechlist.models.layers.layers import Layers
 from mechlist.models.layers.norms import Norm
 from mechlist.runner import Runner
 from mechlist.runner.batch import Batch
-from mechlist.runner.batching import check_prompts
 
 MISSES = 1e-3
 """Of the largest term: by how much the sum of all may miss the logit difference in single precision, or it is wrong."""
@@ -204,7 +203,7 @@ def _hooks(runner: Runner) -> list[str]:
 
 
 def _check(runner: Runner, prompts: Any, positions: Int[Tensor, "row n"]) -> None:
-    rows = check_prompts(prompts, runner.shape.n_ctx, runner.shape.d_vocab)
+    rows = runner.rows(prompts)
     if len(positions) != len(rows):
         raise InputError(f"positions must have one row for each of the {len(rows)} prompts, not {len(positions)}.")
     if not (positions >= 0).any():

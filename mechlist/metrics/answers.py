@@ -1,7 +1,7 @@
 """How much a run favours certain tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal
 
 import torch
@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechlist.errors import InputError
-from mechlist.metrics.measure import Each, Logits, Measure, positions, selected, token_sets
+from mechlist.metrics.measure import Each, Logits, Measure, Words, positions, selected, token_sets
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class LogitDifference:
     """Logit of the answer minus logit of a wrong answer, after any softcap.
 
@@ -20,10 +20,11 @@ class LogitDifference:
     combined by log-sum-exp, which gives the log-odds of the one set against the other.
     """
 
-    answer: Each
-    """Token id, one for each prompt, or sets."""
-    wrong: Each
-    """Token id, one for each prompt, or sets."""
+    answer: Each | Words
+    """Token id or text, one for each prompt, or sets."""
+    wrong: Each | Words
+    """Token id or text, one for each prompt, or sets."""
+    _: KW_ONLY
     position: Each = -1
     """Of the prediction; negative ones count from the last real token. Several are averaged."""
     sets: Literal["mean", "logsumexp"] = "mean"
@@ -59,12 +60,13 @@ class LogitDifference:
         )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class LogProb:
     """Log-probability of the answer; of a set, that any of its tokens comes."""
 
-    answer: Each
-    """Token id, one for each prompt, or sets."""
+    answer: Each | Words
+    """Token id or text, one for each prompt, or sets."""
+    _: KW_ONLY
     position: Each = -1
     """Of the prediction; negative ones count from the last real token. Several are averaged."""
     unit: str = "nats"
@@ -84,12 +86,13 @@ class LogProb:
         return replace(self, answer=selected(self.answer, prompts), position=selected(self.position, prompts))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Probability:
     """Probability of the answer; of a set, that any of its tokens comes: of ending, with the tokens that end a turn."""
 
-    answer: Each
-    """Token id, one for each prompt, or sets."""
+    answer: Each | Words
+    """Token id or text, one for each prompt, or sets."""
+    _: KW_ONLY
     position: Each = -1
     """Of the prediction; negative ones count from the last real token. Several are averaged."""
     unit: str = "probability"
@@ -104,12 +107,13 @@ class Probability:
         return replace(self, answer=selected(self.answer, prompts), position=selected(self.position, prompts))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Rank:
     """Tokens with a larger logit than the answer: 0 where it comes first; of a set, the rank of its best."""
 
-    answer: Each
-    """Token id, one for each prompt, or sets."""
+    answer: Each | Words
+    """Token id or text, one for each prompt, or sets."""
+    _: KW_ONLY
     position: Each = -1
     """Of the prediction; negative ones count from the last real token. Several are averaged."""
     unit: str = "rank"

@@ -1,8 +1,8 @@
 """What a metric asks of a run: a number for each prompt, from the logits that it names and no others."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,6 +13,10 @@ from mechlist.errors import InputError
 Each = int | Tensor | Sequence[int] | Sequence[Sequence[int]]
 """One number for every prompt, one for each (Int[Tensor, "prompt"] or a list), or several for each: Int[Tensor,
 "prompt n"], or lists that may differ in length. A single row of several stands for every prompt."""
+Words = str | Sequence[str] | Sequence[Sequence[str]]
+"""In the place of token ids: a text for every prompt, one for each, or several for each. Each is one token."""
+TEXTS = ("answer", "wrong")
+"""What metrics call tokens that may be given as texts."""
 COPIES = 4
 """Copies of a piece of logits that a value of the whole vocabulary takes (softcap, softmax and its logarithm)."""
 
@@ -151,14 +155,39 @@ class Metric(Protocol):
         ...
 
 
-def selected(chosen: Each, prompts: Sequence[int]) -> Each:
+def in_tokens(metric: Metric, token: Callable[[str, str], int]) -> Metric:
+    """The metric with answers and wrong answers as token ids, where they are texts.
+
+    Args:
+        metric: that may have a field `answer` or `wrong`.
+        token: the one token of a text; its second argument is how errors call it.
+    """
+    if not is_dataclass(metric):
+        return metric
+    held = {field.name: getattr(metric, field.name) for field in fields(metric) if field.name in TEXTS}
+    changed = {name: _tokens(value, name, token) for name, value in held.items() if _has_text(value)}
+    return replace(metric, **changed)
+
+
+def _has_text(value: Any) -> bool:
+    """Whether there is a text in it, however deep."""
+    return isinstance(value, str) or (isinstance(value, Sequence) and any(map(_has_text, value)))
+
+
+def _tokens(value: Any, name: str, token: Callable[[str, str], int]) -> Any:
+    if isinstance(value, str):
+        return token(value, name)
+    return [_tokens(one, name, token) for one in value] if isinstance(value, Sequence) else value
+
+
+def selected(chosen: Each | Words, prompts: Sequence[int]) -> Any:
     """The numbers of these prompts, in this order; what stands for every prompt stays."""
     if isinstance(chosen, Tensor):
         whole = chosen.ndim == 0 or (chosen.ndim == 2 and len(chosen) == 1)
         return chosen if whole else chosen[list(prompts)]
-    if isinstance(chosen, int) or (len(chosen) == 1 and isinstance(chosen[0], Sequence | Tensor)):
+    if isinstance(chosen, int | str) or (len(chosen) == 1 and not isinstance(chosen[0], int | str)):
         return chosen
-    return [chosen[i] for i in prompts]  # pyright: ignore[reportReturnType] (of either form)
+    return [chosen[i] for i in prompts]
 
 
 def positions(
@@ -177,7 +206,7 @@ def positions(
 
 
 def token_sets(
-    chosen: Each, name: str, prompts: int, d_vocab: int
+    chosen: Each | Words, name: str, prompts: int, d_vocab: int
 ) -> tuple[Int[Tensor, "prompt k"], Bool[Tensor, "prompt k"]]:
     """Tokens of each prompt, and which of them are there where prompts have different numbers."""
     tokens, there = each(chosen, name, prompts)
@@ -187,7 +216,7 @@ def token_sets(
     return tokens, there
 
 
-def each(chosen: Each, name: str, prompts: int) -> tuple[Int[Tensor, "prompt n"], Bool[Tensor, "prompt n"]]:
+def each(chosen: Each | Words, name: str, prompts: int) -> tuple[Int[Tensor, "prompt n"], Bool[Tensor, "prompt n"]]:
     """Numbers of each prompt, one at least, and which entries are numbers and not padding."""
     rows = _rows(chosen, name, prompts)
     if len(rows) == 1:
@@ -203,7 +232,11 @@ def each(chosen: Each, name: str, prompts: int) -> tuple[Int[Tensor, "prompt n"]
     return table, there
 
 
-def _rows(chosen: Each, name: str, prompts: int) -> list[list[int]]:
+def _rows(chosen: Each | Words, name: str, prompts: int) -> list[list[int]]:
+    if _has_text(chosen):
+        raise InputError(
+            f"{name} must be token ids here, not the text {chosen!r}: there is no tokenizer to read it with."
+        )
     if isinstance(chosen, Sequence) and chosen and isinstance(chosen[0], Sequence | Tensor):
         return [[int(n) for n in row] for row in chosen if not isinstance(row, int)]
     try:

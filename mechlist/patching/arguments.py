@@ -5,18 +5,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from mechlist.errors import InputError
-from mechlist.metrics.measure import Metric
+from mechlist.metrics.measure import Metric, in_tokens
 from mechlist.models.language_model import require_eval
 from mechlist.patching.replacements import Given, Replacement, Resample, Source, Target
 from mechlist.patching.sweep.cells import by_role, check_site, grid, hook_name, named
 from mechlist.patching.sweep.parts import Parts
 from mechlist.patching.sweep.task import Task, whole_passes
 from mechlist.runner import Runner
-from mechlist.runner.batching import check_prompts, real_lengths
+from mechlist.runner.batching import Prompts, pad_right, real_lengths
+from mechlist.text import visible
 from mechlist.types import ModelShape
 
 
@@ -75,6 +78,61 @@ class PatchArguments:
         return Target(runner, self.base, real_lengths(self.base, self.lengths), hooks)
 
 
+def read_runs(
+    runner: Runner,
+    base: Prompts,
+    source: Prompts | Replacement,
+    metric: Metric,
+    lengths: Int[Tensor, "..."] | None,
+) -> dict[str, Any]:
+    """Prompts as `PatchArguments` has them, of texts or of what else `Runner.rows` takes; a metric's answers as tokens.
+
+    Returns:
+        `base`, `source`, `metric` and `lengths` of `PatchArguments`; prompts of several lengths are padded.
+
+    Raises:
+        InputError: prompts that do not have as many tokens as those they are patched with, which are shown.
+    """
+    metric = in_tokens(metric, runner.single_token)
+    sides = [base] if isinstance(source, Replacement) else [base, source]
+    if all(isinstance(side, Tensor) and side.ndim != 1 for side in sides):
+        return {"base": base, "source": source, "metric": metric, "lengths": lengths}
+    if lengths is not None:
+        raise InputError("lengths are for tensors that are padded on the right; of these prompts they are known.")
+    rows = [runner.rows(side) for side in sides]
+    if len({len(of) for of in rows}) > 1:
+        raise InputError(f"base and source must be as many prompts, not {len(rows[0])} and {len(rows[1])}.")
+    for n, pair in enumerate(zip(*rows, strict=True)):
+        if len({len(row) for row in pair}) > 1:
+            shown = [f"{name}, {len(row)}: {_shown(runner, row)}" for name, row in zip(_SIDES, pair, strict=True)]
+            raise InputError(
+                f"base and source must have as many tokens, position for position; those of prompt {n} do not. "
+                f"{'; '.join(shown)}. Say both in as many tokens (mechlist.datasets.pairs.align shows where they part)."
+            )
+    sizes = torch.tensor([len(row) for row in rows[0]])
+    return {
+        "base": pad_right(rows[0]),
+        "source": source if isinstance(source, Replacement) else pad_right(rows[1]),
+        "metric": metric,
+        "lengths": None if bool((sizes == sizes.max()).all()) else sizes,
+    }
+
+
+_SIDES = ("base", "source")
+
+
+def _shown(runner: Runner, row: Int[Tensor, " _"]) -> str:
+    return "|".join(visible(text) for text in runner.token_texts(row.tolist()))
+
+
+def token_labels_of(
+    runner: Runner, tokens: Int[Tensor, "prompt position"], lengths: Int[Tensor, " prompt"]
+) -> np.ndarray:
+    """What each token is, as labels show it; empty beyond a prompt's end."""
+    texts = [runner.token_texts(row[:n].tolist()) for row, n in zip(tokens, lengths.tolist(), strict=True)]
+    return np.array([[*map(visible, row), *[""] * (tokens.shape[1] - len(row))] for row in texts])
+
+
 def prepare(runner: Runner, arguments: PatchArguments) -> Task:
     """The checked task, which knows the axes of its cells and their labels.
 
@@ -100,7 +158,7 @@ def prepare(runner: Runner, arguments: PatchArguments) -> Task:
     lengths = real_lengths(base, arguments.lengths)
     for tokens in (base, source):
         if tokens is not None:
-            check_prompts(tokens, shape.n_ctx, shape.d_vocab)
+            runner.rows(tokens)
     measure = arguments.metric.prepare(base, lengths, shape.d_vocab_out)
     parts, labels = _cells(arguments, shape, lengths)
     given = arguments.source

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Metric
-from mechlist.patching.arguments import PatchArguments, prepare
+from mechlist.patching.arguments import PatchArguments, prepare, read_runs
 from mechlist.patching.gradients.gradient import require_gradients
 from mechlist.patching.gradients.work import Attribution
 from mechlist.patching.replacements import Replacement
 from mechlist.patching.sweep.task import Task
 from mechlist.runner import Runner
+from mechlist.runner.batching import Prompts
 
 SOFTMAX_SITES = ("q", "k")
 
@@ -26,10 +27,10 @@ SOFTMAX_SITES = ("q", "k")
 def attribution_grid(
     runner: Runner,
     *,
-    base: Int[Tensor, "..."],
-    source: Int[Tensor, "..."] | Replacement,
-    site: str,
-    per: str,
+    base: Prompts,
+    source: Prompts | Replacement,
+    site: str = "resid_pre",
+    per: str = "position",
     metric: Metric,
     lengths: Int[Tensor, "..."] | None = None,
     roles: Mapping[str, Sequence[Sequence[int]]] | None = None,
@@ -56,7 +57,7 @@ def attribution_grid(
 
     Args:
         runner: with the model; its interventions are in place in every pass, before anything is put in.
-        base: prompts that are run and changed.
+        base: prompts that are run and changed, as for `patch_grid`.
         source: prompts whose runs the replacements come from, position for position; or `Zero()`, `Mean(...)`,
             `Resample(...)` or `Given(...)`.
         site: as for `patch_grid`.
@@ -77,9 +78,8 @@ def attribution_grid(
             steps, or on a model whose attention cannot be run by itself; scores that become minus infinity.
         ModelError: a model in train mode whose dropout would make every number noise.
     """
-    arguments = PatchArguments(
-        base=base, source=source, site=site, per=per, metric=metric, lengths=lengths, roles=roles
-    )
+    runs = read_runs(runner, base, source, metric, lengths)
+    arguments = PatchArguments(site=site, per=per, roles=roles, **runs)
     return estimate_cells(runner, arguments, steps=steps, fix_qk=fix_qk)
 
 

@@ -17,6 +17,7 @@ from mechlist.patching.gradients.gradient import differentiable, metric_gradient
 from mechlist.patching.replacements import Mean
 from mechlist.patching.sweep.cost import Sizes
 from mechlist.runner import Runner
+from mechlist.runner.batching import Prompts
 
 PIECE_BYTES = 64 * 2**20
 """What senders write, and what receivers' gradients are, at a few positions of a prompt."""
@@ -35,8 +36,8 @@ class EdgeScores:
 def edge_scores(
     runner: Runner,
     *,
-    base: Int[Tensor, "..."],
-    source: Int[Tensor, "..."] | Mean,
+    base: Prompts,
+    source: Prompts | Mean,
     metric: Metric,
     lengths: Int[Tensor, "..."] | None = None,
     steps: int = 1,
@@ -53,7 +54,7 @@ def edge_scores(
 
     Args:
         runner: with the model.
-        base: prompts that are run.
+        base: prompts that are run, as for `patch_grid`.
         source: prompts of whose runs patched edges would carry what was written, position for position; or `Mean(...)`.
         metric: what is measured; it must change smoothly with the logits.
         lengths: real tokens of prompts that are padded on the right.

@@ -13,12 +13,13 @@ from torch.nn.functional import pad
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Measure, Metric
 from mechlist.models.language_model import LanguageModel
-from mechlist.patching.arguments import PatchArguments, prepare
+from mechlist.patching.arguments import PatchArguments, prepare, read_runs
 from mechlist.patching.circuits.nodes import Nodes
 from mechlist.patching.circuits.runs import EdgeRuns
 from mechlist.patching.replacements import Mean
 from mechlist.patching.sweep.task import whole_passes
 from mechlist.runner import Runner
+from mechlist.runner.batching import Prompts
 
 CPU_BYTES = 256 * 2**20
 """What a batch's differences may take on a CPU: a larger batch is no faster there."""
@@ -134,8 +135,8 @@ def nodes_of(runner: Runner) -> Nodes:
 def edge_task(
     runner: Runner,
     *,
-    base: Int[Tensor, "..."],
-    source: Int[Tensor, "..."] | Mean,
+    base: Prompts,
+    source: Prompts | Mean,
     metric: Metric,
     lengths: Int[Tensor, "..."] | None = None,
 ) -> EdgeTask:
@@ -146,16 +147,15 @@ def edge_task(
         MechlistError: layers that do not give what the model's own forward pass gives.
     """
     nodes_of(runner)
+    runs = PatchArguments(site="resid_post", per="position", **read_runs(runner, base, source, metric, lengths))
+    tokens, given = runs.base, runs.source
     # The same prompts, put in at any site, have the same metric.
-    tokens = source if isinstance(source, Tensor) else base
-    arguments = PatchArguments(
-        base=base, source=tokens, site="resid_post", per="position", metric=metric, lengths=lengths
-    )
-    checked = prepare(runner, arguments)
-    if isinstance(source, Mean):
-        source.real(runner, int(checked.lengths.max()))
-    task = EdgeTask(runner, base, source, checked.lengths, checked.measure)
-    first = base[:1, : checked.lengths[0]]
+    checked = prepare(runner, runs.with_source(given if isinstance(given, Tensor) else tokens))
+    if isinstance(given, Mean):
+        given.real(runner, int(checked.lengths.max()))
+    assert isinstance(given, Tensor | Mean)
+    task = EdgeTask(runner, tokens, given, checked.lengths, checked.measure)
+    first = tokens[:1, : checked.lengths[0]]
     with torch.no_grad():
         task.model.compare(first, task.runs.plain(first.to(task.model.device)))
     return task
@@ -164,8 +164,8 @@ def edge_task(
 def run_edges(
     runner: Runner,
     *,
-    base: Int[Tensor, "..."],
-    source: Int[Tensor, "..."] | Mean,
+    base: Prompts,
+    source: Prompts | Mean,
     patched: Bool[Tensor, "variant sender receiver"],
     metric: Metric,
     lengths: Int[Tensor, "..."] | None = None,
@@ -174,7 +174,7 @@ def run_edges(
 
     Args:
         runner: with the model.
-        base: prompts that are run.
+        base: prompts that are run, as for `patch_grid`.
         source: prompts whose runs patched edges take their values from, position for position; or `Mean(...)`: the mean
             over some prompts by position.
         patched: sets of edges, over the senders and receivers of `nodes_of(runner)`; what is no edge is ignored.

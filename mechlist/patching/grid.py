@@ -11,19 +11,20 @@ from torch import Tensor
 
 from mechlist.metrics.measure import Metric
 from mechlist.metrics.ratios import recoverable
-from mechlist.patching.arguments import PatchArguments, prepare
+from mechlist.patching.arguments import PatchArguments, prepare, read_runs, token_labels_of
 from mechlist.patching.replacements import Replacement
 from mechlist.patching.sweep.task import Task, Values
 from mechlist.runner import Runner
+from mechlist.runner.batching import Prompts, real_lengths
 
 
 def patch_grid(
     runner: Runner,
     *,
-    base: Int[Tensor, "..."],
-    source: Int[Tensor, "..."] | Replacement,
-    site: str,
-    per: str,
+    base: Prompts,
+    source: Prompts | Replacement,
+    site: str = "resid_pre",
+    per: str = "position",
     metric: Metric,
     lengths: Int[Tensor, "..."] | None = None,
     cells: Mapping[str, Iterable[Any]] | None = None,
@@ -37,12 +38,13 @@ def patch_grid(
 
     Args:
         runner: with the model.
-        base: prompts that are run and changed.
+        base: prompts that are run and changed: Int[Tensor, "prompt position"], or one text or several, or whatever
+            `Runner.rows` takes, of any lengths.
         source: prompts whose runs the replacements come from, position for position; or `Zero()`, `Mean(...)`,
             `Resample(...)` or `Given(...)`.
         site: resid_pre, resid_mid, resid_post, attn_out, mlp_out, z, q, k, v, pattern or attn_scores.
         per: position, head or head_position; for patterns and scores the position is the query's.
-        metric: what is measured; `LogitDifference` or another `Metric`.
+        metric: what is measured; `LogitDifference` or another `Metric`. Its answers may be texts of one token.
         lengths: real tokens of prompts that are padded on the right; cells beyond them are NaN.
         cells: named sets of (layer, position), (layer, head) or (layer, head, position), each replaced together, in
             place of the whole grid.
@@ -53,18 +55,19 @@ def patch_grid(
         `patched(prompt, layer, head, position)` with the axes that `per` names, `role` in the place of `position` if
         there are roles, or `patched(prompt, cell)`; and `base(prompt)`. With source runs (those of `Resample` too) also
         `source(prompt)` and `recovered` = (patched - base) / (source - base), which is NaN where source and base
-        measure the same.
+        measure the same. Prompts that are not given as a tensor get `token(prompt, token_position)`, their tokens as
+        labels.
 
     Raises:
         InputError: shapes that differ, tokens, positions, heads or a site that the model does not have.
         ModelError: a model in train mode whose dropout would make every number noise.
     """
-    return patch_cells(
-        runner,
-        PatchArguments(
-            base=base, source=source, site=site, per=per, metric=metric, lengths=lengths, cells=cells, roles=roles
-        ),
-    )
+    runs = read_runs(runner, base, source, metric, lengths)
+    results = patch_cells(runner, PatchArguments(site=site, per=per, cells=cells, roles=roles, **runs))
+    if not isinstance(base, Tensor):
+        labels = token_labels_of(runner, runs["base"], real_lengths(runs["base"], runs["lengths"]))
+        results["token"] = (("prompt", "token_position"), labels)
+    return results
 
 
 def patch_cells(runner: Runner, arguments: PatchArguments) -> xr.Dataset:

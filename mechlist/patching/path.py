@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Metric
-from mechlist.patching.arguments import PatchArguments, prepare
+from mechlist.patching.arguments import PatchArguments, prepare, read_runs
 from mechlist.patching.circuits.nodes import LOGITS, Nodes, Receiver, node_label
 from mechlist.patching.edges import nodes_of
 from mechlist.patching.paths.inputs import FROZEN
@@ -19,14 +19,15 @@ from mechlist.patching.paths.work import Paths, PathWork, kept_bytes, runs_of
 from mechlist.patching.replacements import Replacement
 from mechlist.patching.sweep.task import Task
 from mechlist.runner import Runner
+from mechlist.runner.batching import Prompts
 from mechlist.types import readable
 
 
 def path_patch(
     runner: Runner,
     *,
-    base: Int[Tensor, "..."],
-    source: Int[Tensor, "..."] | Replacement,
+    base: Prompts,
+    source: Prompts | Replacement,
     receivers: Mapping[str, Sequence[str]] | Sequence[str],
     senders: Sequence[str] | None = None,
     frozen: str = "all",
@@ -51,7 +52,7 @@ def path_patch(
 
     Args:
         runner: with the model.
-        base: prompts that are run and changed.
+        base: prompts that are run and changed, as for `patch_grid`.
         source: prompts in whose runs the senders' outputs are taken, position for position; not a `Replacement`, in
             which MLPs and the embedding have no output.
         receivers: names of receivers (`L3H5.q`, `.k` or `.v`, `m3`, `logits`; see `mechlist.patching.circuits.nodes`),
@@ -70,12 +71,13 @@ def path_patch(
             cannot be run layer by layer, or one under interventions; shapes that differ.
         ModelError: a model in train mode whose dropout would make every number noise.
     """
-    if not isinstance(source, Tensor):
+    if isinstance(source, Replacement):
         raise InputError(f"source must be the tokens of other prompts, not {type(source).__name__}.")
     if frozen not in FROZEN:
         raise InputError(f"frozen must be one of {', '.join(FROZEN)}, not {frozen!r}.")
+    runs = read_runs(runner, base, source, metric, lengths)
     # What a head sends follows from its z.
-    arguments = PatchArguments(base=base, source=source, site="z", per="head", metric=metric, lengths=lengths)
+    arguments = PatchArguments(site="z", per="head", **runs)
     task = prepare(runner, arguments)
     if task.reason is not None:
         raise InputError(f"Path patching runs a model layer by layer, which is not possible here: {task.reason}.")

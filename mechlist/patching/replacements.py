@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.runner import Runner
-from mechlist.runner.batching import check_prompts, real_lengths
+from mechlist.runner.batching import real_lengths
 from mechlist.runner.memory import captured_bytes
 from mechlist.runner.positions import QUERY_HOOKS
 
@@ -247,5 +247,5 @@ def _fitted(value: Tensor, width: int, by_query: bool) -> Tensor:
 def _sizes(runner: Runner, tokens: Int[Tensor, "..."], lengths: Tensor | None) -> Int[Tensor, " prompt"]:
     if tokens.ndim != 2 or not len(tokens):
         raise InputError(f"A data set must be tokens [prompt, position], not of shape {list(tokens.shape)}.")
-    check_prompts(tokens, runner.shape.n_ctx, runner.shape.d_vocab)
+    runner.rows(tokens)
     return real_lengths(tokens, lengths, "lengths of a data set")

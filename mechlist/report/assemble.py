@@ -11,6 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from mechlist.engine.local import finish
 from mechlist.errors import InputError
+from mechlist.experiment import checked
 from mechlist.report.html import figure_page, render
 from mechlist.report.model import Report, Section
 from mechlist.results import load_dataset, write_text
@@ -70,11 +71,11 @@ def read_finished(path: Path) -> Finished:
     job = _job(path)
     results, experiment = load_dataset(directory.results), job.experiment
     with directory.making("findings"):
-        findings = tuple(experiment.findings(results))
+        findings = tuple(checked(experiment, "findings", experiment.findings(results)))
     with directory.making("figures"):
-        figures = experiment.figures(results)
+        figures = checked(experiment, "figures", experiment.figures(results))
     with directory.making("tables"):
-        tables = experiment.tables(results)
+        tables = checked(experiment, "tables", experiment.tables(results))
     summary = (type(experiment).__doc__ or job.name).strip().split("\n")[0]
     return Finished(summary, findings, figures, tables, directory.record())
 

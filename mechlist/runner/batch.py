@@ -16,16 +16,26 @@ from mechlist.runner.positions import gather, padded_axes, real_entries
 
 @dataclass(frozen=True)
 class Batch:
-    """Captured activations of a few prompts, on the model's device; logits are computed only where asked for."""
+    """Captured activations of a few prompts, on the model's device; logits are computed only where asked for.
+
+    `batch["blocks.0.hook_resid_post"]` is an activation [row, n, d_model] at the n positions asked for (all without);
+    z, q, k and v are [row, n, head, d_head], patterns and scores [row, head, n, key]. Rows come in no certain order:
+    `Runner.map` puts what is returned back into the order of the prompts. Beyond a row's length there is padding, whose
+    activations mean nothing: `real` says where tokens are.
+    """
 
     rows: Rows
+    """Which prompts these are: `rows.index` is each row's number among the prompts, `rows.lengths` its tokens."""
     tokens: Int[Tensor, "row position"]
+    """Token ids of each row, padded on the right to the longest one."""
     activations: Mapping[str, Tensor]
     """By hook name; at the positions asked for, in their order."""
     normalized: Float[Tensor, "row position d_model"]
     """The final residual stream after the last norm."""
     positions: Int[Tensor, "row n"] | None
+    """The positions asked for, counted from the start of each row; None for all."""
     model: LanguageModel
+    """That made them; its `unembed` makes logits of normalised streams."""
     chunk_bytes: int
     """Logits are made in pieces that take no more than these bytes."""
 

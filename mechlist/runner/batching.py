@@ -4,13 +4,16 @@ The plan depends only on the lengths and the budget, so a resumed run makes the 
 padded row computes what it computes alone, up to the order of additions inside a matrix product.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from mechlist.errors import InputError
+from mechlist.text import shortened
 from mechlist.types import format_bytes
 
 WASTE = 0.2
@@ -63,30 +66,87 @@ def pad_right(rows: Sequence[Int[Tensor, " _"]], pad: int = 0) -> Int[Tensor, "r
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=pad)
 
 
+Prompts = str | Tensor | np.ndarray | Mapping[str, Any] | Sequence[Any]
+"""One prompt or several: texts, token ids as lists, tensors or arrays, or what a Hugging Face tokenizer gives. What a
+list holds is checked where it is read, in a sentence."""
+
+
 def check_prompts(
-    prompts: Sequence[Sequence[int]] | Sequence[Tensor] | Tensor, n_ctx: int, d_vocab: int
+    prompts: Prompts, n_ctx: int, d_vocab: int, encode: Callable[[str], list[int]] | None = None
 ) -> list[Int[Tensor, " _"]]:
     """The prompts as a list of one-dimensional token tensors on the CPU.
 
+    Args:
+        prompts: one or several, in any of their forms. Of what a tokenizer gives, padding on either side is taken off
+            by its attention mask; its ids stay as they are otherwise.
+        n_ctx: tokens that a prompt may have.
+        d_vocab: token ids that there are.
+        encode: token ids of a text.
+
     Raises:
-        InputError: no prompts, an empty prompt, one longer than the context, a token id outside the vocabulary.
+        InputError: no prompts, an empty prompt, one longer than the context, a token id outside the vocabulary; a text
+            without `encode`.
     """
-    rows = [torch.as_tensor(p, dtype=torch.long, device="cpu") for p in prompts]
-    if not rows:
+    given = _apart(prompts)
+    if not given:
         raise InputError("prompts must hold at least one prompt, not none.")
-    for i, row in enumerate(rows):
-        if isinstance(given := prompts[i], Tensor) and given.dtype.is_floating_point:
-            raise InputError(f"Prompt {i} must hold token ids, which are integers, not {given.dtype}.")
-        if row.ndim != 1:
-            raise InputError(f"Prompt {i} must be one sequence of token ids, not a tensor of shape {list(row.shape)}.")
-        if len(row) == 0:
-            raise InputError(f"Prompt {i} is empty: a prompt needs at least one token.")
-        if len(row) > n_ctx:
-            raise InputError(f"Prompt {i} has {len(row)} tokens, the model's context holds {n_ctx}.")
-        if row.min() < 0 or row.max() >= d_vocab:
-            bad = int(row.min()) if row.min() < 0 else int(row.max())
-            raise InputError(f"Prompt {i} has the token id {bad}, outside the vocabulary of {d_vocab}.")
-    return rows
+    return [_checked(_row(prompt, i, encode), i, n_ctx, d_vocab) for i, prompt in enumerate(given)]
+
+
+def _apart(prompts: Prompts) -> list[Any]:
+    """Each prompt by itself; a text, and ids that stand in one row, are one."""
+    if isinstance(prompts, Mapping):
+        return _unpadded(prompts)
+    one = isinstance(prompts, str) or (isinstance(prompts, Tensor | np.ndarray) and prompts.ndim == 1)
+    if one:
+        return [prompts]
+    each = [row for prompt in prompts for row in (_unpadded(prompt) if isinstance(prompt, Mapping) else [prompt])]
+    # Numbers of any kind: Python's, NumPy's, and tensors of one number.
+    flat = bool(each) and not isinstance(each[0], Sequence) and np.ndim(each[0]) == 0
+    return [each] if flat else each
+
+
+def _unpadded(encoded: Mapping[str, Any]) -> list[Any]:
+    """Rows of what a Hugging Face tokenizer gives."""
+    if "input_ids" not in encoded:
+        raise InputError(f"prompts as a mapping must hold input_ids, as tokenizers give them, not {list(encoded)}.")
+    rows, mask = _apart(encoded["input_ids"]), encoded.get("attention_mask")
+    if mask is None:
+        return rows
+    masks = _apart(mask)
+    if len(masks) != len(rows) or any(len(m) != len(r) for m, r in zip(masks, rows, strict=True)):
+        raise InputError("attention_mask must have the shape of input_ids.")
+    kept = (torch.as_tensor(m).bool().cpu() for m in masks)
+    return [torch.as_tensor(row).cpu()[real] for row, real in zip(rows, kept, strict=True)]
+
+
+def _row(prompt: Any, i: int, encode: Callable[[str], list[int]] | None) -> Tensor:
+    if isinstance(prompt, str):
+        if encode is None:
+            raise InputError(f"Prompt {i} is text, and token ids are wanted here.")
+        prompt = encode(prompt)
+    if len(prompt) == 0:
+        raise InputError(f"Prompt {i} is empty: a prompt needs at least one token.")
+    try:
+        row = torch.as_tensor(prompt, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"Prompt {i} must be a text or one sequence of token ids, not {shortened(repr(prompt), 80)}."
+        ) from error
+    if row.is_floating_point() or row.is_complex() or row.dtype == torch.bool:
+        raise InputError(f"Prompt {i} must hold token ids, which are integers, not {row.dtype}.")
+    if row.ndim != 1:
+        raise InputError(f"Prompt {i} must be one sequence of token ids, not a tensor of shape {list(row.shape)}.")
+    return row.long()
+
+
+def _checked(row: Tensor, i: int, n_ctx: int, d_vocab: int) -> Tensor:
+    if len(row) > n_ctx:
+        raise InputError(f"Prompt {i} has {len(row)} tokens, the model's context holds {n_ctx}.")
+    if row.min() < 0 or row.max() >= d_vocab:
+        bad = int(row.min()) if row.min() < 0 else int(row.max())
+        raise InputError(f"Prompt {i} has the token id {bad}, outside the vocabulary of {d_vocab}.")
+    return row
 
 
 def real_lengths(

@@ -16,13 +16,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechlist import effort
+from mechlist.datasets.answers import answer_token
 from mechlist.errors import InputError
 from mechlist.models.identity import Identity
 from mechlist.models.language_model import LanguageModel, wrap
 from mechlist.models.telling import telling
 from mechlist.models.tokenizer import encode
 from mechlist.runner.batch import Batch, masked_activations
-from mechlist.runner.batching import check_prompts, plan_batches
+from mechlist.runner.batching import Prompts, check_prompts, plan_batches
 from mechlist.runner.executor import Executor, Local
 from mechlist.runner.forward import Counted, Function, Pass, Work
 from mechlist.runner.guards import require_cheap_guards
@@ -33,9 +34,8 @@ from mechlist.runner.positions import Positions, resolve
 from mechlist.runner.progress import Bar
 from mechlist.runner.store import ActivationStore
 from mechlist.runner.store.recall import Recall
-from mechlist.types import DType, Guard, ModelShape, Processing, parse_bytes
-
-Prompts = Sequence[Sequence[int]] | Sequence[Tensor] | Int[Tensor, "prompt position"]
+from mechlist.text import number_of
+from mechlist.types import DType, Guard, ModelShape, Processing, format_bytes, parse_bytes
 
 
 class Runner:
@@ -72,6 +72,12 @@ class Runner:
         self._interventions: list[Intervention] = []
         self._batch_share = 1.0
         self._identity = Identity(self._language_model)
+
+    def __repr__(self) -> str:
+        info, dtype = self._language_model.info, str(self._language_model.dtype).removeprefix("torch.")
+        layers, place = number_of(self.shape.n_layers, "layers"), self._language_model.device
+        memory = format_bytes(self.memory).replace(".0 ", "").replace(" ", "")
+        return f"Runner({info['name']}, {layers}, {place}, {dtype}, memory={memory})"
 
     @classmethod
     def load(
@@ -274,7 +280,7 @@ class Runner:
         """Run every prompt and keep what `function` makes of each batch, in the order of the prompts.
 
         Args:
-            prompts: token ids of each prompt.
+            prompts: one prompt or several: texts, token ids, or what a Hugging Face tokenizer gives.
             function: maps a Batch to named tensors whose first axis is the batch's rows. Axes that differ in size
                 between batches are padded on the right (NaN, -1 or False).
             capture: hook points, by name or pattern.
@@ -290,7 +296,7 @@ class Runner:
             InputError: prompts, hooks or positions that the model does not have; a memory bound that is too small.
             MechlistError: memory ran out with a single prompt.
         """
-        rows = check_prompts(prompts, self.shape.n_ctx, self.shape.d_vocab)
+        rows = self.rows(prompts)
         hooks = self.hooks(*capture)
         lengths = [len(r) for r in rows]
         chosen = resolve(positions, lengths)
@@ -401,6 +407,24 @@ class Runner:
         if prepend_bos and self.bos_token_id is None:
             raise InputError("The model's prompts begin with no BOS token: leave prepend_bos out.")
         return encode(self.tokenizer, text, None if prepend_bos is False else self.bos_token_id)
+
+    def rows(self, prompts: Prompts) -> list[Int[Tensor, " _"]]:
+        """Token ids of prompts given in any way: texts, ids as lists, tensors or arrays, or a tokenizer's output.
+
+        A text gets the token that begins prompts. Padding of a tokenizer's output is taken off by its attention mask.
+
+        Raises:
+            InputError: prompts that the model cannot take; text, where there is no tokenizer.
+        """
+        return check_prompts(prompts, self.shape.n_ctx, self.shape.d_vocab, self.to_tokens)
+
+    def single_token(self, text: str, name: str = "text") -> int:
+        """The one token that a text is, with its leading blank, or an id is (`id:286`); errors call it `name`.
+
+        Raises:
+            InputError: no token or several, one beyond the vocabulary that the model writes, or no tokenizer.
+        """
+        return answer_token(self, name, text, vocabulary=self.shape.d_vocab_out)
 
     def token_texts(self, tokens: Sequence[int]) -> list[str]:
         """The text of each token with the blank it begins with; its number, for a model without tokenizer."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from mechlist.errors import InputError, MechlistError
 from mechlist.models.factored import embedding, unembedding
 from mechlist.runner import Batch, Runner
+from mechlist.runner.batching import Prompts
 from mechlist.runner.positions import Positions, gather
-from mechlist.runner.runner import Prompts
 
 PROBES = 64
 """Tokens on which the unembedding is compared with the model's own logits, and with its embedding."""

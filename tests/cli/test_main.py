@@ -1,4 +1,5 @@
 import errno
+import os
 import re
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 
 from mechlist.cli import main as cli
 from mechlist.cli.main import main
+from mechlist.runs import RunDirectory
 from mechlist.study import read_yaml
 
 
@@ -40,6 +42,8 @@ def test_an_experiment_s_help_is_its_fields_docstrings(capsys):
     assert main(["run", "induction", "--help"]) == 0
     text = capsys.readouterr().out
     assert "Length of the repeated block" in text
+    assert text.count("Score every head on a random block shown twice") == 1
+    assert "Example: mechlist run induction --model induction-tiny" in text
     assert "--batch" in text
     assert "--no-overwrite" in text
 
@@ -124,6 +128,51 @@ def test_show_and_report_tell_of_a_finished_run(capsys, tmp_path):
     assert "mean log-probability" in shown
 
 
+def test_show_of_a_folder_lists_its_runs_the_newest_first(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    for name in ("b", "a"):
+        assert (
+            main(["run", "induction", "--batch", "2", "--period", "6", "--device", "cpu", "--out", f"runs/{name}"]) == 0
+        )
+    os.utime("runs/b/config.yaml", (0, 0))
+    RunDirectory(Path("runs/b")).update(status="interrupted")
+    capsys.readouterr()
+    assert main(["show", "runs"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "runs/" in line]
+    assert [[cell.strip() for cell in line.split("│")[1:5]] for line in lines] == [
+        ["runs/a", "induction", "induction-tiny", "done"],
+        ["runs/b", "induction", "induction-tiny", "interrupted"],
+    ]
+
+
+def test_show_of_a_study_tells_all_findings_before_any_table(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    step = "{name: NAME, experiment: induction, parameters: {period: 5, batch: 2}}"
+    steps = "".join(f"\n  - {step.replace('NAME', name)}" for name in ("one", "two"))
+    Path("study.yaml").write_text(f"title: Two periods\nquestion: Does it matter?\ndevice: cpu\nsteps:{steps}\n")
+    assert main(["run", "study.yaml", "--out", "out"]) == 0
+    capsys.readouterr()
+    assert main(["show", "out", "--rows", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Two periods\nDoes it matter?\none: ")
+    assert shown.index("two: ") < shown.index("┏")
+
+
+def test_the_list_says_what_experiments_need(capsys):
+    assert main(["list"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    assert "[" not in lines["induction"]
+    for name, needs in {
+        "patch": "[tokenizer, pairs]",
+        "list-hazard": "[tokenizer, lists of a chat model]",
+        "generate-lists": "[tokenizer, chat model]",
+        "list-statistics": "[no model]",
+        "circuit": "[pairs]",
+    }.items():
+        assert lines[name].endswith(needs)
+
+
 def test_show_and_report_refuse_what_is_no_finished_run(capsys, tmp_path):
     for command in ("show", "report"):
         assert failing(capsys, command, str(tmp_path / "none"))
@@ -168,7 +217,8 @@ def test_other_failures_are_one_sentence_with_status_1(capsys, monkeypatch):
         return failing(capsys, "run", status=1)
 
     assert fail(OSError(errno.ENOSPC, "No space left on device")).startswith("The disk is full")
-    assert "--resume" in fail(KeyboardInterrupt())
+    assert fail(KeyboardInterrupt()) == "stopped."
+    assert fail(KeyboardInterrupt("stopped; go on")) == "stopped; go on"
     assert fail(MemoryError()).startswith("memory ran out")
     assert "unexpected ZeroDivisionError" in fail(ZeroDivisionError("division by zero"))
 

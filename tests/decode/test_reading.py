@@ -11,6 +11,7 @@ from mechlist.decode.reading import read_columns, read_predictions
 from mechlist.errors import InputError
 from mechlist.metrics.logits import prediction
 from mechlist.runner import Runner
+from mechlist.runner.memory import MemoryShares
 
 TEXTS = [[5, 6, 7, 8, 9], [10, 11], list(range(3, 24)), [12, 13, 14]]
 STARTS = [2, 1, 5, 1]
@@ -35,7 +36,7 @@ def test_predictions_are_those_of_whole_logits(loaded: Callable[[str], Runner], 
 def test_pieces_of_logits_change_nothing(loaded: Callable[[str], Runner], monkeypatch: pytest.MonkeyPatch):
     runner = loaded("gpt2")
     whole = read_predictions(runner, TEXTS, STARTS, 2)[1]
-    monkeypatch.setattr(runner, "memory", 100_000)
+    monkeypatch.setattr(runner, "shares", MemoryShares(100_000))
     torch.testing.assert_close(read_predictions(runner, TEXTS, STARTS, 2)[1].log_prob, whole.log_prob, equal_nan=True)
 
 

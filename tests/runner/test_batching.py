@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from transformers import BatchEncoding
 
 from mechlist.errors import InputError
 from mechlist.runner.batching import SMALL, WASTE, check_prompts, pad_right, plan_batches
@@ -70,3 +72,50 @@ def test_prompts_come_back_as_integer_tensors() -> None:
     rows = check_prompts([[1, 2], [3]], n_ctx=2, d_vocab=4)
     assert [r.tolist() for r in rows] == [[1, 2], [3]]
     assert all(r.dtype == torch.long for r in rows)
+
+
+IDS = [3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        *(IDS, [IDS], tuple(IDS), torch.tensor(IDS), [torch.tensor(IDS)], torch.tensor([IDS], dtype=torch.int32)),
+        *(np.array(IDS), np.array([IDS]), list(np.array(IDS)), list(torch.tensor(IDS)), "text", ["text"]),
+        *({"input_ids": [IDS]}, {"input_ids": IDS}, [{"input_ids": IDS}]),
+    ],
+    ids=repr,
+)
+def test_one_prompt_in_any_form_is_one_row(prompts) -> None:
+    rows = check_prompts(prompts, n_ctx=4, d_vocab=5, encode=lambda text: IDS)
+    assert [(row.tolist(), row.dtype) for row in rows] == [(IDS, torch.long)]
+
+
+@pytest.mark.parametrize("made", [torch.tensor, np.array, list])
+def test_padding_on_either_side_goes_by_the_attention_mask(made) -> None:
+    encoded = {"input_ids": made([[0, 0, 3], [1, 2, 0]]), "attention_mask": made([[0, 1, 1], [1, 1, 0]])}
+    assert [row.tolist() for row in check_prompts(encoded, 4, 5)] == [[0, 3], [1, 2]]
+
+
+def test_what_transformers_gives_is_taken_as_it_is() -> None:
+    encoded = BatchEncoding({"input_ids": [[1, 2], [3, 0]], "attention_mask": [[1, 1], [1, 0]]})
+    assert [row.tolist() for row in check_prompts(encoded, 4, 5)] == [[1, 2], [3]]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        ([[1.0, 2.0]], "Prompt 0 must hold token ids, which are integers, not torch.float32"),
+        ([[True, False]], "integers, not torch.bool"),
+        ([[1], [[1], [1, 2]]], r"Prompt 1 must be a text or one sequence of token ids, not \[\[1\], \[1, 2\]\]"),
+        ({"ids": [1]}, r"must hold input_ids, as tokenizers give them, not \['ids'\]"),
+        ({"input_ids": [[1, 2]], "attention_mask": [[1]]}, "attention_mask must have the shape of input_ids"),
+        ({"input_ids": [[1, 2]], "attention_mask": [[0, 0]]}, "Prompt 0 is empty"),
+        ("text", "Prompt 0 is text, and token ids are wanted here"),
+        ([], "at least one prompt, not none"),
+        ([[]], "Prompt 0 is empty"),
+    ],
+)
+def test_what_is_no_prompt_is_refused_in_one_sentence(prompts, words) -> None:
+    with pytest.raises(InputError, match=words):
+        check_prompts(prompts, n_ctx=4, d_vocab=5)

@@ -10,7 +10,7 @@ from torch import Tensor
 from mechlist.lens.logit_lens import Translate, final_norm, stage_hooks
 from mechlist.metrics.statistics import bootstrap_interval
 from mechlist.runner import Batch, Runner
-from mechlist.runner.runner import Prompts
+from mechlist.runner.batching import Prompts
 
 COPIES = 6
 """Of a piece's logits: two distributions, their logarithms, what is made of them, and their order."""

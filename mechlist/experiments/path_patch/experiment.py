@@ -10,8 +10,9 @@ import xarray as xr
 
 from mechlist.errors import InputError
 from mechlist.experiments.effects import MEAN, estimated_prompts, saved
-from mechlist.experiments.pair_experiment import PairExperiment, metric_of, padded_pairs, token_labels_of
+from mechlist.experiments.pair_experiment import PairExperiment, metric_of, padded_pairs
 from mechlist.experiments.path_patch import report
+from mechlist.patching.arguments import token_labels_of
 from mechlist.patching.circuits.nodes import node_label
 from mechlist.patching.path import path_patch
 from mechlist.patching.paths.inputs import Frozen

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mechlist.runner import Runner
 from mechlist.runner.batch import Batch
-from mechlist.runner.runner import Prompts
+from mechlist.runner.batching import Prompts
 
 INPUT = "blocks.0.hook_resid_pre"
 """Where embeddings, with learned positions if there are any, enter the first layer."""
