@@ -1,0 +1,1 @@
+"""What each factor of a text does to the decision to end a list."""
