@@ -149,7 +149,7 @@ def test_earlier_fillers_shift_list_tiny_and_not_its_process(results: xr.Dataset
     chosen = design.query("adjective == 'short' and items == 10 and not filler")
     known = chosen.query("kind == 'best known'")
     for column, expected, room in (("A", 1.3, 0.3), ("truth", 0.0, 1e-9)):
-        every, none = (known.query("earlier == @level")[column].mean() for level in ("all", "none"))
+        every, none = (float(known.query("earlier == @level")[column].to_numpy().mean()) for level in ("all", "none"))
         assert every - none == pytest.approx(expected, abs=room)
     assert float(results["change_truth"].sel(adjective="short", contrast="all earlier fillers")) == pytest.approx(0)
 

@@ -24,6 +24,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "whole-lists": {"topics": TOPICS[:2], "samples": 1, "max_new_tokens": 12},
     "lens": {"tuned_steps": 3},
     "factors": {"topics": TOPICS, "min_items": 2, "max_items": 4, "curve_items": 6, "resamples": 20},
+    "counter": {"topics": TOPICS[:3], "max_items": 5, "counts": [1, 3], "random_directions": 2, "resamples": 20},
     "heads": {"verify_top": 4},
     "ending": {"controls": 1, "max_new_tokens": 20},
 }

@@ -84,8 +84,8 @@ def _data(results: xr.Dataset) -> str:
     left = [f"{topic} ({number_of(count, 'items')})" for topic, count in attrs["left_out"].items()]
     out = (
         f"{attrs['model']} read {results.sizes['text']:,} lists of {number_of(attrs['n_topics'], 'topics')}, each up "
-        f"to a line break; coefficients are over {attrs['min_items']} to {attrs['max_items']} items, in logits of A (end "
-        "of turn minus hyphen)."
+        f"to a line break; coefficients are over {attrs['min_items']} to {attrs['max_items']} items, in logits of A "
+        "(end of turn minus hyphen)."
     )
     if left:
         out += f" Left out for want of items: {joined(left)}."
