@@ -76,9 +76,12 @@ def estimated(
     return xr.Dataset(variables, coords, {"level": found.level, "correction": correction})
 
 
-def estimated_lists(effects: xr.DataArray) -> xr.Dataset:
-    """`estimated` over lists, clustered by topic."""
-    return estimated(effects, "list", clusters=effects["topic"].values)
+def estimated_lists(effects: xr.DataArray, noise: float | None = None) -> xr.Dataset:
+    """`estimated` over lists, clustered by topic; with `noise`, effects no larger than it never survive."""
+    cells = estimated(effects, "list", clusters=effects["topic"].values, noise=noise)
+    if noise is None:
+        return cells
+    return cells.assign(survives=cells["survives"] & ~cells["below_noise"]).drop_vars("below_noise")
 
 
 def estimated_prompts(results: xr.Dataset, effects: xr.DataArray) -> xr.Dataset:

@@ -1,6 +1,9 @@
-"""Whether an effect matters: its interval against a margin, and the smallest effect that could have been seen."""
+"""Whether an effect matters: its interval against a margin, its rank among controls, and the smallest that was seen."""
 
 from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
 
 from mechlist.errors import InputError
 
@@ -33,3 +36,8 @@ def smallest_seen(error: float | int) -> float:
     if error < 0:
         raise InputError(f"error must be 0 or more, not {error}.")
     return SEEN * float(error)
+
+
+def rank_p(value: float | int, controls: Float[np.ndarray, " draw"]) -> float:
+    """Share of the controls and the value together that are as far from 0 as the value: at least 1 / (controls + 1)."""
+    return (1 + int((np.abs(controls) >= abs(value)).sum())) / (1 + len(controls))

@@ -9,7 +9,7 @@ from mechlist.errors import InputError
 from mechlist.experiments.list_counter.experiment import ListCounter
 from mechlist.experiments.list_counter.moving import MEAN, PROBE, decision, directions, moves, partners
 from mechlist.experiments.list_counter.probing import numbers, probe, states, topics_of
-from mechlist.experiments.list_counter.report import findings, rank_p
+from mechlist.experiments.list_counter.report import findings
 from mechlist.experiments.list_counter.statistics import close_layer, r_squared
 from mechlist.runner import Runner
 
@@ -124,11 +124,6 @@ def test_sentences_follow_from_the_numbers(results: xr.Dataset, asked: ListCount
     low["baseline_r2"][:] = 0.0
     assert "The probe's interval lies above all of them" in findings(low)[1]
     assert f"p = {1 / 5:.3f}" in said[3]
-
-
-def test_a_rank_among_few_draws_is_never_small():
-    assert rank_p(9.0, np.array([0.1, 0.2])) == pytest.approx(1 / 3)
-    assert rank_p(0.15, np.array([0.1, -0.2])) == pytest.approx(2 / 3)
 
 
 def test_figures_and_tables(results: xr.Dataset, asked: ListCounter):

@@ -306,3 +306,33 @@ def test_heads_come_from_a_list_heads_run(runner: Runner, tmp_path: Path):
     save_dataset(found.assign_attrs(experiment="list-heads"), tmp_path / "results.nc")
     results = ListHazard(**SMALL, heads_from=tmp_path, controls=0).run(runner)
     assert results.attrs["sets"]["heads"] == ["L4H2", "L5H1"]
+
+
+def test_one_inflated_control_changes_the_verdict(runner: Runner):
+    asked = ListHazard(**SMALL, heads=("4.0",), controls=2)
+    results = asked.run(runner)
+    results["items_change"].loc[{"set": "heads"}] = -1.0
+    results["items_change"].loc[{"set": "control 1"}] = 0.5
+    for change, said in ((-0.5, "p = 0.33, and 2 controls cannot give less than 0.33"), (9.0, "p = 0.67")):
+        results["items_change"].loc[{"set": "control 2"}] = change
+        written = [sentence for sentence in asked.findings(results) if "written again" in sentence]
+        assert len(written) == 4
+        for sentence in written:
+            assert f"controls +0.50, {change:+.2f}: by rank among them {said}" in sentence
+            assert "beyond the controls" not in sentence
+
+
+def test_changes_in_opposite_directions_are_not_pooled(runner: Runner):
+    asked = ListHazard(**SMALL, heads=("4.0",), controls=1)
+    results = asked.run(runner)
+    items = {"clean": {"short": 8.0, "long": 33.0}, "heads": {"short": 10.0, "long": 29.5}}
+    for name, of in items.items():
+        for word, value in of.items():
+            rows = (results["written_adjective"] == word).values
+            results["written_items"].loc[{"set": name}] = results["written_items"].sel(set=name).where(~rows, value)
+    for word, change in (("short", 2.0), ("long", -3.5)):
+        results["items_change"].loc[{"set": "heads", "of_lists": word}] = change
+    text = " ".join(asked.findings(results))
+    assert "The two change in opposite directions, and are not pooled: long lists have 25.0 items more" in text
+    assert "than short lists as it is, and 19.5 with" in text
+    assert "All lists, written again" not in text

@@ -16,11 +16,12 @@ from mechlist.datasets.lists.made import made_completion
 from mechlist.datasets.lists.prompts import adjective_tokens, list_prompt
 from mechlist.engine.dry_run import plan_experiment
 from mechlist.errors import InputError
+from mechlist.experiments.effects import estimated_lists
 from mechlist.experiments.list_pairs import list_pairs, named_roles
 from mechlist.experiments.list_patch.experiment import ListPatch
 from mechlist.experiments.list_patch.findings import handover_sentence
 from mechlist.experiments.list_patch.handover import handover, null_rejections
-from mechlist.experiments.list_patch.statistics import effects, shares, survivors, with_statistics
+from mechlist.experiments.list_patch.statistics import effects, rounding, shares, survivors, with_statistics
 from mechlist.metrics.multiple import max_t
 from mechlist.metrics.significance import effect_table as table
 from mechlist.results import load_dataset, save_dataset
@@ -286,3 +287,22 @@ def test_noising_is_not_denoising_turned_round(results: xr.Dataset):
     assert (gap > 0).all(), "short lists end rather than long ones"
     one, other = (shares(results, "v").sel(side=side) for side in ("denoising", "noising"))
     assert not np.allclose(one, other, atol=0.01)
+
+
+def test_rounding_is_no_effect():
+    """A unit in the last place, the same way in every list, survives the flips of signs; so does what is no rounding."""
+    lists, base = 12, np.float32(11.3)
+    topics = [f"topic {i}" for i in range(lists)]
+    values = xr.DataArray(np.full((2, lists), base), dims=("side", "list"), coords={"topic": ("list", topics)})
+    results = xr.Dataset({"base": values}, attrs={"resolution": float(np.finfo(np.float32).eps)})
+    ulp = float(np.spacing(base))
+    sizes = np.array([ulp, 20 * ulp, 0.01])
+    effects_of = xr.DataArray(
+        sizes * (1 + 0.1 * np.arange(lists))[:, None], dims=("list", "cell"), coords={"topic": ("list", topics)}
+    )
+    assert estimated_lists(effects_of)["survives"].values.tolist() == [True, True, True]
+    assert estimated_lists(effects_of, rounding(results))["survives"].values.tolist() == [False, False, True]
+    # In half precision, a unit in the last place of what is measured is large.
+    coarse = results.assign_attrs(resolution=2.0**-8)
+    assert rounding(coarse) == pytest.approx(11.3 / 256, rel=1e-4)
+    assert not estimated_lists(effects_of, rounding(coarse))["survives"].any()

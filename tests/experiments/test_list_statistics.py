@@ -333,3 +333,21 @@ def test_what_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
     )
     assert "no.json does not exist" in capsys.readouterr().err
     assert not Path(out).exists()
+
+
+@pytest.mark.parametrize("lengths", [(1, 2, 2, 3, 3, 3, 4, 4, 4, 4, 4), (1, 1, 1, 1, 1, 2, 3, 4, 5, 6, 6)])
+def test_a_rising_share_of_endings_has_no_peak(run: Run, lengths: tuple[int, ...]):
+    results = run(({"A": [listed(n) for n in lengths] * 3, "B": [listed(n) for n in lengths] * 3}, {}))
+    text = " ".join(ListStatistics().findings(results))
+    rising = lengths[0] != lengths[1]
+    hazard = results["hazard"].values[0]
+    assert bool((np.diff(hazard[:4]) > 0).all()) == rising
+    assert ("no peak is seen" in text) == (int(np.nanargmax(hazard)) == len(hazard) - 1)
+    assert ("An ending is most likely" in text) == ("no peak is seen" not in text)
+
+
+def test_a_peak_between_lower_shares_is_named(run: Run):
+    lengths = [1, *[2] * 8, 3] + [6] * 2
+    lists = [*(listed(n) for n in lengths), *(listed(6, ended=False) for _ in range(12))]
+    text = " ".join(ListStatistics().findings(run(({"A": lists, "B": lists}, {}))))
+    assert "An ending is most likely after 2 items" in text

@@ -104,7 +104,7 @@ def test_the_whole_experiment(runner: Runner):
     assert (results["noise_endings"].dropna("condition") <= 1).all()
     sentences = asked.findings(results)
     assert sentences[0].startswith("list-tiny: 6 lists, of which")
-    assert "sampling noise would make" in sentences[1]
+    assert "sampling noise would make" in " ".join(sentences)
     assert {"end-logit", "scaled-logit-short", "end-by-temperature-none", "noise-endings"} < set(asked.figures(results))
     assert set(asked.tables(results)) == {"items", "endings"}
 
@@ -121,3 +121,38 @@ def test_the_whole_experiment(runner: Runner):
 def test_parameters_out_of_range_are_refused(changes: dict[str, Any], words: str):
     with pytest.raises(InputError, match=words):
         ListTemperature(**changes)
+
+
+def test_a_cap_that_hides_the_endings_gives_not_known(runner: Runner):
+    asked = ListTemperature(topics=("Fruits", "Ocean"), samples=1, max_new_tokens=30, resamples=20, grid=(1.3, 0.5))
+    results = asked.run(runner)
+    capped = results.copy(deep=True)
+    capped["ended"][:] = False
+    capped["n_ended"][:] = 0
+    sentences = asked.findings(capped)
+    assert len(sentences) == 1 + capped.sizes["by_adjective"] + capped.sizes["condition"]
+    for sentence in sentences[1:]:
+        assert sentence.endswith("not known.")
+        assert "%" not in sentence
+    every = results.copy(deep=True)
+    every["ended"][:] = True
+    every["n_ended"][:] = 2
+    assert not any("not known" in sentence for sentence in asked.findings(every))
+
+
+def test_what_is_said_of_crossings_is_what_is_seen(runner: Runner):
+    asked = ListTemperature(topics=("Fruits", "Ocean"), samples=1, max_new_tokens=30, resamples=20)
+    results = asked.run(runner)
+    for sign, said in (
+        (-1, "does not overtake the hyphen within the items seen"),
+        (1, "overtakes the hyphen after 1 item"),
+    ):
+        one = results.copy(deep=True)
+        one["mean_end_logit"] = sign * (abs(one["mean_end_logit"]) + 1)
+        assert said in asked.findings(one)[1]
+        caption = str(asked.figures(one)["scaled-logit-short"].to_dict())
+        assert "No curve crosses zero within the items seen" in caption
+    both = results.copy(deep=True)
+    both["mean_end_logit"][:] = np.where(np.arange(both.sizes["item"]) > 0, 1.0, -1.0)
+    both["lists_at"][:] = 9
+    assert "All curves cross zero after the same item" in str(asked.figures(both)["scaled-logit-short"].to_dict())

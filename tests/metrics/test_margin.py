@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mechlist.errors import InputError
-from mechlist.metrics.margin import smallest_seen, verdict
+from mechlist.metrics.margin import rank_p, smallest_seen, verdict
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,8 @@ def test_what_cannot_be_is_refused():
         verdict(0, 1, -1)
     with pytest.raises(InputError, match="error must be 0 or more, not -1"):
         smallest_seen(-1)
+
+
+def test_a_rank_among_few_controls_is_never_small():
+    assert rank_p(9.0, np.array([0.1, 0.2])) == pytest.approx(1 / 3)
+    assert rank_p(0.15, np.array([0.1, -0.2])) == pytest.approx(2 / 3)

@@ -8,6 +8,7 @@ import xarray as xr
 from mechlist import figures as draw
 from mechlist.experiments.list_counter.moving import MEAN, PROBE
 from mechlist.figures.notes import OVER_TOPICS, ends
+from mechlist.metrics.margin import rank_p
 from mechlist.text import joined, lists_named, number_of, with_interval
 
 ENDS = ("", "_low", "_high")
@@ -125,11 +126,6 @@ def _erased(results: xr.Dataset) -> list[str]:
             f"far in random directions {random.min():+.3f} to {random.max():+.3f}; by rank p = {p:.3f} for the second)."
         )
     return out
-
-
-def rank_p(value: float, null: np.ndarray) -> float:
-    """Share of the null and the value together that are as far from 0 as the value: at least 1 / (draws + 1)."""
-    return (1 + int((np.abs(null) >= abs(value)).sum())) / (1 + len(null))
 
 
 def _value(part: xr.Dataset, name: str) -> str:

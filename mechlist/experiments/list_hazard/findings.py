@@ -6,6 +6,7 @@ import xarray as xr
 
 from mechlist.experiments.list_hazard.figures import set_words
 from mechlist.experiments.list_hazard.heads import CHOSEN, CLEAN
+from mechlist.metrics.margin import rank_p
 from mechlist.text import ALL_LISTS, lists_named, number_of, with_interval
 
 
@@ -120,18 +121,18 @@ def _written(results: xr.Dataset) -> list[str]:
     clean, chosen = (results.sel(set=name) for name in (CLEAN, CHOSEN))
     cut = [int((~part["written_ended"]).sum()) for part in (clean, chosen)]
     out = []
+    opposed = _opposed(results)
     for of in results["of_lists"].values.tolist():
+        if of == ALL_LISTS and opposed:
+            out.append(_contrast(results, *opposed))
+            continue
         part = results.sel(of_lists=of)
         rows = np.full(results.sizes["written"], True) if of == ALL_LISTS else results["written_adjective"].values == of
         before, after = (float(p["written_items"].values[rows].mean()) for p in (clean, chosen))
-        beyond = part["items_change_beyond_controls"]
-        against = (
-            f"; beyond the controls {_value(part, 'items_change_beyond_controls', '+.2f')}" if beyond.notnull() else ""
-        )
         out.append(
             f"{lists_named(of).capitalize()}, written again with the same random numbers: {before:.2f} items as it is, "
             f"{after:.2f} with {set_words(results, CHOSEN)} changed, "
-            f"{_value(part.sel(set=CHOSEN), 'items_change', '+.2f')} a list{against}."
+            f"{_value(part.sel(set=CHOSEN), 'items_change', '+.2f')} a list{_among_controls(part)}."
         )
     total = results.sizes["written"]
     out.append(
@@ -140,6 +141,42 @@ def _written(results: xr.Dataset) -> list[str]:
         "lists is understated where lists were cut off."
     )
     return out
+
+
+def _among_controls(part: xr.Dataset) -> str:
+    """The change by its rank among those of the controls; their mean would hide controls of opposite sign."""
+    controls = [name for name in part["set"].values.tolist() if name not in (CLEAN, CHOSEN)]
+    if not controls:
+        return ""
+    change = part["items_change"].sel(set=controls).values
+    p = rank_p(float(part["items_change"].sel(set=CHOSEN)), change)
+    values = ", ".join(f"{value:+.2f}" for value in change.tolist())
+    least = 1 / (1 + len(controls))
+    said = "" if least <= 0.05 else f", and {number_of(len(controls), 'controls')} cannot give less than {least:.2f}"
+    return f"; controls {values}: by rank among them p = {p:.2f}{said}"
+
+
+def _opposed(results: xr.Dataset) -> tuple[str, str] | None:
+    """Two adjectives whose lists change in opposite directions, short first; None where all go one way."""
+    change = results["items_change"].sel(set=CHOSEN)
+    if {"short", "long"} <= set(results["of_lists"].values.tolist()):
+        short, long = (float(change.sel(of_lists=of)) for of in ("short", "long"))
+        if short * long < 0:
+            return "short", "long"
+    return None
+
+
+def _contrast(results: xr.Dataset, one: str, other: str) -> str:
+    words = results["written_adjective"].values
+    means = [
+        [float(results["written_items"].sel(set=name).values[words == of].mean()) for of in (one, other)]
+        for name in (CLEAN, CHOSEN)
+    ]
+    before, after = (b - a for a, b in means)
+    return (
+        f"The two change in opposite directions, and are not pooled: {lists_named(other)} have {before:.1f} items more "
+        f"than {lists_named(one)} as it is, and {after:.1f} with {set_words(results, CHOSEN)} changed."
+    )
 
 
 def _value(part: xr.Dataset, name: str, form: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 import xarray as xr
 
 from mechlist.datasets.lists.role_positions import CountFrom
@@ -97,6 +98,7 @@ class ListPatch(MadeListExperiment):
             adjective=self.adjective,
             left_out=pairs.left_out,
             permutations=self.permutations,
+            resolution=torch.finfo(runner.language_model.dtype).eps,
             model=runner.language_model.info["name"],
         )
         return with_statistics(results)

@@ -63,7 +63,7 @@ def _strongest(results: xr.Dataset, site: str) -> str:
         text = f"with {SIDE_NAMES[side]}, {_place(best, site)} moves it most, by {shown(best)} logits"
         text += f" ({float(best['share']):.0%})"
         if not reason:
-            text += f", and {int(own['survives'].sum())} of {tested} cells move beyond chance"
+            text += f", and {int(own['survives'].sum())} of {tested} cells move beyond chance and rounding"
         elif tested:
             text += f" ({reason.rstrip('.')})"
         texts.append(text)

@@ -6,6 +6,9 @@ import xarray as xr
 from mechlist.experiments.effects import SEED, estimated_lists, read, saved
 from mechlist.experiments.list_patch.handover import Handover, handover
 
+EXACT = 1e-4
+"""Logits to which a patched cell equals a forward pass with hooks in float32; see `patch_grid`."""
+EPSILON = float(np.finfo(np.float32).eps)
 STREAM = "resid_pre"
 """The site along whose layers roles take over."""
 PLACES = ("leaves", "leaves_low", "leaves_high", "arrives", "arrives_low", "arrives_high")
@@ -30,7 +33,7 @@ def with_statistics(results: xr.Dataset) -> xr.Dataset:
     ]
     for site in results.attrs["sites"]:
         own = effects(results, site)
-        parts.append(saved(_by_side(own), f"mean_effect_{site}", "logits"))
+        parts.append(saved(_by_side(own, rounding(results)), f"mean_effect_{site}", "logits"))
         # A list without the role counts in neither.
         whole = gap(results).where(own.notnull()).mean("list")
         share = own.mean("list") / whole.where(whole != 0)
@@ -65,9 +68,14 @@ def handovers(results: xr.Dataset, side: str) -> Handover:
     return Handover(largest=own["handover_largest"].values, known=bool(own["handover_known"]), **places)
 
 
-def _by_side(values: xr.DataArray) -> xr.Dataset:
+def rounding(results: xr.Dataset) -> float:
+    """Effects of this size, in logits, may be rounding: what cells are exact to, or a unit in the last place."""
+    return max(EXACT, results.attrs.get("resolution", EPSILON) * float(np.abs(results["base"]).max()))
+
+
+def _by_side(values: xr.DataArray, noise: float | None = None) -> xr.Dataset:
     """The means of each side by itself, so that what is corrected for is the cells of one side."""
-    sides = [estimated_lists(values.sel(side=side, drop=True)) for side in values["side"].values]
+    sides = [estimated_lists(values.sel(side=side, drop=True), noise) for side in values["side"].values]
     return xr.concat(sides, dim="side", coords="minimal", compat="override").assign_coords(side=values["side"])
 
 

@@ -120,11 +120,21 @@ def _length(part: xr.Dataset, adjective: str) -> str:
 
 
 def _peak(part: xr.Dataset) -> str:
-    """Where the hazard is highest, among items that enough lists got to."""
-    hazard = part["hazard"].where(part["at_risk"] >= max(FEWEST, 0.1 * float(part["at_risk"].max())))
-    if not hazard.notnull().any():
+    """Where the hazard is highest, among items that enough lists got to.
+
+    At the last of these it is no peak: behind it the hazard may go on to rise.
+    """
+    enough = part["at_risk"] >= max(FEWEST, 0.1 * float(part["at_risk"].max()))
+    hazard = part["hazard"].where(enough).dropna("item")
+    if not hazard.size:
         return ""
-    peak = hazard.isel(item=int(hazard.fillna(-1).values.argmax()))
+    peak = hazard.isel(item=int(hazard.values.argmax()))
+    if int(peak["item"]) == int(hazard["item"][-1]):
+        return (
+            f" The share of lists that end, of those that get there, is highest after "
+            f"{number_of(int(peak['item']), 'items')} ({float(peak):.0%}), the last that enough lists get to: no peak "
+            "is seen."
+        )
     return (
         f" An ending is most likely after {number_of(int(peak['item']), 'items')}: {float(peak):.0%} of the lists that "
         "get there end there."

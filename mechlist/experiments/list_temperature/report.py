@@ -13,6 +13,8 @@ from mechlist.metrics.by_topic import enough
 from mechlist.text import lists_named, number_of, with_interval
 
 ENDS = ("", "_low", "_high")
+MOST_ENDED = 0.5
+"""Of the lists, so many ended at least, or their endings are the early ones and do not stand for all."""
 
 
 def figures(results: xr.Dataset) -> dict[str, go.Figure]:
@@ -50,10 +52,24 @@ def findings(results: xr.Dataset) -> list[str]:
     for adjective in results["by_adjective"].values.tolist():
         out.append(_turn(results, adjective))
     for i in range(results.sizes["condition"]):
-        part = results.isel(condition=i)
-        if int(part["n_ended"]):
+        part, (written, done) = results.isel(condition=i), _written(results, i)
+        if done < MOST_ENDED * written:
+            out.append(
+                f"{_named(part)}: {done} of {number_of(written, 'lists')} ended before they were cut off; what share "
+                "of all endings is sampling noise is not known."
+            )
+        elif done:
             out.append(_observed_words(part))
     return out
+
+
+def _written(results: xr.Dataset, condition: int) -> tuple[int, int]:
+    """Lists of a condition, and those of them that ended."""
+    part = results.isel(condition=condition)
+    temperature, here = float(part["condition_temperature"]), results["temperature"].values
+    same = np.isnan(here) if np.isnan(temperature) else here == temperature
+    same = same & (results["adjective"].values == str(part["condition_adjective"].values))
+    return int(same.sum()), int(part["n_ended"])
 
 
 def _turn(results: xr.Dataset, adjective: str) -> str:
@@ -63,8 +79,15 @@ def _turn(results: xr.Dataset, adjective: str) -> str:
     turn = (
         f"on average the end overtakes the hyphen after {number_of(int(part['item'].values[above[0]]), 'items')}"
         if len(above)
-        else "on average the end overtakes the hyphen after no item"
+        else "on average the end does not overtake the hyphen within the items seen"
     )
+    rows = results["adjective"].values == adjective
+    if results["ended"].values[rows].mean() < MOST_ENDED:
+        return (
+            f"{lists_named(adjective).capitalize()}: {turn}; {int(results['ended'].values[rows].sum())} of "
+            f"{number_of(int(rows.sum()), 'lists')} ended before they were cut off, so that what share of endings "
+            "sampling noise would make is not known."
+        )
     coldest, hottest = (part.sel(grid=t) for t in (part["grid"].values.min(), part["grid"].values.max()))
     shares = [
         f"{_share(one, 'expected_noise_endings')} of the endings at T = {float(one['grid']):g}"
@@ -77,8 +100,6 @@ def _turn(results: xr.Dataset, adjective: str) -> str:
 
 
 def _observed_words(part: xr.Dataset) -> str:
-    temperature = float(part["condition_temperature"])
-    at = "" if np.isnan(temperature) else f" at T = {temperature:g}"
     went_on = part["noise_continuations"]
     rest = (
         f"; after {_share(part, 'noise_continuations')} of the line breaks where it was, a list went on"
@@ -86,10 +107,16 @@ def _observed_words(part: xr.Dataset) -> str:
         else ""
     )
     return (
-        f"{lists_named(str(part['condition_adjective'].values)).capitalize()} as they were written{at}: "
+        f"{_named(part)}: "
         f"{int(part['n_noise'])} of {int(part['n_ended'])} endings ({_share(part, 'noise_endings')}) came where the "
         f"end of the turn was not the most probable token{rest}."
     )
+
+
+def _named(part: xr.Dataset) -> str:
+    temperature = float(part["condition_temperature"])
+    at = "" if np.isnan(temperature) else f" at T = {temperature:g}"
+    return f"{lists_named(str(part['condition_adjective'].values)).capitalize()} as they were written{at}"
 
 
 def _share(part: xr.Dataset, name: str) -> str:
@@ -123,12 +150,13 @@ def _scaled(results: xr.Dataset, adjective: str) -> go.Figure:
     part = results.sel(by_adjective=adjective)
     renamed = {"item": "x", "grid": "series"}
     shown = _shown(part, "mean_end_logit") / part["grid"]
+    crosses = bool((shown["mean_end_logit"] > 0).any() and (shown["mean_end_logit"] < 0).any())
+    said = "All curves cross zero after the same item" if crosses else "No curve crosses zero within the items seen"
     return draw.interval_lines(
         shown["mean_end_logit"].rename(renamed).assign_coords(series=_temperatures(results)),
         **ends(shown, "mean_end_logit", **renamed),
         title=f"Direction A divided by the temperature, {lists_named(adjective)}",
-        caption="All curves cross zero after the same item: a temperature changes how firmly the model decides, and "
-        f"not what it prefers; {OVER_TOPICS}.",
+        caption=f"{said}: a temperature changes how firmly the model decides, and not what it prefers; {OVER_TOPICS}.",
         x_title="items written",
         y_title="logit difference / T",
     )
