@@ -7,6 +7,7 @@ import xarray as xr
 from jaxtyping import Float, Shaped
 
 from mechlist.metrics.ratios import ratio_interval
+from mechlist.metrics.shares import share_interval
 
 FEWEST = 5
 """Lists, or other units, behind a point of a curve that is shown, where there are as many."""
@@ -52,6 +53,29 @@ def ratio_variables(
     """`ratio_of_sums` as variables of a Dataset: `name`, `name_low` and `name_high` over `dims`."""
     found = ratio_of_sums(above, below, topics, resamples=resamples, generator=generator)
     return {name: (dims, found.value), f"{name}_low": (dims, found.low), f"{name}_high": (dims, found.high)}
+
+
+def share_variables(
+    name: str,
+    dims: tuple[str, ...],
+    hits: Shaped[np.ndarray, "list *cell"],
+    among: Shaped[np.ndarray, "list *cell"],
+    topics: Shaped[np.ndarray, " list"],
+    *,
+    resamples: int,
+    generator: np.random.Generator,
+) -> dict[str, Any]:
+    """As `ratio_variables`, of counts; a share of 0 or 1 has Wilson's interval, with topics as the units.
+
+    No resample of 0 of n holds anything else, so that the bootstrap would give a point and know too much.
+    """
+    found = ratio_of_sums(hits, among, topics, resamples=resamples, generator=generator)
+    low, high = found.low.copy(), found.high.copy()
+    for cell in np.ndindex(found.value.shape):
+        if found.value[cell] in (0, 1):
+            units = len(set(topics[among[(slice(None), *cell)] > 0].tolist()))
+            low[cell], high[cell] = share_interval(int(found.value[cell]) * units, units)
+    return {name: (dims, found.value), f"{name}_low": (dims, low), f"{name}_high": (dims, high)}
 
 
 def clustered_means(

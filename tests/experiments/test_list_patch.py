@@ -290,7 +290,7 @@ def test_noising_is_not_denoising_turned_round(results: xr.Dataset):
 
 
 def test_rounding_is_no_effect():
-    """A unit in the last place, the same way in every list, survives the flips of signs; so does what is no rounding."""
+    """A unit in the last place, the same way in every list, survives flips of signs; so does what is no rounding."""
     lists, base = 12, np.float32(11.3)
     topics = [f"topic {i}" for i in range(lists)]
     values = xr.DataArray(np.full((2, lists), base), dims=("side", "list"), coords={"topic": ("list", topics)})

@@ -12,8 +12,10 @@ from mechlist.metrics.by_topic import (
     last_and_earlier,
     ratio_of_sums,
     ratio_variables,
+    share_variables,
     well_founded,
 )
+from mechlist.metrics.shares import share_interval
 
 
 def test_counting_from_the_end_shifts_and_never_pads_with_zero():
@@ -99,3 +101,25 @@ def test_items_are_counted_from_either_end(end: str):
     found = counted_from(values, end)
     assert found["item_index"].values.tolist() == [0, 1]
     assert found.values.tolist() == [[1, 2] if end == "start" else [2, 1]]
+
+
+def test_none_of_n_has_a_bound():
+    topics = np.repeat(["a", "b", "c", "d"], 5)
+    hits, among = np.zeros((20, 3), dtype=int), np.ones((20, 3), dtype=int)
+    hits[:, 1], hits[::2, 2] = 1, 1
+    found = share_variables("s", ("cell",), hits, among, topics, resamples=50, generator=np.random.default_rng(0))
+    low, high = found["s_low"][1], found["s_high"][1]
+    # Four topics are the units, and not twenty lists: 0 of 4 is at most .49.
+    np.testing.assert_allclose([low[0], high[0]], share_interval(0, 4))
+    np.testing.assert_allclose([low[1], high[1]], share_interval(4, 4))
+    assert 0.4 < high[0] < 0.5
+    plain = ratio_variables("s", ("cell",), hits, among, topics, resamples=50, generator=np.random.default_rng(0))
+    assert (low[2], high[2]) == (plain["s_low"][1][2], plain["s_high"][1][2])
+    assert (plain["s_low"][1][0], plain["s_high"][1][0]) == (0, 0)
+
+
+def test_nothing_counted_has_no_share():
+    none = np.zeros((2, 1), dtype=int)
+    generator, topics = np.random.default_rng(0), np.array(["a", "b"])
+    found = share_variables("s", ("cell",), none, none, topics, resamples=9, generator=generator)
+    assert all(np.isnan(found[name][1]).all() for name in found)

@@ -13,7 +13,7 @@ from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.lists.prompts import in_order
 from mechlist.decode import Sampling
 from mechlist.experiments.list_predictions import SORTED_COPIES, predict, read_logits
-from mechlist.metrics.by_topic import ratio_variables
+from mechlist.metrics.by_topic import ratio_variables, share_variables
 from mechlist.runner import Runner
 
 Variables = dict[str, Any]
@@ -67,16 +67,14 @@ def endings(runner: Runner, level: xr.Dataset, resamples: int) -> xr.Dataset:
     preferred = (np.nan_to_num(level["end_first_at_break"].values) == 1) & (item <= time)
     passed = preferred & ~((item == time) & level["ended"].values[:, None])
     dims = ("condition",)
-    variables = _ratios(runner, "noise_endings", dims, noise, ended, level, resamples)
-    variables |= _ratios(
-        runner,
-        "noise_continuations",
-        dims,
-        member * passed.sum(axis=1)[:, None],
-        member * preferred.sum(axis=1)[:, None],
-        level,
-        resamples,
-    )
+    counts = {
+        "noise_endings": (noise, ended),
+        "noise_continuations": (member * passed.sum(axis=1)[:, None], member * preferred.sum(axis=1)[:, None]),
+    }
+    variables: Variables = {}
+    for name, (hits, among) in counts.items():
+        generator, topics = runner.numpy_generator(name), level["topic"].values
+        variables |= share_variables(name, dims, hits, among, topics, resamples=resamples, generator=generator)
     variables["n_ended"] = (dims, ended.sum(axis=0))
     variables["n_noise"] = (dims, noise.sum(axis=0))
     coords = {
