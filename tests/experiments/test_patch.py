@@ -242,4 +242,5 @@ def test_a_wrong_answer_that_the_model_prefers_is_warned_of(runner: Runner):
     best = runner.token_texts([int(runner.logits([runner.to_tokens(PAIR["clean"])])[0, -1].argmax())])[0]
     other = "-" if best != "-" else "\n"
     with pytest.warns(UserWarning, match="is continued with its wrong answer by the model itself; it predicts “"):
-        Patch(**PAIR | {"answer": other, "wrong": best}).found_pairs(runner)
+        asked: dict[str, Any] = {**PAIR, "answer": other, "wrong": best}
+        Patch(**asked).found_pairs(runner)

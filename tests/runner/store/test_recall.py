@@ -10,6 +10,15 @@ from mechlist.runner import Runner, replace
 from mechlist.runner.store import ActivationStore
 from tests.hooked import HookedTransformer, HookedTransformerConfig
 
+SIZES: dict[str, Any] = {
+    "n_layers": 2,
+    "n_heads": 2,
+    "d_model": 8,
+    "d_head": 4,
+    "n_ctx": 16,
+    "d_vocab": 20,
+    "d_mlp": 12,
+}
 HOOKS = ("blocks.*.hook_resid_post", "blocks.*.attn.hook_pattern", "blocks.0.attn.hook_k")
 
 
@@ -123,11 +132,10 @@ def test_a_store_that_cannot_be_written_changes_no_result(tiny_runner, tmp_path,
 
 
 def test_the_same_weights_under_another_setting_find_nothing(tmp_path: Path):
-    sizes = {"n_layers": 2, "n_heads": 2, "d_model": 8, "d_head": 4, "n_ctx": 16, "d_vocab": 20, "d_mlp": 12}
 
     def captured(store: ActivationStore | None, **changes: Any) -> Any:
         with quiet():
-            cfg = HookedTransformerConfig(**{**sizes, "act_fn": "gelu", "seed": 0, "device": "cpu", **changes})
+            cfg = HookedTransformerConfig(**{**SIZES, "act_fn": "gelu", "seed": 0, "device": "cpu", **changes})
             runner = Runner(HookedTransformer(cfg).eval(), progress=False, store=store)
         return runner.capture([[3, 4, 5]], "blocks.1.hook_resid_post")["blocks.1.hook_resid_post"]
 
@@ -140,9 +148,8 @@ def test_the_same_weights_under_another_setting_find_nothing(tmp_path: Path):
 
 
 def test_edits_and_hooks_of_ones_own_are_noticed(tmp_path: Path):
-    sizes = {"n_layers": 2, "n_heads": 2, "d_model": 8, "d_head": 4, "n_ctx": 16, "d_vocab": 20, "d_mlp": 12}
     with quiet():
-        cfg = HookedTransformerConfig(**sizes, act_fn="gelu", seed=0, device="cpu")
+        cfg = HookedTransformerConfig(**SIZES, act_fn="gelu", seed=0, device="cpu")
         runner = Runner(HookedTransformer(cfg).eval(), progress=False, store=ActivationStore(tmp_path, ram_bytes=2**20))
     hook = "blocks.1.hook_resid_post"
 
