@@ -241,6 +241,6 @@ def test_bad_files_are_refused(runner: Runner, tmp_path: Path, text: str, words:
 def test_a_wrong_answer_that_the_model_prefers_is_warned_of(runner: Runner):
     best = runner.token_texts([int(runner.logits([runner.to_tokens(PAIR["clean"])])[0, -1].argmax())])[0]
     other = "-" if best != "-" else "\n"
+    asked: dict[str, Any] = {**PAIR, "answer": other, "wrong": best}
     with pytest.warns(UserWarning, match="is continued with its wrong answer by the model itself; it predicts “"):
-        asked: dict[str, Any] = {**PAIR, "answer": other, "wrong": best}
         Patch(**asked).found_pairs(runner)

@@ -10,7 +10,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from mechlist import LogitDifference, patch_grid
 from mechlist.errors import InputError, MechlistError, ModelError
-from mechlist.models.language_model import LanguageModel, fingerprint, wrap
+from mechlist.models.identity import fingerprint
+from mechlist.models.language_model import LanguageModel, wrap
 from mechlist.models.load import load
 from mechlist.models.sites import Site
 from mechlist.runner import Runner

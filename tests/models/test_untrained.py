@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mechlist.errors import ModelError
-from mechlist.models.language_model import fingerprint
+from mechlist.models.identity import fingerprint
 from mechlist.runner import Runner
 
 

@@ -102,7 +102,7 @@ def test_what_is_ready_puts_in_what_it_says(loaded: Callable[[str], Runner]):
     assert Source(tokens).put(1, there, source, block) is source
     assert not Zero().ready(target).put(1, there, None, block).any()
     scores = torch.tensor([[0.5, -torch.inf]])
-    assert Zero().put(0, scores, None, block).tolist() == [[0.0, -torch.inf]]
+    assert Zero().ready(target).put(0, scores, None, block).tolist() == [[0.0, -torch.inf]]
     own, made = replacements(runner)["given"], replacements(runner)["mean"]
     assert isinstance(own, Given)
     torch.testing.assert_close(own.ready(target).put(1, there, None, block), own.values[1][block])
