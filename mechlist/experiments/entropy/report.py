@@ -73,12 +73,8 @@ def _curve_caption(name: str, place: str) -> str:
             "How much the surprisal of the next token varies about its mean: 0 where one token is certain or several "
             f"are equally likely and all others out of the question; {_INTERVALS}."
         )
-    look = (
-        "filler or line break is decided here: look for a rise towards the end of a list"
-        if place == "last item token"
-        else "to end or to go on is decided here: look for a rise where lists of this prompt end"
-    )
-    return f"Mean over lists; {look}, and for what the other adjective makes of the same list; {_INTERVALS}."
+    decided = "filler or line break is" if place == "last item token" else "to end or to go on is"
+    return f"Mean over lists, as written and with the other adjective; {decided} decided here; {_INTERVALS}."
 
 
 def _lists(results: xr.Dataset, adjective: str) -> go.Figure:
@@ -96,8 +92,7 @@ def _lists(results: xr.Dataset, adjective: str) -> go.Figure:
         values.assign_coords(column=[from_last(back) for back in behind["item_index"].values.tolist()]),
         chosen["topic"].values.tolist(),
         title=f"Entropy of each list, {lists_named(adjective)}",
-        caption="One row a list, aligned at its last item; grey where a list has no such item. Look for dark cells at "
-        "the end, and whether they stay when the adjective is swapped.",
+        caption="One row a list, aligned at its last item; grey where a list has no such item.",
         unit="nats",
         row_title="list",
         column_title="item",

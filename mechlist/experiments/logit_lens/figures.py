@@ -55,18 +55,12 @@ def _curves(results: xr.Dataset, direction: str, adjective: str) -> go.Figure:
     flat = flat.drop_vars(["lens", "series"]).rename(name="series").assign_coords(series=names)
     flat = flat.isel(series=flat["lists"].any("stage").values).rename(stage="x")
     where = results["difference"].attrs["units"]
-    parting = (
-        "where the last item parts from the earlier ones, and from itself after the other adjective"
-        if adjective != "pairs"
-        else "where the clean prompts part from the corrupt ones"
-    )
     return interval_lines(
         flat["mean"],
         low=flat["low"],
         high=flat["high"],
         title=f"Logit lens, {direction}: {group(adjective)}",
-        caption=f"Mean logit difference read from the residual stream after each layer; look for {parting}; "
-        f"{OVER_TOPICS}.",
+        caption=f"Mean logit difference that can be read from the residual stream after each layer; {OVER_TOPICS}.",
         x_title=_STAGES,
         y_title=f"logit difference ({where})",
         note=counted(flat["lists"], "pairs" if adjective == "pairs" else "lists"),
