@@ -113,8 +113,8 @@ def _items(results: xr.Dataset) -> go.Figure:
         **ends(rows, "items_change"),
         title=f"Change of the number of items with heads changed ({results.attrs['intervention']})",
         caption=f"Lists written again with the same random numbers, each against the one without a change ({sets}); "
-        f"{OVER_TOPICS}; {number_of(cut, 'lists')} of all sets were cut off at {results.attrs['max_new_tokens']} tokens and "
-        "count with the items that they have.",
+        f"{OVER_TOPICS}; {number_of(cut, 'lists')} of all sets were cut off at {results.attrs['max_new_tokens']} "
+        "tokens and count with the items that they have.",
         x_title="items more (paired mean)",
         mean=None,
     )
