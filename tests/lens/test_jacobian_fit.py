@@ -15,6 +15,7 @@ from mechlist.lens.jacobian import JacobianLens
 from mechlist.lens.jacobian_fit import fit_jacobian_lens
 from mechlist.lens.logit_lens import stage_hooks
 from mechlist.runner import Runner
+from mechlist.runner.memory import MemoryShares
 from tests.models.tiny import random_sequences
 
 Loaded = Callable[[str], Runner]
@@ -90,7 +91,7 @@ def test_rows_that_go_back_together_change_nothing(loaded: Loaded, monkeypatch: 
     for tokens, share in ((1, 8), (5 * LENGTH, 2**40)):
         monkeypatch.setattr(jacobian_fit, "CPU_TOKENS", tokens)
         # Groups of one prompt each.
-        monkeypatch.setattr(jacobian_fit, "GROUP_SHARE", share)
+        monkeypatch.setattr(MemoryShares, "kept", property(lambda own, share=share: own.bound // share))
         found = fit(runner, rows, dimensions=0)
         torch.testing.assert_close(found.matrix, expected.matrix, atol=1e-5, rtol=1e-4)
         assert found.error is not None
