@@ -42,7 +42,10 @@ def slow_interventions(runner: Runner, edit: HeadEdit, number: int, prompt: list
     for layer, head in edit.heads:
         hook = f"blocks.{layer}.attn.hook_z"
         if edit.mode == "zero":
-            out.append(replace(hook, 0.0, heads=[head]))
+            # Zero in the model as published; see tests/models/test_zero.py.
+            nothing = runner.language_model.nothing("z", layer)
+            value = 0.0 if nothing is None else nothing[head].expand(1, len(tokens), 1, -1)
+            out.append(replace(hook, value, heads=[head]))
         elif edit.mode == "swap":
             assert edit.donors is not None
             other = [*edit.donors[number], *tokens[len(prompt) :]]

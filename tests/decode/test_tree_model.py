@@ -11,6 +11,7 @@ from mechlist.decode.tree import Candidate, TokenPath, Tree, TreeConfig, grow_tr
 from mechlist.decode.tree_model import PathReader, grow_model_tree, likeliest
 from mechlist.errors import InputError
 from mechlist.runner import Runner, replace
+from mechlist.runner.memory import MemoryShares
 
 PROMPT = [5, 17, 4, 33, 8]
 CONFIG = TreeConfig(
@@ -65,9 +66,9 @@ def test_paths_are_read_in_any_order(loaded: Callable[[str], Runner]):
 def test_little_memory_changes_nothing(loaded: Callable[[str], Runner], monkeypatch: pytest.MonkeyPatch):
     runner = loaded("gpt2")
     wide = grow_model_tree(runner, PROMPT, CONFIG)
-    monkeypatch.setattr(runner, "memory", 300_000)
+    monkeypatch.setattr(runner, "shares", MemoryShares(300_000))
     same(grow_model_tree(runner, PROMPT, CONFIG), wide)
-    monkeypatch.setattr(runner, "memory", 1000)
+    monkeypatch.setattr(runner, "shares", MemoryShares(1000))
     with pytest.raises(InputError, match="memory is too small: one path of 5 tokens needs about"):
         grow_model_tree(runner, PROMPT, CONFIG)
 

@@ -22,7 +22,10 @@ def test_ablation_equals_transformer_lens_hooks_prompt_by_prompt(hf_directory, a
         def ablate(z, hook):
             for layer, head in heads:
                 if layer == hook.layer():
-                    z[:, :, head] = 0.0 if mode == "zero" else cache["z", layer][:, :, head].mean(dim=0)
+                    # Zero in the model as published; see tests/models/test_zero.py.
+                    nothing = runner.language_model.nothing("z", layer)
+                    zero = 0.0 if nothing is None else nothing[head]
+                    z[:, :, head] = zero if mode == "zero" else cache["z", layer][:, :, head].mean(dim=0)
             return z
 
         hooks = [(f"blocks.{layer}.attn.hook_z", ablate) for layer in {layer for layer, _ in heads}]

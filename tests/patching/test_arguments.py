@@ -100,9 +100,15 @@ def test_what_is_ready_puts_in_what_it_says(loaded: Callable[[str], Runner]):
     tokens = arguments.source
     assert isinstance(tokens, torch.Tensor)
     assert Source(tokens).put(1, there, source, block) is source
-    assert not Zero().ready(target).put(1, there, None, block).any()
+    # Zero in the model as published; see tests/models/test_zero.py.
+    nothing = runner.language_model.nothing("z", 1)
+    assert nothing is not None
+    assert torch.equal(Zero().ready(target).put(1, there, None, block), nothing.expand_as(there))
+    outside = arguments.at("attn_out", "position").target(runner)
+    assert not Zero().ready(outside).put(1, there, None, block).any()
     scores = torch.tensor([[0.5, -torch.inf]])
-    assert Zero().ready(target).put(0, scores, None, block).tolist() == [[0.0, -torch.inf]]
+    looks = arguments.at("attn_scores", "head").target(runner)
+    assert Zero().ready(looks).put(0, scores, None, block).tolist() == [[0.0, -torch.inf]]
     own, made = replacements(runner)["given"], replacements(runner)["mean"]
     assert isinstance(own, Given)
     torch.testing.assert_close(own.ready(target).put(1, there, None, block), own.values[1][block])
