@@ -69,6 +69,18 @@ def steps(total: int, label: str = "") -> Iterator[int]:
     meter.stretch(before, (total - 1) / (done - 1) if done > 1 else 1.0, label)
 
 
+@contextmanager
+def once() -> Iterator[None]:
+    """Inside is looked at what is looked at once a model: under a meter it counts for nothing."""
+    meter = _METER.get()
+    before = None if meter is None else meter.now()
+    try:
+        yield
+    finally:
+        if meter is not None:
+            meter.stretch(before, 0.0)
+
+
 def slices(total: int, size: int, label: str = "") -> Iterator[slice]:
     """`total` entries that take equally long each, `size` at a time; under a meter in small pieces, the first few."""
     if _METER.get() is not None:

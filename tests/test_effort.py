@@ -79,6 +79,17 @@ def test_loops_within_loops_multiply(clock: Clock):
     assert clock.seconds == pytest.approx(50 * (40 + 1000))
 
 
+def test_what_is_looked_at_once_a_model_counts_for_nothing(clock: Clock):
+    with effort.measured_by(clock):
+        clock.seconds += 1
+        with effort.once():
+            clock.seconds += 5
+        clock.seconds += 1
+    assert clock.seconds == pytest.approx(2)
+    with effort.once():
+        pass
+
+
 def test_slices_are_small_under_a_meter(clock: Clock):
     assert list(effort.slices(10, 4)) == [slice(0, 4), slice(4, 8), slice(8, 10)]
     with effort.measured_by(clock):

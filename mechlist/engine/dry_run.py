@@ -88,8 +88,6 @@ def dry_run(
         function: the work. It is called with a Runner like this one, most of whose results are those of a few prompts.
         example: makes tokens that stand for what the model writes, cut at its limit, where a sample takes too long.
     """
-    # Done when a model is loaded by its name, or else once and no more.
-    runner.language_model.one_by_one()
     meter = Meter(runner.language_model.device)
     executor = DryExecutor(runner, meter, example)
     with warnings.catch_warnings(), np.errstate(all="ignore"), _embedded(runner, meter), effort.measured_by(meter):

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechlist import effort
 from mechlist.errors import InputError, MechlistError, ModelError
 from mechlist.models.comparison import LENGTH, MOST, ROUNDING, OneByOne, examined, miss
 from mechlist.models.decoding import CachedDecoder, Change, Decoder, RecomputingDecoder
@@ -293,11 +294,12 @@ class _View(ABC):
     def _one_by_one(self) -> OneByOne:
         window = self.window or 0
         tokens = self.some_tokens(max(LENGTH, window + 4) if window + 4 <= MOST else LENGTH)
-        found = self._read_layers(tokens)
-        if isinstance(found, str):
-            return OneByOne(None, found)
-        self._compared = tokens.shape[1]
-        return examined(found, tokens, self._capture, self._hook_names, ROUNDING[self.dtype])
+        with effort.once():
+            found = self._read_layers(tokens)
+            if isinstance(found, str):
+                return OneByOne(None, found)
+            self._compared = tokens.shape[1]
+            return examined(found, tokens, self._capture, self._hook_names, ROUNDING[self.dtype])
 
     def require_layers(self, what: str) -> Layers:
         found = self.one_by_one()
@@ -404,7 +406,7 @@ class _Bridged(_View):
     def is_inert(self, hook: str) -> bool:
         if hook.startswith("blocks.") and hook not in self._inert:
             tokens, fired = self.some_tokens(LENGTH), list[bool]()
-            with torch.no_grad():
+            with effort.once(), torch.no_grad():
                 plain = self.residual(tokens, [])
                 changed = self.residual(tokens, [(hook, partial(_shaken, fired))])
             self._inert[hook] = bool(fired) and torch.equal(plain, changed)
