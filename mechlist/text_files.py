@@ -92,10 +92,15 @@ def parse_yaml(text: str) -> Any:
         ValueError: what is wrong, and where; a `TwiceError` for a key that a mapping has twice.
     """
     try:
-        node = yaml.compose(text, yaml.SafeLoader)
-        if node is not None:
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
             _check_keys(node)
-        return yaml.safe_load(text)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         where = "" if error.problem_mark is None else f", in line {error.problem_mark.line + 1}"
         raise ValueError(f"{error.problem}{where}") from error

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -144,6 +145,18 @@ def parse_head(text: str, parameter: str, shape: tuple[int, int] | None = None) 
     there = "such as L4H11" if shape is None else f"from L0H0 to {head_name((shape[0] - 1, shape[1] - 1))}"
     what = "" if parameter in ("head", "heads") else "heads " if parameter.endswith("s") else "a head "
     raise InputError(f"{parameter} must be {what}{there}, not {text!r}.")
+
+
+def parse_heads(names: Sequence[str], parameter: str, shape: tuple[int, int] | None = None) -> tuple[Head, ...]:
+    """The heads that are named, each once; as `parse_head`.
+
+    Raises:
+        InputError: as `parse_head`, or a head that stands twice.
+    """
+    found = tuple(parse_head(name, parameter, shape) for name in names)
+    if len(set(found)) < len(found):
+        raise InputError(f"{parameter} must hold each head once, not {list(names)}.")
+    return found
 
 
 def readable(label: str) -> str:

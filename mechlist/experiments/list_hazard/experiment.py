@@ -26,14 +26,13 @@ from mechlist.experiments.list_hazard.heads import (
     class_means,
     head_sets,
     heads_from,
-    parse_heads,
     predict_changed,
     sample_changed,
 )
 from mechlist.experiments.list_predictions import Predictions, drawing_rules, predict
 from mechlist.registry import register
 from mechlist.runner import Runner
-from mechlist.types import Head, head_name
+from mechlist.types import Head, head_name, parse_heads
 
 KNOWN = "list-tiny"
 """The model of which the true hazard is known."""
@@ -78,12 +77,14 @@ class ListHazard(SampledListExperiment):
             raise InputError(f"strongest must be at least 1, not {self.strongest}.")
         if self.heads and self.heads_from is not None:
             raise InputError("heads and heads_from exclude each other: give one of them.")
-        parse_heads(self.heads)
+        parse_heads(self.heads, "heads")
         self.check_options()
 
     def run(self, runner: Runner) -> xr.Dataset:
         """Probabilities of every list, hazards by adjective and temperature, and with heads changed."""
-        heads = parse_heads(self.heads) if self.heads_from is None else heads_from(self.heads_from, self.strongest)
+        heads = (
+            parse_heads(self.heads, "heads") if self.heads_from is None else heads_from(self.heads_from, self.strongest)
+        )
         check_heads(runner, heads)
         lists = self.data(runner)
         predictions = predict(runner, lists, rules=drawing_rules(lists), label="Reading lists")

@@ -21,23 +21,11 @@ from mechlist.results import load_dataset
 from mechlist.runner import Intervention, Runner, replace
 from mechlist.runner.batch import Batch
 from mechlist.runner.interventions import Rows
-from mechlist.types import Head, parse_head
+from mechlist.types import Head
 
 CLEAN, CHOSEN = "clean", "heads"
 _OTHER = 0
 """The class of all tokens that are not special."""
-
-
-def parse_heads(names: Sequence[str]) -> tuple[Head, ...]:
-    """Heads by name, such as `L3H1`.
-
-    Raises:
-        InputError: a name of another form, or a head that stands twice.
-    """
-    found = tuple(parse_head(name, "heads") for name in names)
-    if len(set(found)) < len(found):
-        raise InputError(f"heads must hold each head once, not {list(names)}.")
-    return found
 
 
 def heads_from(file: Path, count: int) -> tuple[Head, ...]:

@@ -8,26 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechlist.errors import InputError
 from mechlist.experiments.list_tree.lists import OneList
 from mechlist.runner import Intervention, Rows, Runner
 from mechlist.runner.batch import Batch
-from mechlist.types import Head, parse_head
+from mechlist.types import Head
 
 DECISIONS = ("filler", "end", "next_item")
 """Of a blank behind an item, and of the end of turn and another hyphen behind its line break."""
-
-
-def parse_heads(names: Sequence[str], shape: tuple[int, int]) -> tuple[Head, ...]:
-    """Heads such as L4H11, of a model of `shape` (layers, heads a layer).
-
-    Raises:
-        InputError: a name of another form, or a head that there is not or that stands twice.
-    """
-    found = tuple(parse_head(name, "heads", shape) for name in names)
-    if len(set(found)) < len(found):
-        raise InputError(f"heads must hold each head once, not {list(names)}.")
-    return found
 
 
 def heads_of(runner: Runner, source: OneList, heads: Sequence[Head]) -> AbstractContextManager[None]:
@@ -57,13 +44,12 @@ def _putting(value: Float[Tensor, "position head d_head"], heads: list[int]) -> 
 def decisions(runner: Runner, one: OneList) -> Float[np.ndarray, "item decision"]:
     """P(filler) at each item's last token, P(end) and P(next item) at its line break."""
     special = one.special
-    ends = [token for token in (special.end_of_turn, special.eos) if token is not None]
     last, breaks = (list(positions) for positions in zip(*one.places, strict=True))
 
     def function(batch: Batch) -> dict[str, Tensor]:
         probs = batch.logits().float().softmax(dim=-1)
         return {
-            "end": probs[..., ends].sum(-1),
+            "end": probs[..., list(special.ends)].sum(-1),
             "filler": probs[..., special.blank],
             "next": probs[..., special.hyphen],
         }

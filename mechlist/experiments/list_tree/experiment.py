@@ -18,12 +18,12 @@ from mechlist.decode.tree_model import grow_model_tree
 from mechlist.errors import InputError
 from mechlist.experiment import Experiment
 from mechlist.experiments.list_tree import report
-from mechlist.experiments.list_tree.decisions import DECISIONS, decisions, heads_of, parse_heads
+from mechlist.experiments.list_tree.decisions import DECISIONS, decisions, heads_of
 from mechlist.experiments.list_tree.lists import OneList, made_list, recorded_list
 from mechlist.registry import register
 from mechlist.runner import Runner
 from mechlist.text import NO_ADJECTIVE, visible
-from mechlist.types import head_name
+from mechlist.types import head_name, parse_heads
 
 AS_WRITTEN, SWAPPED, PATCHED = "as written", "adjective swapped", "heads patched"
 
@@ -78,10 +78,10 @@ class ListTree(Experiment):
 
     def run(self, runner: Runner) -> xr.Dataset:
         """A tree for each condition, and the decisions at every item up to it."""
-        heads = parse_heads(self.heads, (runner.shape.n_layers, runner.shape.n_heads))
+        heads = parse_heads(self.heads, "heads", (runner.shape.n_layers, runner.shape.n_heads))
         one = self._list(runner)
         lists = {AS_WRITTEN: one}
-        if one.other_adjective is not None:
+        if one.swappable:
             lists[SWAPPED] = one.swapped()
         if heads:
             lists[PATCHED] = one
@@ -99,7 +99,7 @@ class ListTree(Experiment):
         return results.assign_attrs(
             model=runner.language_model.info["name"],
             topic=visible(self.topic),
-            adjective=one.adjective or NO_ADJECTIVE,
+            adjective=one.adjective,
             heads=[head_name(head) for head in heads],
             at=self.at,
         )
@@ -143,6 +143,5 @@ class ListTree(Experiment):
     def _tree(self, runner: Runner, one: OneList) -> Tree:
         last, line_break = one.places[-1]
         end = 1 + (line_break if self.at == "break" else last)
-        stops = tuple(t for t in (one.special.end_of_turn, one.special.eos) if t is not None)
         text = "".join(runner.token_texts(list(one.tokens[one.start : end])))
-        return grow_model_tree(runner, one.tokens[:end], self._config(stops), text=text)
+        return grow_model_tree(runner, one.tokens[:end], self._config(one.special.ends), text=text)

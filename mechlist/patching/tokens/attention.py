@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechlist.metrics.attention import attention_rollout, value_weighted_attention
+from mechlist.models.factored import layer_weights
 from mechlist.runner import Runner
 
 
@@ -37,8 +38,8 @@ def last_attention(runner: Runner, tokens: Sequence[int], layer: int) -> Attenti
     value = f"blocks.{layer}.attn.hook_v"
     kept = runner.capture([list(tokens)], *patterns, value)
     pattern = torch.stack([kept[name][0].float() for name in patterns])
-    w_o = runner.model.blocks[layer].attn.W_O.detach().cpu()
-    weighted = value_weighted_attention(pattern[layer, :, -1], kept[value][0].float(), w_o)
+    weights = layer_weights(runner.model, layer)
+    weighted = value_weighted_attention(pattern[layer, :, -1], kept[value][0].float(), weights.W_O.cpu())
     return Attention(
         pattern[layer, :, -1].mean(dim=0).double(),
         attention_rollout(pattern)[-1],
