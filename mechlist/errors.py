@@ -54,5 +54,10 @@ def told(error: BaseException) -> str:
     if isinstance(error, MechlistError):
         return str(error).rstrip(".")
     place = where(error)
+    return f"{place}: {what(error)}" if place else what(error)
+
+
+def what(error: BaseException) -> str:
+    """The kind of an error and what it says, in one line: `ValueError: boom`."""
     text = str(error.msg) if isinstance(error, SyntaxError) else " ".join(str(error).split())[:300]
-    return f"{f'{place}: ' if place else ''}{type(error).__name__}{f': {text}' if text else ''}"
+    return f"{type(error).__name__}{f': {text}' if text else ''}"

@@ -9,7 +9,7 @@ import tyro
 
 from mechlist.cli.parse import parse
 from mechlist.errors import InputError
-from mechlist.types import DType
+from mechlist.types import DType, head_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +116,7 @@ def _heads(seen: "Look") -> Iterator[tuple[str, "pd.DataFrame"]]:
     names, one = _shown(seen.texts), len(seen.positions) == 1
     rows = [
         {"position": place, "token": names[place]}
-        | {"head": "L{}H{}".format(*seen.head[n, k].tolist()), "looks at": int(seen.attended[n, k])}
+        | {"head": head_name(tuple(seen.head[n, k].tolist())), "looks at": int(seen.attended[n, k])}
         | {"there": names[int(seen.attended[n, k])], "weight": float(seen.weight[n, k])}
         for n, place in enumerate(seen.positions)
         for k in range(seen.weight.shape[1] if one else 1)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mechlist.errors import InputError, MechlistError, told, where
+from mechlist.errors import InputError, MechlistError, what, where
 
 COMMANDS = {
     "list": "Experiments, studies and models that are at hand.",
@@ -93,8 +93,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, MemoryError):
         return "memory ran out; give a smaller --memory or close other programs.", 1
     place = where(error)
-    what = told(error).removeprefix(f"{place}: ")
-    return f"unexpected {what}{f', at {place}' if place else ''} (--debug shows the traceback).", 1
+    return f"unexpected {what(error)}{f', at {place}' if place else ''} (--debug shows the traceback).", 1
 
 
 def _stop(number: int, frame: Any) -> None:  # noqa: ARG001 (the signature of a signal handler)

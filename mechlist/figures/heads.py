@@ -16,6 +16,7 @@ from mechlist.figures.marks import dots, frame, marked_cells, notes
 from mechlist.figures.panels import Grid, grid_figure, thinned, tick_step
 from mechlist.figures.style import MISSING, finish
 from mechlist.text import number
+from mechlist.types import head_name
 
 _DIMS = ("layer", "head")
 _ANNOTATED = 64
@@ -129,7 +130,10 @@ def _grid(names: tuple[str, ...], shape: tuple[int, ...], scale: Scale, columns:
 def _trace(values: np.ndarray, array: xr.DataArray, lines: np.ndarray, *, gap: int) -> go.Heatmap:
     layers, heads = coordinate(array, "layer"), coordinate(array, "head")
     hover = [
-        [f"L{layer}H{head}: {number(value)}{line}" for head, value, line in zip(heads, row, added, strict=True)]
+        [
+            f"{head_name((layer, head))}: {number(value)}{line}"
+            for head, value, line in zip(heads, row, added, strict=True)
+        ]
         for layer, row, added in zip(layers, values, lines, strict=True)
     ]
     trace = go.Heatmap(

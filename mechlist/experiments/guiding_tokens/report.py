@@ -9,6 +9,7 @@ from mechlist.experiments.guiding_tokens.scores import MEANINGS, METHODS, TRACIN
 from mechlist.figures import attention_panel, grouped_bars, position_heatmap, position_lines, token_labels
 from mechlist.figures.token_text import coloured_text
 from mechlist.text import joined, number, unescaped, visible
+from mechlist.types import head_name
 
 BARS = 12
 """Tokens that get bars."""
@@ -183,7 +184,7 @@ def _attention(results: xr.Dataset, texts: list[str]) -> go.Figure:
     heads = pattern.sizes["head"]
     shown = pattern.values[: MOST_HEADS if heads > MOST_HEADS else heads]
     layer = results.attrs["layer"]
-    names = ["mean over heads", *(f"L{layer}H{i}" for i in range(len(shown)))]
+    names = ["mean over heads", *(head_name((layer, i)) for i in range(len(shown)))]
     both = np.concatenate([pattern.values.mean(axis=0, keepdims=True), shown])
     beyond = f" The first {MOST_HEADS} of {heads} heads." if heads > MOST_HEADS else ""
     return attention_panel(
