@@ -413,7 +413,8 @@ class _Bridged(_View):
         return self._inert.get(hook, False)
 
     def _read_layers(self, tokens: Int[Tensor, "1 token"]) -> Layers | str:
-        from mechlist.models.layers.bridge_layers import NotOrdinaryError, bridge_layers
+        from mechlist.models.layers.bridge_layers import bridge_layers
+        from mechlist.models.layers.bridge_parts import NotOrdinaryError
 
         try:
             return bridge_layers(self.module, tokens, self._capture)

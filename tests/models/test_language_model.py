@@ -264,7 +264,7 @@ def test_a_window_that_is_overlooked_is_noticed_on_the_first_longer_prompt(
 
     values: dict[str, Any] = {"num_key_value_heads": 2, "sliding_window": 30, "num_hidden_layers": 2}
     directory = save_huggingface(tmp_path / "model", "Starcoder2Config", **values)
-    monkeypatch.setattr(bridge_layers, "_windows", lambda hf_model, config, n_layers: [None] * n_layers)
+    monkeypatch.setattr(bridge_layers, "windows_of", lambda hf_model, config, n_layers: [None] * n_layers)
     monkeypatch.setattr("mechlist.models.language_model.MOST", 16)
     model = load(str(directory), device="cpu")
     for length in (16, 40):
