@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from mechlist import registry
 from mechlist.models.quiet import quiet
 from mechlist.models.tl import HAS_HOOKED
 from mechlist.runner import Runner
@@ -108,7 +109,10 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_leaks() -> Iterator[None]:
-    """No test leaves gradients off or the default type changed."""
-    before = torch.is_grad_enabled(), torch.get_default_dtype()
+    """No test leaves gradients off, the default type changed or an experiment of its own in the registry."""
+    before, known = (torch.is_grad_enabled(), torch.get_default_dtype()), set(registry._registered)
     yield
+    for name in set(registry._registered) - known:
+        if not registry._registered[name].__module__.startswith("mechlist."):
+            del registry._registered[name]
     assert before == (torch.is_grad_enabled(), torch.get_default_dtype())

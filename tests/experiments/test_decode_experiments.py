@@ -352,12 +352,15 @@ def test_components_are_of_what_the_model_has(runner: Runner, tmp_path: Path):
     # BOS included, each token has its own name.
     names = [*(t.replace("<", "&lt;").replace(">", "&gt;").replace("\n", "⏎") for t in runner.token_texts(tokens))]
     assert list(figure.data[0].text) == names
-    assert asked.findings(results)[0].startswith("Two components hold this share of the variance of 7 tokens: ")
+    said = f"Two components hold this share of the variance of {len(tokens)} tokens: "
+    assert asked.findings(results)[0].startswith(said)
 
 
 def test_bos_can_be_kept_from_deciding(runner: Runner):
-    results = Embeddings(prompt=PROMPT, fit_bos=False, layers=(5,)).run(runner)
+    asked = Embeddings(prompt=PROMPT, fit_bos=False, layers=(5,))
+    results = asked.run(runner)
     tokens = runner.to_tokens(PROMPT)
+    assert f"the variance of {len(tokens) - 1} tokens: " in asked.findings(results)[0]
     last = runner.capture([tokens], "blocks.5.hook_resid_post")["blocks.5.hook_resid_post"][0].double().numpy()
     values = np.linalg.svd(last[1:] - last[1:].mean(0), compute_uv=False) ** 2
     np.testing.assert_allclose(results["explained"].values[1], values[:2] / values.sum(), rtol=1e-5)

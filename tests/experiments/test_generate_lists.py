@@ -284,6 +284,6 @@ def test_a_model_without_chat_template_is_refused(runner: Runner, monkeypatch: p
     plain = copy.deepcopy(runner.tokenizer)
     plain.chat_template = None
     monkeypatch.setattr(plain, "get_vocab", dict)
-    monkeypatch.setattr(runner.model, "tokenizer", plain)
+    monkeypatch.setattr(runner.language_model, "_tokenizer", plain)
     with pytest.raises(InputError, match="has no chat template: give a chat model such as google/gemma-2-2b-it"):
         ASKED.run(runner)

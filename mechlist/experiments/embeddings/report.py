@@ -61,7 +61,8 @@ def findings(results: xr.Dataset) -> list[str]:
         f"{float(row[:2].sum()):.0%} {'of the ' + str(place) if place == 'embedding' else str(place)}"
         for place, row in zip(results["place"].values, results["explained"].values, strict=True)
     ]
-    said = [f"Two components hold this share of the variance of {results.sizes['position']} tokens: {joined(told)}."]
+    fitted = results.sizes["position"] - (not results.attrs["fit_bos"])
+    said = [f"Two components hold this share of the variance of {fitted} tokens: {joined(told)}."]
     if results.attrs["has_bos"]:
         norms = results["norm"].values
         ratio = norms[:, 0] / np.median(norms[:, 1:], axis=1)
