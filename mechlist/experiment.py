@@ -43,6 +43,9 @@ class Experiment(ABC):
     options: ClassVar[Mapping[str, Option]] = {}
     """Parameters that count in some cases only, by name; `check_options` in `__post_init__` refuses them elsewhere."""
 
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Parameters by heading in --help; the rest stands under "parameters"."""
+
     def check_options(self) -> None:
         """Whether all that was given counts: a parameter that does nothing is no choice but a mistake.
 

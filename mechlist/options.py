@@ -14,7 +14,7 @@ class Settings:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     model: str | None = None
-    """Model: a Hugging Face name, a directory, or a built-in model; None takes the experiment's default."""
+    """Model: a Hugging Face name, a directory, or a built-in model; by default the experiment's own."""
     device: str = "auto"
     """auto (CUDA, then MPS, then the CPU), cpu, cuda, cuda:N or mps."""
     dtype: DType = "float32"
@@ -26,9 +26,9 @@ class Settings:
     engine: Literal["local", "ray"] = "local"
     """Where the work runs."""
     bos: bool | None = None
-    """Begin prompts with the tokenizer's BOS token; None where it has one."""
+    """Begin prompts with the tokenizer's BOS token; by default where it has one."""
     context: int | None = None
-    """Tokens that a prompt may have; None for what the model's configuration says."""
+    """Tokens that a prompt may have; by default what the model's configuration says."""
     fold_ln: bool = Processing.fold_ln
     """Fold layer norms into the following weights (Hugging Face models)."""
     center_writing_weights: bool = Processing.center_writing_weights
@@ -54,6 +54,8 @@ class Output:
     """Go on with the run in this directory; without --out, with the newest unfinished run of this configuration."""
     overwrite: bool = False
     """Replace the run in this directory."""
+    open: bool = False
+    """Open the report in the browser when the run is done."""
 
 
 RESERVED = frozenset({f.name for f in (*fields(Settings), *fields(Output))} | {"help", "debug", "parameters"})

@@ -17,6 +17,7 @@ from mechlist.errors import InputError, MechlistError
 from mechlist.experiment import needs_model
 from mechlist.options import Output, Settings
 from mechlist.registry import find
+from mechlist.runner.progress import stage
 from mechlist.runs import Job, RunDirectory
 from mechlist.text_files import parse_yaml
 from mechlist.types import Plan
@@ -195,8 +196,9 @@ def run_study(study: Study, path: Path, output: Output) -> RunDirectory:
         load(study.settings)
     directory.claim(study.config(), output)
     with directory.session(study.settings.device, steps=[step.name for step in study.steps]):
-        for step in steps.steps:
-            run_job(step.job, path / step.name, Output(resume=True), load)
+        for number, step in enumerate(steps.steps, 1):
+            with stage(step.name, number, len(steps.steps)):
+                run_job(step.job, path / step.name, Output(resume=True), load)
     return directory
 
 

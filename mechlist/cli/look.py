@@ -35,7 +35,7 @@ class LookFlags:
     dtype: DType = "float32"
     """Type of weights and activations."""
     bos: bool | None = None
-    """Begin the prompt with the tokenizer's BOS token; None where it has one."""
+    """Begin the prompt with the tokenizer's BOS token; by default where it has one."""
 
 
 def main(argv: list[str]) -> int:

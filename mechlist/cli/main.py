@@ -5,6 +5,7 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     signal.signal(signal.SIGTERM, _stop)
+    as_before, warnings.formatwarning = warnings.formatwarning, _warning
     try:
         return _dispatch(arguments)
     except SystemExit as stop:
@@ -44,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sentence, status = _explain(error)
         print(f"mechlist: {sentence}", file=sys.stderr)
         return status
+    finally:
+        warnings.formatwarning = as_before
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -94,6 +98,15 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return "memory ran out; give a smaller --memory or close other programs.", 1
     place = where(error)
     return f"unexpected {what(error)}{f', at {place}' if place else ''} (--debug shows the traceback).", 1
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning in one line, without the place in the code that gave it."""
+    del filename, lineno, line
+    kind = "warning" if issubclass(category, UserWarning) else category.__name__
+    return f"mechlist: {kind}: {' '.join(str(message).split())}\n"
 
 
 def _stop(number: int, frame: Any) -> None:  # noqa: ARG001 (the signature of a signal handler)

@@ -1,10 +1,12 @@
 """Flags from dataclasses through tyro, with its boxed errors turned into one sentence."""
 
 import contextlib
+import dataclasses
 import io
 import re
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Container, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import tyro
 
@@ -25,12 +27,42 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, description: str, de
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(
-                kind, args=list(argv), prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,), **given
+                kind,
+                args=_spelled_out(argv, set(_optional_flags(kind))),
+                prog=prog,
+                description=description,
+                config=(tyro.conf.OmitArgPrefixes,),
+                **given,
             )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise InputError(f"{_sentence(errors.getvalue())} See {prog} --help.") from None
+
+
+def _optional_flags(kind: Any) -> Iterator[str]:
+    """Fields that are yes, no or left open, of a dataclass and of those in it."""
+    for field, hint in ((f, get_type_hints(kind)[f.name]) for f in dataclasses.fields(kind)):
+        if dataclasses.is_dataclass(hint):
+            yield from _optional_flags(hint)
+        elif set(get_args(hint)) == {bool, type(None)}:
+            yield field.name.replace("_", "-")
+
+
+def _spelled_out(argv: Sequence[str], flags: Container[str]) -> list[str]:
+    """`--bos` and `--no-bos` of flags that may be left open as the value that tyro wants: `--bos True`."""
+    said: list[str] = []
+    for word, following in pairwise([*argv, ""]):
+        name = word.removeprefix("--").replace("_", "-")
+        if not word.startswith("--"):
+            said.append(word)
+        elif name.removeprefix("no-") in flags and name.startswith("no-"):
+            said += [f"--{name.removeprefix('no-')}", "False"]
+        elif name in flags and following not in ("True", "False", "None"):
+            said += [f"--{name}", "True"]
+        else:
+            said.append(word)
+    return said
 
 
 def _sentence(box: str) -> str:

@@ -31,7 +31,11 @@ def main(argv: list[str]) -> int:
         kept = (path / "config.yaml").is_file()
         how = f"what was done is saved, and {resume_command(['run', *argv], path)} goes on from there."
         raise KeyboardInterrupt(f"stopped; {how if kept else 'nothing was done yet.'}") from stop
-    _tell(path)
+    report = _tell(path)
+    if target.output.open:
+        import webbrowser
+
+        webbrowser.open(report.resolve().as_uri())
     return 0
 
 
@@ -46,7 +50,7 @@ def _run(target: Target, path: Path) -> None:
     run_study(target.study, path, target.output)
 
 
-def _tell(path: Path) -> None:
+def _tell(path: Path) -> Path:
     """What was found, and where the report is."""
     from mechlist.report.assemble import write_report
     from mechlist.runs import RunDirectory
@@ -55,3 +59,4 @@ def _tell(path: Path) -> None:
     for finding in RunDirectory(path).record().get("findings", []):
         print(f"- {finding}")
     print(report)
+    return report

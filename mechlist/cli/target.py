@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mechlist.cli.help import experiment_help, study_help
 from mechlist.cli.parse import parse
 from mechlist.errors import InputError
 from mechlist.options import Output, Settings
@@ -74,6 +75,9 @@ def _of_file(command: str, file: Path, rest: list[str]) -> Target:
         earlier = file.parent if same and (file.parent / "run.json").is_file() else None
         return Target(output, job.name, job=Job(job.name, experiment, settings, repeats=earlier), file=file)
     study = read_study(file, value)
+    if {"-h", "--help"} & set(rest):
+        print(study_help(command, file, study.title, study.settings))
+        raise SystemExit(0)
     default = StudyFlags(study.settings, Output())
     flags = parse(StudyFlags, rest, prog=f"mechlist {command} {file}", description=study.title, default=default)
     return Target(flags.output, file.parent.name or file.stem, study=with_settings(study, flags.settings), file=file)
@@ -83,6 +87,9 @@ def _flags(
     command: str, name: str, kind: Any, default: Any, settings: Settings, rest: list[str]
 ) -> tuple[Settings, Output, Any]:
     """Flags of the run and of the experiment, in any order."""
+    if {"-h", "--help"} & set(rest):
+        print(experiment_help(command, name, kind, default, settings))
+        raise SystemExit(0)
     needed = [f for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
     parameters = {} if needed and default is None else {"default": default if default is not None else kind()}
     invocation = dataclasses.make_dataclass(
@@ -94,7 +101,5 @@ def _flags(
         ],
         kw_only=True,
     )
-    # What the experiment does stands above its own flags.
-    example = f"Example: mechlist {command} {name} --model {settings.model or kind.default_model} --seed 1"
-    flags: Any = parse(invocation, rest, prog=f"mechlist {command} {name}", description=example)
+    flags: Any = parse(invocation, rest, prog=f"mechlist {command} {name}", description="")
     return flags.settings, flags.output, flags.parameters

@@ -16,6 +16,7 @@ from mechlist.models.decoding import Decoder
 from mechlist.models.language_model import LanguageModel
 from mechlist.runner import Runner
 from mechlist.runner.batching import Prompts
+from mechlist.runner.progress import part_done
 from mechlist.types import format_bytes
 
 CPU_ROWS = 128
@@ -143,6 +144,7 @@ class Generation:
             going = going & ~torch.isin(picked, stop)
             if step + 1 == self.max_new_tokens or not going.any():
                 break
+            part_done((step + 1) / self.max_new_tokens)
             # To leave out a row copies the cache: worth it for several at once.
             if going.sum() <= KEPT * len(going):
                 kept = going.nonzero()[:, 0].to(device)

@@ -15,6 +15,7 @@ from mechlist.errors import InputError
 from mechlist.experiment import Option
 from mechlist.experiments.effects import MEAN, estimated_prompts, saved
 from mechlist.experiments.pair_experiment import (
+    PROMPT_GROUP,
     PairExperiment,
     metric_of,
     padded_pairs,
@@ -46,6 +47,12 @@ class GridExperiment(PairExperiment):
     options: ClassVar[Mapping[str, Option]] = {
         **pair_options(data="list", topics=("Fruits",), examples=8),
         "noising": Option(_into_clean),
+    }
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **PROMPT_GROUP,
+        "what is patched": ("site", "per", "roles", "replacement", "noising"),
+        "what is measured": ("metric",),
+        "statistics": ("correction", "noise_repeats", "null_pairs", "null_file", "top"),
     }
 
     data: Literal["list", "ioi"] | None = None

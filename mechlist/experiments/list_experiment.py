@@ -1,7 +1,7 @@
 """What the experiments on lists share: where their lists come from, and directions of one's own."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -27,6 +27,7 @@ class ListExperiment(Experiment):
 
     needs_tokenizer: ClassVar[bool] = True
     default_model: ClassVar[str] = "list-tiny"
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {"lists": ("recorded", "topics")}
 
     recorded: tuple[Path, ...] = ()
     """Files of recorded lists, or folders of them, such as `exports/lists` of a generate-lists run."""

@@ -21,6 +21,7 @@ from mechlist.runner.batching import pad_right
 from mechlist.text import joined, visible
 
 TOPICS = ("Fruits", "Vegetables", "Animals", "Countries", "Sports", "Languages", "Colors", "Rivers")
+PROMPT_GROUP = {"prompts": ("clean", "corrupt", "answer", "wrong", "pairs", "data", "topics", "examples")}
 METRICS = {
     "logit_difference": "logit difference",
     "log_prob": "log-probability of the answer",
@@ -54,6 +55,7 @@ class PairExperiment(Experiment):
     needs_tokenizer: ClassVar[bool] = True
     default_model: ClassVar[str] = "list-tiny"
     options: ClassVar[Mapping[str, Option]] = pair_options(data="list")
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = PROMPT_GROUP
 
     clean: str = ""
     """Prompt that has the answer as its continuation; without, the pairs of --data."""

@@ -22,6 +22,7 @@ from mechlist.lens.jacobian import JacobianLens, stream_signature
 from mechlist.lens.logit_lens import stage_hooks
 from mechlist.models.language_model import LanguageModel
 from mechlist.runner import Runner
+from mechlist.runner.progress import part_done
 
 SKIPPED = 16
 """First positions of a prompt that are left out, where streams are unlike all others; the last is left out too."""
@@ -123,6 +124,7 @@ class _Jacobians:
                 last = len(parts) * step + len(rows) == len(wanted)
                 gradients = torch.autograd.grad(target, sources, seeds, retain_graph=not last)
                 parts.append(torch.stack([g[: len(rows), valid].float().mean(1).cpu() for g in gradients]))
+                part_done(min(1.0, len(parts) * step / len(wanted)))
         return torch.cat(parts, dim=1)
 
     def _streams(self, tokens: Int[Tensor, "row position"]) -> list[Float[Tensor, "row position d_model"]]:

@@ -18,6 +18,7 @@ from mechlist.patching.replacements import Mean
 from mechlist.patching.sweep.cost import Sizes
 from mechlist.runner import Runner
 from mechlist.runner.batching import Prompts
+from mechlist.runner.progress import part_done
 
 PIECE_BYTES = 64 * 2**20
 """What senders write, and what receivers' gradients are, at a few positions of a prompt."""
@@ -118,6 +119,7 @@ class _Scoring:
             for step in range(1, self._steps + 1):
                 start = base.embedded + (1 - step / self._steps) * (away - base.embedded)
                 self._add(scores, members, plain, Receivers(layers, start), base, source)
+                part_done(step / self._steps)
         return {"scores": (scores / self._steps * task.nodes.reads).float(), "base": metric}
 
     def _add(

@@ -20,6 +20,7 @@ from mechlist.patching.replacements import Mean
 from mechlist.patching.sweep.task import whole_passes
 from mechlist.runner import Runner
 from mechlist.runner.batching import Prompts
+from mechlist.runner.progress import part_done
 
 CPU_BYTES = 256 * 2**20
 """What a batch's differences may take on a CPU: a larger batch is no faster there."""
@@ -228,6 +229,7 @@ class EdgeWork:
                 finals = task.runs.finals(base, carried, some, read)
                 plain = finals[0] if plain is None else plain
                 out.append(task.metric(finals.flatten(0, 1), members * len(some), plain))
+                part_done(sum(len(one) for one in out) / (self._variants * len(members)))
         return {"value": torch.cat(out).view(self._variants, len(members)).T}
 
     def _batches(self) -> list[list[int]]:

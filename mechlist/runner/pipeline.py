@@ -24,13 +24,13 @@ def run_batches(
     try:
         for number, members in enumerate(plan):
             done = journal.load(call, number) if journal else None
-            copy = HostCopy(by_halves(work, members), stream) if done is None else None
+            with bar.batch(sum(len(work.prompts[i]) for i in members)):
+                copy = HostCopy(by_halves(work, members), stream) if done is None else None
             if waiting is not None:
                 yield _finish(journal, call, *waiting)
             waiting = None if copy is None else (number, copy)
             if done is not None:
                 yield done
-            bar.advance(sum(len(work.prompts[i]) for i in members))
         if waiting is not None:
             yield _finish(journal, call, *waiting)
             waiting = None

@@ -37,6 +37,7 @@ from mechlist.patching.sweep.packing import (
     single_tokens,
 )
 from mechlist.patching.sweep.parts import Parts
+from mechlist.runner.progress import part_done
 
 AFTER_ATTENTION = ("z", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
@@ -158,6 +159,7 @@ class Sweep:
         streams: list[Tensor | None] = [None] * len(batch.groups)
         for layer in range(int(batch.join.min()), n_layers):
             self._advance(layer, batch, streams)
+            part_done((layer + 1) / n_layers)
         where = torch.full((len(rows), self.read.shape[1]), -1)
         whole: list[Tensor] = []
         token = 0
