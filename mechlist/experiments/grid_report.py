@@ -1,18 +1,23 @@
 """Figures, tables and sentences of a grid of effects over prompts, from saved results alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
+from jaxtyping import Float
 
 from mechlist.experiments.effects import AGAINST, MEAN, legend, marked, notes, read, sentences, site_name
 from mechlist.experiments.pair_experiment import METRICS
 from mechlist.figures import head_heatmap, position_heatmap, token_labels
 from mechlist.patching.sweep.cells import KEY_VALUE_SITES
+from mechlist.text import joined
 from mechlist.types import head_name
 
+HALF = 0.5
+"""A place holds the answer that recovers this share of the difference between the runs."""
 REPLACEMENTS = {"zero": "zero", "mean": "the mean over the prompts", "resample": "another prompt's run"}
 
 
@@ -91,14 +96,72 @@ def findings(results: xr.Dataset) -> list[str]:
     else:
         put = REPLACEMENTS[results.attrs["replacement"]]
         said = [f"The {what} is {base:.3f} in the unchanged run ({mean}); put in is {put}."]
+    way = _way(results)
+    if way:
+        said.append(way)
     table = cell_table(results)
-    if len(table) and table["effect"].iloc[0]:
+    if not way and len(table) and table["effect"].iloc[0]:
         best = table.iloc[0]
         share = best.get("share", np.nan)
         moved = f"changes it by {best['effect']:+.3f}" if np.isnan(share) else f"recovers {share:.1%}"
         token = f" ({best['token']!r})" if "token" in table else ""
         said.append(f"The largest effect is at {place(best, results.attrs['site'])}{token}: it {moved}.")
     return said + sentences(results, read(results, MEAN), results["base"].attrs.get("units", ""))
+
+
+def _way(results: xr.Dataset) -> str:
+    """Where the answer moves, of the residual stream by position or role; empty for other sites.
+
+    There the largest effect is at the first layer of what was changed by construction, and no finding.
+    """
+    axis = "role" if "role" in results["patched"].dims else "position"
+    if not (results.attrs["site"].startswith("resid") and results.attrs["per"] == "position" and _of_pair(results)):
+        return ""
+    shares = results["recovered"].mean("prompt").transpose("layer", axis)
+    labels = [f"role {name}" for name in shares[axis].values]
+    if axis == "position":
+        labels = [f"{token!r} (position {n})" for n, token in enumerate(_tokens(results))]
+    return way(shares.values, shares["layer"].values.tolist(), labels)
+
+
+def way(shares: Float[np.ndarray, "layer place"], layers: Sequence[int], places: Sequence[str]) -> str:
+    """In which layers which place alone recovers at least half of the difference, in one sentence.
+
+    Args:
+        shares: recovered of the difference between the runs; NaN where a place is in no prompt.
+        layers: numbers of the layers.
+        places: names of the places.
+    """
+    found = np.nan_to_num(shares, nan=-np.inf)
+    best = found.argmax(1)
+    held = np.where(found[np.arange(len(best)), best] >= HALF, best, -1)
+    stays: list[tuple[int, int, int]] = []
+    for n, at in enumerate(held.tolist()):
+        if stays and stays[-1][0] == at:
+            stays[-1] = (at, stays[-1][1], n)
+        else:
+            stays.append((at, n, n))
+    parts = []
+    for at, first, last in (stay for stay in stays if stay[0] >= 0):
+        values = found[first : last + 1, at]
+        low, high = f"{values.min():.0%}", f"{values.max():.0%}"
+        share = low if low == high else f"{low} to {high}"
+        parts.append(f"at {places[at]} {_layers(layers, first, last)} ({share})")
+    if not parts:
+        return "No single place recovers half of the difference in any layer."
+    return f"Put in alone, it recovers at least half of the difference {joined(parts)}."
+
+
+def _layers(layers: Sequence[int], first: int, last: int) -> str:
+    if first == 0 and last == len(layers) - 1:
+        return "in every layer"
+    if first == last:
+        return f"in layer {layers[first]}"
+    if first == 0:
+        return f"up to layer {layers[last]}"
+    if last == len(layers) - 1:
+        return f"from layer {layers[first]} on"
+    return f"from layer {layers[first]} to {layers[last]}"
 
 
 def place(cell: Any, site: str) -> str:

@@ -41,7 +41,8 @@ def test_a_finished_list_is_the_pair_without_another(runner: Runner):
     others = results["recovered"].sel(layer=0).drop_sel(position=adjective)
     assert not others.values.any()
     assert float(results["source"][0]) > float(results["base"][0])
-    assert Patch().findings(results)[1].startswith(f"The largest effect is at layer 0 position {adjective} ('·long')")
+    way = f"Put in alone, it recovers at least half of the difference at '·long' (position {adjective}) up to layer 3 ("
+    assert Patch().findings(results)[1].startswith(way)
     assert Patch().tables(results)["cells"]["token"].tolist()[0] == "·long"
     assert set(Patch().figures(results)) == {"positions"}
 
@@ -60,7 +61,7 @@ def test_roles_bring_lists_of_unequal_length_together(runner: Runner):
         found = results["patched"][i].sel(role="item 8 line break")
         np.testing.assert_allclose(found, alone["patched"].sel(position=last).squeeze("prompt"), atol=1e-4)
     assert set(experiment.figures(results)) == {"roles"}
-    assert experiment.findings(results)[1].startswith("The largest effect is at layer 0 role adjective: it recovers")
+    assert "half of the difference at role adjective up to layer 3 (" in experiment.findings(results)[1]
     both = Patch(topics=topics, roles=True, site="z", per="head_position")
     assert set(both.figures(both.run(runner))) == {"heads", "roles"}
 
