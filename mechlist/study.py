@@ -19,6 +19,7 @@ from mechlist.options import Output, Settings
 from mechlist.registry import find
 from mechlist.runner.progress import stage
 from mechlist.runs import Job, RunDirectory
+from mechlist.sweeps import SETTINGS, SUMMARY, swept
 from mechlist.text_files import parse_yaml
 from mechlist.types import Plan
 
@@ -51,6 +52,10 @@ class StepFile:
     """What the step is for, in the report."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """The experiment's parameters."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Model and seed of this step, where they are not the study's."""
+    sweep: dict[str, list[Any]] = field(default_factory=dict)
+    """Values of parameters, of model or seed: a step for every combination of them, and a table over all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,8 @@ class Step:
     name: str
     text: str
     job: Job
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What differs from the study's settings."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,7 @@ class Study:
                 "experiment": step.job.name,
                 "text": step.text,
                 "parameters": step.job.config()["parameters"],
+                **({"settings": dict(step.settings)} if step.settings else {}),
             }
             for step in self.steps
         ]
@@ -142,9 +150,11 @@ def read_study(file: Path, value: Mapping[str, Any]) -> Study:
         for number, entry in enumerate(study.steps):
             where = f"steps[{number}]."
             step = _validated(StepFile, entry, where, faults)
-            job = _job(step, study, where, faults) if isinstance(step, StepFile) else None
-            if isinstance(step, StepFile) and job is not None:
-                steps.append(Step(step.name or step.experiment, step.text, job))
+            for one in _expanded(step, where, faults) if isinstance(step, StepFile) else ():
+                settings = _changed(study, one.settings, where, faults)
+                job = _job(one, settings, where, faults)
+                if job is not None:
+                    steps.append(Step(one.name, one.text, job, one.settings))
         names = [s.name for s in steps]
         faults += [f"the step name {n!r} must be letters, digits, - and _" for n in names if not NAME.fullmatch(n)]
         faults += [f"two steps are called {n!r}" for n in sorted({n for n in names if names.count(n) > 1})]
@@ -161,7 +171,12 @@ def read_study(file: Path, value: Mapping[str, Any]) -> Study:
 
 def with_settings(study: Study, settings: Settings) -> Study:
     """The same steps under other settings."""
-    steps = [dataclasses.replace(s, job=dataclasses.replace(s.job, settings=settings)) for s in study.steps]
+    steps = [
+        dataclasses.replace(
+            s, job=dataclasses.replace(s.job, settings=dataclasses.replace(settings, **dict(s.settings)))
+        )
+        for s in study.steps
+    ]
     return dataclasses.replace(study, settings=settings, steps=tuple(steps))
 
 
@@ -170,7 +185,7 @@ def ready(study: Study, path: Path) -> Study:
 
     What the settings leave open is as the first step that needs a model would have it.
     """
-    jobs = [step.job for step in study.steps]
+    jobs = [dataclasses.replace(step.job, settings=study.settings) for step in study.steps]
     settings = complete(next((job for job in jobs if needs_model(job.experiment)), jobs[0])).settings
     chosen = with_settings(study, settings)
     steps = [
@@ -191,7 +206,7 @@ def run_study(study: Study, path: Path, output: Output) -> RunDirectory:
     study = with_settings(study, steps.settings)
     directory = RunDirectory(path)
     directory.check(study.config(), output)
-    load = functools.cache(load_runner)
+    load = functools.lru_cache(maxsize=1)(load_runner)
     if any(needs_model(step.job.experiment) for step in study.steps):
         load(study.settings)
     directory.claim(study.config(), output)
@@ -259,6 +274,45 @@ def named_steps(experiment: Any) -> set[str]:
 def settings_of(value: Settings) -> Settings:
     """The settings in a record that holds more."""
     return Settings(**{f.name: getattr(value, f.name) for f in dataclasses.fields(Settings)})
+
+
+def _expanded(step: StepFile, where: str, faults: list[str]) -> list[StepFile]:
+    """The step itself, or the steps that its sweep stands for and the table over them."""
+    name = step.name or step.experiment
+    if not step.sweep:
+        return [dataclasses.replace(step, name=name)]
+    try:
+        runs = list(swept(name, step.experiment, step.parameters, step.sweep))
+    except InputError as error:
+        faults.append(f"{where}{str(error).rstrip('.')}")
+        return []
+    steps = [
+        dataclasses.replace(
+            step,
+            name=run.name,
+            text=step.text if n == 0 else "",
+            parameters=run.parameters,
+            settings={**step.settings, **run.settings},
+            sweep={},
+        )
+        for n, run in enumerate(runs)
+    ]
+    if len(runs) < 2:
+        return steps
+    table = StepFile(experiment=SUMMARY, name=f"{name}-sweep", parameters={"runs": [f"{{{run.name}}}" for run in runs]})
+    return [*steps, table]
+
+
+def _changed(settings: Settings, changes: Mapping[str, Any], where: str, faults: list[str]) -> Settings:
+    """The study's settings with a step's own model and seed."""
+    wrong = sorted(set(changes) - set(SETTINGS))
+    if wrong:
+        faults.append(f"{where}settings: a step may have its own {' and '.join(SETTINGS)}, not {wrong[0]!r}")
+        return settings
+    changed = _validated(
+        Settings, {**dataclasses.asdict(settings_of(settings)), **changes}, f"{where}settings.", faults
+    )
+    return changed or settings
 
 
 def _job(step: StepFile | JobFile, settings: Settings, where: str, faults: list[str]) -> Job | None:

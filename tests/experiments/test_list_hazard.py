@@ -23,11 +23,12 @@ from mechlist.experiments.list_hazard.curves import (
 )
 from mechlist.experiments.list_hazard.endings import Endings, endings, true_endings
 from mechlist.experiments.list_hazard.experiment import ListHazard
-from mechlist.experiments.list_hazard.heads import class_means, head_sets, parse_heads, predict_changed
+from mechlist.experiments.list_hazard.heads import class_means, head_sets, predict_changed
 from mechlist.experiments.list_predictions import predict
 from mechlist.metrics.survival import survival_curve
 from mechlist.results import save_dataset
 from mechlist.runner import Runner, replace
+from mechlist.types import parse_heads
 from tests.experiments.lists_for_tests import write_recorded
 
 SMALL: dict[str, Any] = {"topics": ("Fruits", "Ocean"), "samples": 1, "max_new_tokens": 24, "resamples": 20}
@@ -150,12 +151,12 @@ def test_noise_shrinks_with_the_lists():
 
 
 def test_names_of_heads():
-    assert parse_heads(("3.1", "L4H2")) == ((3, 1), (4, 2))
+    assert parse_heads(("3.1", "L4H2"), "heads") == ((3, 1), (4, 2))
     for wrong in ("3", "3,1", "a.b", "-1.2", "3.1.2"):
         with pytest.raises(InputError, match="heads must be such as L4H11, not"):
-            parse_heads((wrong,))
+            parse_heads((wrong,), "heads")
     with pytest.raises(InputError, match="each head once"):
-        parse_heads(("3.1", "L3H1"))
+        parse_heads(("3.1", "L3H1"), "heads")
 
 
 def test_controls_are_other_heads_of_the_same_layers(runner: Runner):
