@@ -10,6 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.decode.records import Record
+from mechlist.decode.tree import Tree
 from mechlist.errors import InputError
 from mechlist.runner import Runner
 
@@ -83,6 +85,10 @@ class Experiment(ABC):
         """Text files for other programs, by path inside the folder `exports`, from saved results."""
         return {}
 
+    def exhibits(self, results: xr.Dataset) -> dict[str, Record | Tree]:  # noqa: ARG002
+        """Responses and token trees by title, to click through in the report and in the app, from saved results."""
+        return {}
+
     def findings(self, results: xr.Dataset) -> list[str]:  # noqa: ARG002
         """What the results say, in sentences, for the top of the report."""
         return []
@@ -121,6 +127,7 @@ _KINDS: Mapping[str, tuple[Any, Any, str]] = {
     "figures": (dict, go.Figure, "a dict of file names to plotly figures (mechlist.figures makes them)"),
     "tables": (dict, pd.DataFrame, "a dict of file names to pandas data frames"),
     "files": (dict, str, "a dict of paths to texts"),
+    "exhibits": (dict, Record | Tree, "a dict of titles to records (mechlist.decode.records) and trees"),
     "findings": (list | tuple, str, "a list of sentences"),
 }
 """What each method returns: its type, that of its entries, and both in words."""

@@ -280,6 +280,22 @@ def _fields(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
+def runs_in(folder: Path, *, below: bool = False) -> list[RunDirectory]:
+    """The runs and studies in a folder, the newest first; with `below`, it and what lies up to four folders down."""
+    patterns = ["/".join([*["*"] * depth, "config.yaml"]) for depth in (range(5) if below else (1,))]
+    files = [file for pattern in patterns for file in folder.glob(pattern)] if folder.is_dir() else []
+    return [RunDirectory(f.parent) for f in sorted(files, key=lambda f: (f.stat().st_mtime, f), reverse=True)]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration of the run in a directory; empty if it is none."""
+    try:
+        value = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def default_out(name: str) -> Path:
     """Where a run without --out goes: runs/NAME-<time>."""
     return RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -7,6 +7,7 @@ import torch
 from experiments.benchmarks import (
     attribution,
     circuits,
+    decoding,
     memory,
     patching,
     patching_bridge,
@@ -23,7 +24,7 @@ def main() -> None:
     """Run all benchmarks in one process."""
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
     print(f"{'':<66} {'ours':>11} {'alternative':>11} {'speed-up':>9}")
-    for benchmark in (runner, store):
+    for benchmark in (runner, store, decoding):
         for comparison in benchmark.run():
             print(comparison.row(), flush=True)
     others = (

@@ -17,6 +17,7 @@ COMMANDS = {
     "look": "The first look at a prompt: tokens, what comes next, what each layer would say, where heads look.",
     "plan": "What a run would take, before it runs: operations, memory, time.",
     "show": "Show a finished run in the terminal.",
+    "view": "Runs, responses, trees, looks and patches in the browser.",
     "report": "Draw the figures and the report of a finished run again.",
     "check": "Check a model: the guards, and logits against Hugging Face.",
     "cache": "List, verify or clear the activations that runs left on disk.",

@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mechlist.errors import InputError
 from mechlist.options import Output
-from mechlist.runs import RUNS, RunDirectory, default_out, differences
+from mechlist.runs import RUNS, RunDirectory, default_out, differences, read_config, runs_in
 
 NAMED = 3
 """Differences that a sentence lists."""
@@ -71,18 +69,3 @@ def _newest(config: dict[str, Any], name: str) -> Path:
         path, found = near[0]
         sentence += f"; in the newest of {name}, {path}, {'; '.join(found[:NAMED])}"
     raise InputError(f"{sentence}.")
-
-
-def runs_in(folder: Path) -> list[RunDirectory]:
-    """The runs and studies in a folder, the newest first."""
-    files = folder.glob("*/config.yaml") if folder.is_dir() else []
-    return [RunDirectory(f.parent) for f in sorted(files, key=lambda f: (f.stat().st_mtime, f), reverse=True)]
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The configuration of the run in a directory; empty if it is none."""
-    try:
-        value = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -28,7 +28,7 @@ class ShowFlags:
 def main(argv: list[str]) -> int:
     """Print findings, then tables; of a study all its findings first. Of a folder of runs, what there is."""
     flags = parse(ShowFlags, argv, prog="mechlist show", description="Show a finished run in the terminal.")
-    from mechlist.cli.resume import runs_in
+    from mechlist.runs import runs_in
 
     if not (flags.directory / "config.yaml").is_file() and (runs := runs_in(flags.directory)):
         _list(runs)
@@ -56,8 +56,8 @@ def _list(runs: "Sequence[RunDirectory]") -> None:
     import pandas as pd
     from rich.console import Console
 
-    from mechlist.cli.resume import read_config
     from mechlist.cli.tables import print_table
+    from mechlist.runs import read_config
 
     rows = []
     for run in runs:

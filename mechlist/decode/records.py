@@ -76,16 +76,20 @@ def read_records(file: Path) -> list[Record]:
     Raises:
         InputError: a file that is missing, too large, cut off, not JSON, or holds something else.
     """
-    text = read_file(file, MOST_BYTES, "a file of records")
-    values = _values(file, text)
+    return parse_records(read_file(file, MOST_BYTES, "a file of records"), str(file))
+
+
+def parse_records(text: str, name: str) -> list[Record]:
+    """Records from the text of a file, which errors call `name`; see `read_records`."""
+    values = _values(name, text)
     records: list[Record] = []
     for where, value in values:
         try:
             records += from_openai(value) if _is_openai(value) else [_record(value)]
         except InputError as error:
-            raise InputError(f"{file}{where} is no record of log-probabilities: {error}") from error
+            raise InputError(f"{name}{where} is no record of log-probabilities: {error}") from error
     if not records:
-        raise InputError(f"{file} must hold one record at least, and holds none.")
+        raise InputError(f"{name} must hold one record at least, and holds none.")
     return records
 
 
@@ -166,25 +170,25 @@ def from_openai(value: Mapping[str, Any]) -> list[Record]:
     return records
 
 
-def _values(file: Path, text: str) -> list[tuple[str, Any]]:
+def _values(name: str, text: str) -> list[tuple[str, Any]]:
     """What the file holds, with where it stands."""
     try:
         value = parse_json(text)
     except ValueError as error:
         lines = list(json_lines(text))
         if len(lines) < 2:
-            raise InputError(f"{file} is cut off or not JSON: {error}.") from error
-        return [(f", line {n}", _line(file, n, line)) for n, line in lines]
+            raise InputError(f"{name} is cut off or not JSON: {error}.") from error
+        return [(f", line {n}", _line(name, n, line)) for n, line in lines]
     if isinstance(value, list):
         return [(f", entry {n}", one) for n, one in enumerate(value, start=1)]
     return [("", value)]
 
 
-def _line(file: Path, number: int, line: str) -> Any:
+def _line(name: str, number: int, line: str) -> Any:
     try:
         return parse_json(line)
     except ValueError as error:
-        raise InputError(f"{file} is cut off or not JSON, in line {number}: {error}.") from error
+        raise InputError(f"{name} is cut off or not JSON, in line {number}: {error}.") from error
 
 
 def _is_openai(value: Any) -> bool:

@@ -23,13 +23,17 @@ def read_tree(file: Path) -> Tree:
     Raises:
         InputError: a file that is missing, too large, cut off, not JSON, or no token tree.
     """
-    text = read_file(file, MOST_BYTES, "a tree")
+    return parse_tree(read_file(file, MOST_BYTES, "a tree"), str(file))
+
+
+def parse_tree(text: str, name: str) -> Tree:
+    """A token tree from the text of a file, which errors call `name`; see `read_tree`."""
     try:
         return tree_from_json(parse_json(text))
     except ValueError as error:
-        raise InputError(f"{file} is cut off or not JSON: {error}.") from error
+        raise InputError(f"{name} is cut off or not JSON: {error}.") from error
     except InputError as error:
-        raise InputError(f"{file} is not a token tree: {error}") from error
+        raise InputError(f"{name} is not a token tree: {error}") from error
 
 
 def tree_from_json(value: Any) -> Tree:

@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,14 @@ class Run:
     def lines(self) -> int:
         """How many there are."""
         return max(self.line, default=-1) + 1
+
+
+def confidence_colour(probability: float | int) -> str:
+    """The colour of a token of this probability, as CSS: that of `coloured_text` with `confidence`."""
+    low, high = next(ends for ends in pairwise(CONFIDENCE) if probability <= ends[1][0] or ends[1][0] == 1.0)
+    along = min(1.0, max(0.0, (probability - low[0]) / (high[0] - low[0])))
+    channels = [(int(low[1][at : at + 2], 16), int(high[1][at : at + 2], 16)) for at in (1, 3, 5)]
+    return "#" + "".join(f"{round(a + along * (b - a)):02x}" for a, b in channels)
 
 
 def letters(text: str) -> int:

@@ -36,7 +36,9 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
+    """Where a branch stands, and what is shown of it."""
+
     left: int
     """In letters."""
     line: float
@@ -44,6 +46,7 @@ class _Place:
 
     @property
     def right(self) -> int:
+        """Letters up to its end."""
         return self.left + letters(self.label) + 1
 
 
@@ -65,7 +68,7 @@ def word_tree(
     if not branches or any(b.parent is not None and not 0 <= b.parent < i for i, b in enumerate(branches)):
         raise InputError("branches must hold one at least, and each parent before its children.")
     kept, hidden = _shown(branches, most_leaves)
-    places = _places(branches, kept, longest)
+    places = tree_places(branches, kept, longest)
     figure = go.Figure([_connectors(branches, places), *_traces(branches, places)])
     height = LINE * (max(place.line for place in places.values()) + 1)
     values = np.array([[branches[i].value for i in kept]], dtype=float)
@@ -88,14 +91,14 @@ def _shown(branches: Sequence[Branch], most: int) -> tuple[list[int], int]:
     return sorted(kept), len(leaves) - sum(leaf in kept for leaf in leaves)
 
 
-def _places(branches: Sequence[Branch], kept: Sequence[int], longest: int) -> dict[int, _Place]:
+def tree_places(branches: Sequence[Branch], kept: Sequence[int], longest: int) -> dict[int, Place]:
     """Where each branch stands: leaves one below the other in the order of the tree, parents amid their children."""
     line = _lines(branches, kept)
-    places: dict[int, _Place] = {}
+    places: dict[int, Place] = {}
     for i in kept:
         parent = branches[i].parent
         left = 0 if parent is None else places[parent].right + _GAP - 1
-        places[i] = _Place(left, line[i], _label(branches[i], longest))
+        places[i] = Place(left, line[i], _label(branches[i], longest))
     return places
 
 
@@ -123,7 +126,7 @@ def _lines(branches: Sequence[Branch], kept: Sequence[int]) -> dict[int, float]:
     return line
 
 
-def _connectors(branches: Sequence[Branch], places: dict[int, _Place]) -> go.Scatter:
+def _connectors(branches: Sequence[Branch], places: dict[int, Place]) -> go.Scatter:
     x: list[float | None] = []
     y: list[float | None] = []
     for i, place in places.items():
@@ -137,7 +140,7 @@ def _connectors(branches: Sequence[Branch], places: dict[int, _Place]) -> go.Sca
     return go.Scatter(x=x, y=y, mode="lines", line={"width": 1, "color": "#b8bcc4"}, hoverinfo="skip")
 
 
-def _traces(branches: Sequence[Branch], places: dict[int, _Place]) -> list[Any]:
+def _traces(branches: Sequence[Branch], places: dict[int, Place]) -> list[Any]:
     """Coloured boxes, the texts in them, and the marks behind them."""
     left = np.array([place.left for place in places.values()]) * LETTER
     right = np.array([place.right for place in places.values()]) * LETTER

@@ -33,6 +33,7 @@ class Finished:
     figures: dict[str, go.Figure]
     tables: dict[str, pd.DataFrame]
     record: Record
+    exhibits: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def write_report(path: Path) -> Path:
@@ -76,8 +77,26 @@ def read_finished(path: Path) -> Finished:
         figures = checked(experiment, "figures", experiment.figures(results))
     with directory.making("tables"):
         tables = checked(experiment, "tables", experiment.tables(results))
+    with directory.making("exhibits"):
+        exhibits = checked(experiment, "exhibits", experiment.exhibits(results))
     summary = (type(experiment).__doc__ or job.name).strip().split("\n")[0]
-    return Finished(summary, findings, figures, tables, directory.record())
+    return Finished(summary, findings, figures, tables, directory.record(), exhibits)
+
+
+def read_exhibits(path: Path) -> dict[str, Any]:
+    """Responses and token trees of a finished experiment, or of all steps of a study, by title.
+
+    Raises:
+        InputError: no run, or one that is not finished.
+    """
+    config = read_yaml(path / "config.yaml")
+    if "steps" in config:
+        steps = read_study(path / "config.yaml", config).steps
+        found = {step.name: read_exhibits(path / step.name) for step in steps}
+        return {f"{name}, {title}": value for name, of in found.items() for title, value in of.items()}
+    _check(path)
+    experiment = _job(path).experiment
+    return checked(experiment, "exhibits", experiment.exhibits(load_dataset(RunDirectory(path).results)))
 
 
 def _check(path: Path, *, with_numbers: bool = False) -> None:
@@ -111,7 +130,7 @@ def _single(path: Path, config: dict[str, Any], done: Finished) -> Report:
         subtitle=_subtitle([done.record], config),
         question=done.summary,
         findings=done.findings,
-        sections=(Section(title="Results", figures=done.figures, tables=done.tables),),
+        sections=(Section(title="Results", figures=done.figures, tables=done.tables, exhibits=done.exhibits),),
         guards=_guards([done.record]),
         config_yaml=(path / "config.yaml").read_text(encoding="utf-8"),
         facts=_facts([done.record]),
@@ -127,6 +146,7 @@ def _study(path: Path, study: Study, finished: Sequence[Finished]) -> Report:
             findings=done.findings,
             figures=done.figures,
             tables=done.tables,
+            exhibits=done.exhibits,
         )
         for step, done in zip(study.steps, finished, strict=True)
     ]

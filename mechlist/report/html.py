@@ -4,6 +4,7 @@ import math
 
 import plotly.graph_objects as go
 
+from mechlist.report.exhibits import exhibit
 from mechlist.report.model import Report, Section
 from mechlist.report.plots import asset, figure_block, plain_title, scripts
 from mechlist.report.tables import table
@@ -100,7 +101,8 @@ def _section(section: Section, anchors: Anchors) -> str:
         figure_block(figure, anchors.new(section.title, name), name=name) for name, figure in section.figures.items()
     ]
     tables = [table(frame, caption) for caption, frame in section.tables.items()]
-    parts = [paragraphs(section.text), bullets(section.findings), *figures, *tables]
+    exhibits = [exhibit(value, title) for title, value in section.exhibits.items()]
+    parts = [paragraphs(section.text), bullets(section.findings), *figures, *exhibits, *tables]
     return "\n".join(part for part in parts if part) or "<p>Nothing to show.</p>"
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 import plotly.graph_objects as go
 
+from mechlist.decode.records import Record
+from mechlist.decode.tree import Tree
 from mechlist.types import Guard
 
 
@@ -22,6 +24,8 @@ class Section:
     """Name, which makes the anchor, to a figure from `mechlist.figures.finish`."""
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """Caption to rows."""
+    exhibits: Mapping[str, Record | Tree] = field(default_factory=dict)
+    """Title to a response or a token tree, which the page lets a reader click through."""
 
 
 @dataclass(frozen=True, kw_only=True)

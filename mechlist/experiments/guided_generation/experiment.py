@@ -13,8 +13,10 @@ import xarray as xr
 from mechlist.datasets.chat import stop_tokens
 from mechlist.decode import Completion, Sampling, generate
 from mechlist.decode.guided import GrammarKind, GrammarRule, Seam, allowed_mass
+from mechlist.decode.records import Record
 from mechlist.decode.strategies import answer_log_prob
 from mechlist.decode.token_texts import NONE, TokenTexts
+from mechlist.decode.tree import Tree
 from mechlist.errors import InputError
 from mechlist.experiments.guided_generation import report
 from mechlist.experiments.prompt_experiment import PromptExperiment
@@ -99,6 +101,10 @@ class GuidedGeneration(PromptExperiment):
     def tables(self, results: xr.Dataset) -> dict[str, pd.DataFrame]:
         """Answers with their log-probabilities, and every token."""
         return report.tables(results)
+
+    def exhibits(self, results: xr.Dataset) -> dict[str, Record | Tree]:
+        """Each prompt's first guided answer, and the model's own."""
+        return dict(report.records(results))
 
     def findings(self, results: xr.Dataset) -> list[str]:
         """What the guide cost, and a warning where tokenising together and apart differ."""

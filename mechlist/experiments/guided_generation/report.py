@@ -5,6 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.decode.records import Record, RecordedToken
 from mechlist.decode.token_texts import NONE, token_texts
 from mechlist.figures import position_lines
 from mechlist.figures.token_text import coloured_text
@@ -75,6 +76,23 @@ def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
         for j, (text, token_id) in enumerate(_tokens(results, i))
     ]
     return {"answers": answers, "tokens": pd.DataFrame(tokens)}
+
+
+def records(results: xr.Dataset) -> dict[str, Record]:
+    """Of each prompt its first guided answer and the model's own, with what was recorded of each token."""
+    found = {}
+    for prompt in range(results.sizes["prompt_number"]):
+        for guided in (True, False):
+            answer = _answers(results, prompt, guided)[0]
+            log_prob = results["log_prob"].values[answer]
+            tokens = [
+                RecordedToken(text, float(own), token_id=token_id)
+                for (text, token_id), own in zip(_tokens(results, answer), log_prob, strict=False)
+            ]
+            title = f"{'guided' if guided else 'free'} answer {prompt + 1}"
+            text = "".join(token.token for token in tokens)
+            found[title] = Record(unescaped(str(results["prompt"][prompt].item())), text, tuple(tokens))
+    return {title: record for title, record in found.items() if record.tokens}
 
 
 def findings(results: xr.Dataset) -> list[str]:

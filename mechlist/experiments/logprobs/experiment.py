@@ -12,8 +12,10 @@ import xarray as xr
 
 from mechlist.datasets.chat import stop_tokens
 from mechlist.decode import Sampling, generate
-from mechlist.decode.reading import read_columns, read_predictions
-from mechlist.decode.records import Alternative, Record, RecordedToken, read_records, records_text, to_json, to_openai
+from mechlist.decode.reading import read_columns
+from mechlist.decode.record_reading import records_of, sequences_of
+from mechlist.decode.records import Record, read_records, records_text, to_json, to_openai
+from mechlist.decode.tree import Tree
 from mechlist.errors import InputError
 from mechlist.experiments.logprobs import report
 from mechlist.experiments.logprobs.dataset import to_dataset, to_records
@@ -73,7 +75,8 @@ class LogProbs(PromptExperiment):
         name = runner.language_model.info["name"]
         if self.logits_of:
             return self._logits(runner, prompts, answers).assign_attrs(model=name, logits_only=True)
-        records = _records(runner, prompts, answers, self.alternatives)
+        asked = [(prompt.text, prompt.tokens) for prompt in prompts]
+        records = records_of(runner, asked, answers, self.alternatives)
         source = "given" if self.responses else "written"
         return to_dataset(records).assign_attrs(model=name, source=source, logits_only=False)
 
@@ -95,6 +98,12 @@ class LogProbs(PromptExperiment):
             "records.json": json_text([to_json(record) for record in records], indent=1) + "\n",
             "openai.json": json_text([to_openai(record, model) for record in records]) + "\n",
         }
+
+    def exhibits(self, results: xr.Dataset) -> dict[str, Record | Tree]:
+        """The texts."""
+        if results.attrs["logits_only"]:
+            return {}
+        return {f"text {n}": record for n, record in enumerate(to_records(results), start=1) if record.tokens}
 
     def findings(self, results: xr.Dataset) -> list[str]:
         """How sure the model was, and where it was not."""
@@ -131,7 +140,7 @@ class LogProbs(PromptExperiment):
             if len(found) != 1:
                 raise InputError(f"logits_of must be texts of one token each, and {text!r} has {len(found)}.")
             ids += found
-        sequences, starts = _sequences(prompts, answers)
+        sequences, starts = sequences_of([prompt.tokens for prompt in prompts], answers)
         tokens, logits = read_columns(runner, sequences, starts, torch.tensor(ids))
         texts = [[escaped(t) for t in runner.token_texts(list(answer))] for answer in answers]
         width = tokens.shape[1]
@@ -144,33 +153,3 @@ class LogProbs(PromptExperiment):
             },
             coords={"record": np.arange(len(answers)), "token": np.arange(width), "column": ids},
         )
-
-
-def _sequences(prompts: list[Prompt], answers: list[tuple[int, ...]]) -> tuple[list[list[int]], list[int]]:
-    pairs = zip(prompts, answers, strict=True)
-    return [[*prompt.tokens, *answer] for prompt, answer in pairs], [len(prompt.tokens) for prompt in prompts]
-
-
-def _records(runner: Runner, prompts: list[Prompt], answers: list[tuple[int, ...]], alternatives: int) -> list[Record]:
-    """What the model says of each token of the answers, in one batched pass."""
-    _, found = read_predictions(runner, *_sequences(prompts, answers), alternatives)
-    ids = sorted({*found.top.flatten().tolist(), *(token for answer in answers for token in answer)} - {-1})
-    text_of = dict(zip(ids, runner.token_texts(ids), strict=True))
-    records = []
-    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        tokens = []
-        for place, token in enumerate(answer):
-            others = zip(found.top[row, place].tolist(), found.top_log_prob[row, place].tolist(), strict=True)
-            tokens.append(
-                RecordedToken(
-                    token=text_of[token],
-                    log_prob=float(found.log_prob[row, place]),
-                    alternatives=tuple(Alternative(text_of[other], log_prob, other) for other, log_prob in others),
-                    token_id=token,
-                    rank=int(found.rank[row, place]),
-                    entropy=float(found.entropy[row, place]),
-                )
-            )
-        response = runner.tokenizer.decode(list(answer), clean_up_tokenization_spaces=False)
-        records.append(Record(prompt.text, response, tuple(tokens)))
-    return records

@@ -11,6 +11,7 @@ import xarray as xr
 
 from mechlist.datasets.chat import stop_tokens
 from mechlist.decode.importance import Importance, branchings, leaf_importance, resampled_importance
+from mechlist.decode.records import Record
 from mechlist.decode.tree import Order, Tree, TreeConfig
 from mechlist.decode.tree_dataset import dataset_trees, trees_dataset
 from mechlist.decode.tree_file import read_tree, tree_text
@@ -100,6 +101,10 @@ class TokenTree(PromptExperiment):
     def files(self, results: xr.Dataset) -> dict[str, str]:
         """The tree as JSON, in the format of recorded trees."""
         return {"tree.json": tree_text(dataset_trees(results)["tree"])}
+
+    def exhibits(self, results: xr.Dataset) -> dict[str, Record | Tree]:
+        """The tree."""
+        return {"the tree": dataset_trees(results)["tree"]}
 
     def findings(self, results: xr.Dataset) -> list[str]:
         """How much of the probability the tree covers, its likeliest end, and the choice that matters most."""
