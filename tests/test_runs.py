@@ -9,7 +9,7 @@ import yaml
 from mechlist.errors import InputError
 from mechlist.experiments.induction.experiment import Induction
 from mechlist.options import Output, Settings
-from mechlist.runs import Job, RunDirectory, differences, explain_os_error
+from mechlist.runs import Job, RunDirectory, differences, explain_os_error, read_config, runs_in
 
 CONFIG = Job("induction", Induction(batch=2), Settings(model="induction-tiny")).config()
 
@@ -85,6 +85,19 @@ def test_differences_of_studies_name_the_step():
     now = [steps[0], {"name": "b", "parameters": {"period": 2}}]
     assert differences({"steps": steps}, {"steps": now}) == ["its period of step b is 1, now it is 2"]
     assert differences({"steps": steps}, {"steps": steps[:1]})[0] == "its steps is ['a', 'b'], now it is ['a']"
+
+
+def test_runs_are_found_below_a_folder(tmp_path):
+    for folder in ("a", "study/step", "deep/er/and/x", "deep/er/and/far/x"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.yaml").write_text("experiment: x")
+    (tmp_path / "study" / "config.yaml").write_text("[")
+    assert {run.path.name for run in runs_in(tmp_path)} == {"a", "study"}
+    below = {str(run.path.relative_to(tmp_path)) for run in runs_in(tmp_path, below=True)}
+    assert below == {"a", "study", "study/step", "deep/er/and/x"}
+    assert runs_in(tmp_path / "none", below=True) == []
+    assert read_config(tmp_path / "a") == {"experiment": "x"}
+    assert read_config(tmp_path / "study") == {}
 
 
 def test_overwriting_removes_a_run_and_nothing_else(tmp_path):

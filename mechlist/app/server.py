@@ -1,6 +1,7 @@
 """The Dash app: pages side by side in one layout, and the guard before every request."""
 
 import logging
+import os
 import socket
 from importlib import resources
 from typing import Any
@@ -138,17 +139,13 @@ def listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise InputError(f"port must be from 0 to 65535, not {port}.")
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        opened = socket.socket(family, kind)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind(address)
-        opened.listen(128)
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
         raise InputError(
             f"The app cannot listen at {host}, port {port} ({reason}): give another --port or --host."
         ) from error
-    return opened
 
 
 def make_web_server(app: Dash, opened: socket.socket) -> BaseWSGIServer:

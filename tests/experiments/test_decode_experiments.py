@@ -13,6 +13,7 @@ import xarray as xr
 
 from mechlist.datasets.chat import stop_tokens
 from mechlist.decode import Sampling, generate
+from mechlist.decode.records import Record
 from mechlist.decode.strategies import Strategy, answer_log_prob, beam_search, shifts
 from mechlist.decode.token_texts import NONE, token_texts
 from mechlist.errors import InputError
@@ -96,6 +97,11 @@ def test_guided_results_survive(guided: xr.Dataset, tmp_path: Path):
     mean = guided.isel(answer=guided["guided"].values & (guided["prompt_of"].values == 0))
     assert f"the guided answer has {float(mean['log_prob'].sum('token').mean()):.2f} nats" in asked.findings(guided)[0]
     assert "allowed" in asked.figures(guided)
+    exhibits = asked.exhibits(guided)
+    assert list(exhibits)[:2] == ["guided answer 1", "free answer 1"]
+    first = exhibits["guided answer 1"]
+    assert isinstance(first, Record)
+    assert first.response == texts_of(guided, int(np.flatnonzero(guided["guided"].values)[0]))
 
 
 def test_a_seam_that_shows_is_warned_of(runner: Runner):

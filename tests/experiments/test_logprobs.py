@@ -110,6 +110,7 @@ def test_results_survive_their_file(results: xr.Dataset, tmp_path: Path):
     assert asked.findings(again) == asked.findings(results)
     assert asked.files(again) == asked.files(results)
     assert to_records(again) == to_records(results)
+    assert asked.exhibits(again) == {f"text {n}": one for n, one in enumerate(to_records(results), start=1)}
     assert asked.figures(again) == asked.figures(results)
     assert set(asked.tables(again)) == {"records", "least_confident", "tokens"}
 
@@ -126,6 +127,7 @@ def test_odd_text_goes_through_every_file(tmp_path: Path):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in report
     assert "\u202e" not in report
     assert "\0" not in report
+    assert report.count('<details class="token"') == sum(len(record.tokens) for record in odd_records())
     assert "\U0001f600" in report or "\\ud83d\\ude00" in report
 
 

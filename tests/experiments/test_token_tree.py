@@ -58,6 +58,7 @@ def test_results_survive_their_file(results: xr.Dataset, tmp_path: Path):
     assert asked.findings(again) == asked.findings(results)
     assert asked.figures(again) == asked.figures(results)
     assert asked.files(again) == {"tree.json": tree_text(dataset_trees(results)["tree"])}
+    assert asked.exhibits(again) == {"the tree": dataset_trees(results)["tree"]}
     (tmp_path / "tree.json").write_text(asked.files(again)["tree.json"])
     assert read_tree(tmp_path / "tree.json").nodes == dataset_trees(results)["tree"].nodes
 

@@ -8,7 +8,7 @@ import xarray as xr
 
 from mechlist.errors import InputError
 from mechlist.figures.points import named_points
-from mechlist.figures.token_text import LETTER, Run, coloured_text, cut, letters
+from mechlist.figures.token_text import CONFIDENCE, LETTER, Run, coloured_text, confidence_colour, cut, letters
 from mechlist.figures.word_tree import CUT_OFF, ENDED, Branch, word_tree
 
 TEXTS = ["<b>", " one", "\n", "\u202e", "漢字"]
@@ -27,6 +27,12 @@ def test_text_runs_and_wraps():
     assert run.lines == 3
     assert Run.of(["a" * 20], 8).text == ("aaaaaa…",)
     assert Run.of([""], 8).text == ("∅",)
+
+
+def test_the_colour_of_a_page_is_that_of_a_figure():
+    assert [confidence_colour(p) for p, _ in CONFIDENCE] == [colour for _, colour in CONFIDENCE]
+    assert confidence_colour(0.15) == "#e4ac86"
+    assert confidence_colour(1.0001) == CONFIDENCE[-1][1]
 
 
 def test_wide_letters_take_two_columns():

@@ -150,8 +150,10 @@ def register(app: Dash, desk: Desk) -> None:
         require_click()
         sheet, view = _read(desk, data)
         found = next_match(matches(sheet, query or ""), view.selected)
+        if not query:
+            raise InputError("Type what to search for.")
         if found is None:
-            raise InputError(f"No chain of the tree holds “{visible(query or '')}”.")
+            raise InputError(f"No chain of the tree holds “{visible(query)}”.")
         return _data(data, view.select(found), centred=True) | {"query": query}
 
     @app.callback(
