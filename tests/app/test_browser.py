@@ -67,7 +67,8 @@ def visit(browser: "Browser", address: str) -> "Iterator[Callable[[str], Page]]"
     wrong: list[str] = []
     page.on("console", lambda told: wrong.append(told.text) if told.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda asked: asked.url.startswith((address, "data:", "blob:")) or wrong.append(asked.url))
+    own = address, "data:", "blob:"
+    page.on("request", lambda asked: None if asked.url.startswith(own) else wrong.append(asked.url))
 
     def visited(name: str) -> "Page":
         page.goto(address + name)
@@ -168,9 +169,16 @@ def test_odd_text_shows_as_itself_on_every_page(visit, folder):
 
 
 def test_what_cannot_be_opened_is_a_sentence_on_the_page(visit, folder, tmp_path):
-    page = visit("response")
-    opened(page, "response", folder / "bad.json")
+    page = visit("tree")
+    page.fill("#tree-low", "0.9")
+    page.click("#tree-grow")
     page.wait_for_selector("#message:not(:empty)")
+    assert "the first not above the second, not 0.9 and 0.5" in page.inner_text("#message")
+    opened(page, "tree", folder / "odd.jsonl")
+    page.wait_for_function("() => document.querySelector('#message').innerText.includes('responses and no tree')")
+    page.get_by_role("link", name="Response").click()
+    opened(page, "response", folder / "bad.json")
+    page.wait_for_function("() => document.querySelector('#message').innerText.includes('bad.json is')")
     assert "bad.json is cut off or not JSON" in page.inner_text("#message")
     (tmp_path / "large.json").write_bytes(b" " * 40_000_000)
     page.set_input_files("#response-upload input", str(tmp_path / "large.json"))

@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import pytest
 
+from mechlist.app.pages.tree import tree_pan
 from mechlist.app.tree_elements import tree_elements
 from mechlist.app.tree_view import MOST_SHOWN, TreeSheet, TreeView, matches, next_match, way_to
 from mechlist.errors import InputError
@@ -52,6 +53,9 @@ def test_what_is_selected_is_shown_with_the_way_to_it(sheet):
     way = way_to(sheet, deep)
     assert all("way" in elements[str(n)]["classes"] for n in way)
     assert all("way" in elements[f"{a}-{b}"]["classes"] for a, b in pairwise(way))
+    assert tree_pan(list(elements.values()), 0)["x"] == 16
+    right = elements[str(deep)]["position"]["x"] + tree_pan(list(elements.values()), deep)["x"]
+    assert right == pytest.approx(160 + elements[str(deep)]["data"]["width"] / 2)
     assert "closed" in elements["0"]["classes"]
     assert "(+2)" in elements["0"]["data"]["label"]
 

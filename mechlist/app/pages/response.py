@@ -65,7 +65,10 @@ def layout(desk: Desk) -> list[Component]:
 
 def _form(desk: Desk) -> Component:
     if desk.live is None:
-        return html.P("No model is loaded: responses are read from files and runs. Start with --model to write some.")
+        return html.P(
+            "No model is loaded: responses are read from files and runs, and a choice follows the branches that a tree "
+            "recorded. Start with --model to write some."
+        )
     return html.Div(
         [
             field("Prompt", dcc.Textarea(id="response-prompt", value="Write a short list of fruits.", rows=3)),

@@ -169,8 +169,7 @@ def register(app: Dash, desk: Desk) -> None:
             return [], no_update, [], "", True
         sheet, view = _read(desk, data)
         elements = tree_elements(sheet, view)
-        where = next(e["position"] for e in elements if e["data"]["id"] == str(view.selected))
-        pan = {"x": 160 - where["x"], "y": _HEIGHT / 2 - where["y"]} if data["centred"] else no_update
+        pan = tree_pan(elements, view.selected) if data["centred"] else no_update
         return elements, pan, tree_panel(sheet, view), _said(sheet, view, data.get("query")), False
 
     @app.callback(Output("tree-hover", "children"), Input("tree-graph", "mouseoverNodeData"))
@@ -230,6 +229,13 @@ def _data(data: dict[str, Any], view: TreeView, *, centred: bool) -> dict[str, A
 
 def _read(desk: Desk, data: dict[str, Any]) -> tuple[TreeSheet, TreeView]:
     return desk.shelf.get(data["sheet"], TreeSheet), TreeView(frozenset(data["open"]), data["selected"])
+
+
+def tree_pan(elements: list[dict[str, Any]], number: int) -> dict[str, float]:
+    """Where the drawing stands so that a chain is in sight, with some of what leads to it."""
+    chain = next(one for one in elements if one["data"]["id"] == str(number))
+    left = chain["position"]["x"] - chain["data"]["width"] / 2
+    return {"x": (160 if number else 16) - left, "y": _HEIGHT / 2 - chain["position"]["y"]}
 
 
 def _said(sheet: TreeSheet, view: TreeView, query: str | None) -> str:
