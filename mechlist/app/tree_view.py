@@ -70,11 +70,6 @@ class TreeView:
                 waiting += [c for c in children if c in way]
         return sorted(found)
 
-    def hidden(self, sheet: TreeSheet, number: int) -> int:
-        """Children of a shown chain that are not shown."""
-        shown = set(self.shown(sheet))
-        return sum(child not in shown for child in sheet.segments[number].children)
-
     def select(self, number: int) -> "TreeView":
         """The same with another chain selected."""
         return replace(self, selected=number)
@@ -92,10 +87,6 @@ class TreeView:
             return opened
         below = {n for n in self.open if number in way_to(sheet, n)}
         return replace(self, open=self.open - below, selected=number)
-
-    def folded(self) -> "TreeView":
-        """Everything closed but the root."""
-        return TreeView(frozenset({0}))
 
 
 def way_to(sheet: TreeSheet, number: int) -> tuple[int, ...]:

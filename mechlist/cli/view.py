@@ -31,6 +31,8 @@ class ViewFlags:
     """Type of weights and activations."""
     memory: str = "4GiB"
     """Memory for activations of a batch, beyond the weights."""
+    bos: bool | None = None
+    """Begin prompts with the tokenizer's BOS token; by default where it has one."""
 
 
 def main(argv: list[str]) -> int:
@@ -51,7 +53,11 @@ def main(argv: list[str]) -> int:
     with listen(flags.host, flags.port) as opened:
         live = None
         if flags.model:
-            live = Live(Runner.load(flags.model, device=flags.device, dtype=flags.dtype, memory=flags.memory))
+            loaded = Runner.load(
+                flags.model, device=flags.device, dtype=flags.dtype, memory=flags.memory, bos=flags.bos
+            )
+            # Clicks need no progress bars.
+            live = Live(Runner(loaded.language_model, memory=flags.memory, progress=False))
         access = Access.to(flags.host)
         server = make_web_server(make_app(Desk(flags.directory, live), access), opened)
         url = access.url(opened.getsockname()[1])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from dash import ALL, Dash, Input, Output, State, dcc, html, no_update
+from dash import ALL, Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
 from mechlist.app.desk import Desk
@@ -93,6 +93,12 @@ def register(app: Dash, desk: Desk) -> None:
     register_opener(app, "response")
     if desk.live is not None:
         _register_writing(app, desk)
+    _register_opening(app, desk)
+    _register_choices(app, desk)
+    _register_showing(app, desk)
+
+
+def _register_opening(app: Dash, desk: Desk) -> None:
     at = Output("response-at", "data", allow_duplicate=True)
 
     @app.callback(
@@ -121,8 +127,11 @@ def register(app: Dash, desk: Desk) -> None:
     @app.callback(at, Input("response-which", "value"), State("response-opened", "data"), prevent_initial_call=True)
     @answering
     def pick(title: str, key: str) -> Any:
-        exhibits = desk.shelf.get(key, Opened).exhibits
-        return put(desk, exhibits[title]) if title != next(iter(exhibits)) or len(exhibits) > 1 else no_update
+        return put(desk, desk.shelf.get(key, Opened).exhibits[title])
+
+
+def _register_choices(app: Dash, desk: Desk) -> None:
+    at = Output("response-at", "data", allow_duplicate=True)
 
     @app.callback(
         at,
@@ -149,6 +158,24 @@ def register(app: Dash, desk: Desk) -> None:
         path = shown.path.undone() if undone else shown.path.at(trigger()["index"])
         return {"shown": desk.shelf.put(Shown(path, shown.tree)), "place": None}
 
+    states = [State("response-chat", "value"), State("response-most", "value")] if desk.live is not None else []
+
+    @app.callback(
+        at,
+        Input({"type": "response-other", "index": ALL}, "n_clicks"),
+        State("response-at", "data"),
+        *states,
+        prevent_initial_call=True,
+    )
+    @answering
+    def choose(clicks: Any, data: dict[str, Any], *settings: Any) -> Any:  # noqa: ARG001
+        other = clicked()
+        shown = desk.shelf.get(data["shown"], Shown)
+        path = shown.path.chosen(data["place"], other, _go_on(desk, shown, *settings))
+        return {"shown": desk.shelf.put(Shown(path, shown.tree)), "place": data["place"]}
+
+
+def _register_showing(app: Dash, desk: Desk) -> None:
     @app.callback(
         Output("response-shown", "children"), Output("response-tools", "hidden"), Input("response-at", "data")
     )
@@ -168,22 +195,6 @@ def register(app: Dash, desk: Desk) -> None:
         require_click()
         value = desk.shelf.get(data["shown"], Shown).path.to_json()
         return {"content": json_text(value, indent=1) + "\n", "filename": "response.json", "type": "application/json"}
-
-    states = [State("response-chat", "value"), State("response-most", "value")] if desk.live is not None else []
-
-    @app.callback(
-        at,
-        Input({"type": "response-other", "index": ALL}, "n_clicks"),
-        State("response-at", "data"),
-        *states,
-        prevent_initial_call=True,
-    )
-    @answering
-    def choose(clicks: Any, data: dict[str, Any], *settings: Any) -> Any:  # noqa: ARG001
-        other = clicked()
-        shown = desk.shelf.get(data["shown"], Shown)
-        path = shown.path.chosen(data["place"], other, _go_on(desk, shown, *settings))
-        return {"shown": desk.shelf.put(Shown(path, shown.tree)), "place": data["place"]}
 
 
 def _register_writing(app: Dash, desk: Desk) -> None:

@@ -94,10 +94,14 @@ def register(app: Dash, desk: Desk) -> None:
     register_opener(app, "tree")
     if desk.live is not None:
         _register_growing(app, desk)
-    at = Output("tree-at", "data", allow_duplicate=True)
+    _register_opening(app, desk)
+    _register_moves(app, desk)
+    _register_showing(app, desk)
 
+
+def _register_opening(app: Dash, desk: Desk) -> None:
     @app.callback(
-        at,
+        Output("tree-at", "data", allow_duplicate=True),
         *asked("tree"),
         prevent_initial_call=True,
     )
@@ -108,6 +112,10 @@ def register(app: Dash, desk: Desk) -> None:
         if not trees:
             raise InputError(f"{found.name} holds responses and no tree: open it on the page Response.")
         return put(desk, trees[0])
+
+
+def _register_moves(app: Dash, desk: Desk) -> None:
+    at = Output("tree-at", "data", allow_duplicate=True)
 
     @app.callback(at, Input("tree-graph", "tapNode"), State("tree-at", "data"), prevent_initial_call=True)
     @answering
@@ -156,6 +164,8 @@ def register(app: Dash, desk: Desk) -> None:
             raise InputError(f"No chain of the tree holds “{visible(query)}”.")
         return _data(data, view.select(found), centred=True) | {"query": query}
 
+
+def _register_showing(app: Dash, desk: Desk) -> None:
     @app.callback(
         Output("tree-graph", "elements"),
         Output("tree-graph", "pan"),
