@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechlist.decode.heads import HeadEdit, edited_decoder
+from mechlist.decode.heads import Edit, edited_decoder
 from mechlist.decode.rules import LogitRule, ruled
 from mechlist.decode.sampling import Sampling
 from mechlist.errors import InputError, MechlistError
@@ -46,7 +46,7 @@ def generate(
     samples: int = 1,
     sampling: Sampling | None = None,
     stop_tokens: Sequence[int] = (),
-    edit: HeadEdit | None = None,
+    edit: Edit | None = None,
     rule: LogitRule | None = None,
     label: str = "Generating",
 ) -> list[list[Completion]]:
@@ -55,7 +55,7 @@ def generate(
     Each sample of a prompt has random numbers of its own, which follow from the Runner's seed, the rules of sampling,
     the prompt's tokens and the number of the sample. Other prompts and the size of batches change nothing, unless a
     number falls within float rounding of the border between two tokens. Neither does `edit` change them: a completion
-    with changed heads is drawn with the numbers of the one without, so that the two differ by what the heads do.
+    with a change is drawn with the numbers of the one without, so that the two differ by what the change does.
 
     Rows of prompts of equal length run together; rows that stop leave the batch. Finished batches are in the run's
     journal, so that a killed run goes on.
@@ -67,7 +67,7 @@ def generate(
         samples: completions of each prompt.
         sampling: how tokens are chosen; drawn from the model's whole distribution by default.
         stop_tokens: any of them ends a completion.
-        edit: heads that are changed at every token.
+        edit: heads, or activations at hooks, that are changed.
         rule: changes the logits before a token is chosen; log-probabilities stay those of the model itself.
         label: what the progress bar says.
 
@@ -112,7 +112,7 @@ class Generation:
     max_new_tokens: int
     stop_tokens: tuple[int, ...]
     seeds: Sequence[int] = field(repr=False)
-    edit: HeadEdit | None = None
+    edit: Edit | None = None
     donors: Sequence[Tensor] | None = None
     """Of every row, for an edit that swaps."""
     rule: LogitRule | None = None

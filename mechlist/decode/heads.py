@@ -1,7 +1,7 @@
-"""Generation with changed attention heads: what replaces a head's output z, at every token that is read."""
+"""Generation with changed activations: what replaces a head's output z, or goes on at another site, at every token."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -125,8 +125,73 @@ class HeadEdit:
         return out
 
 
-def edited_decoder(model: LanguageModel, rows: int, capacity: int, edit: HeadEdit) -> Decoder:
-    """A decoder whose heads are changed; in the mode swap it takes the donors' prompts below the prompts first."""
+AtTokens = Callable[[Tensor, Int[Tensor, "row token"], int, int], Tensor]
+"""Called with an activation [row token ...], the tokens that are read, the position of the first of them and that of
+the prompt's last token; returns what goes on in its place."""
+_HOOKS = {
+    "z": "attn.hook_z",
+    "attn_out": "hook_attn_out",
+    "resid_mid": "hook_resid_mid",
+    "mlp_out": "hook_mlp_out",
+    "resid_post": "hook_resid_post",
+}
+"""Sites of a layer that generation can change."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HookEdit:
+    """A change at hooks (the residual stream after a layer, z, what attention or an MLP adds), at tokens of its choice.
+
+    `hook_resid_pre` of a layer is the stream after the one before.
+    """
+
+    changes: Mapping[str, AtTokens]
+    """By hook."""
+    name: str
+    """Digest of all that the result depends on."""
+    mode: str = "hooks"
+    donors: None = None
+
+    def check(self, shape: tuple[int, int], prompts: Sequence[Tensor]) -> None:  # noqa: ARG002 (as of HeadEdit)
+        """Whether generation can change the hooks in a model of `shape` (layers, heads a layer).
+
+        Raises:
+            InputError: it cannot.
+        """
+        for hook in self.changes:
+            layer, site = self._place(hook)
+            if site not in _HOOKS or not 0 <= layer < shape[0]:
+                raise InputError(
+                    f"hooks that are changed while a text is written must be one of {', '.join(_HOOKS.values())} of "
+                    f"layers 0 to {shape[0] - 1}, not {hook}."
+                )
+
+    def changed(
+        self, layer: int, site: str, activation: Tensor, tokens: Int[Tensor, "row token"], first: int, last: int
+    ) -> Tensor:
+        """What goes on in place of the activation."""
+        for hook, change in self.changes.items():
+            if self._place(hook) == (layer, site):
+                activation = change(activation, tokens, first, last)
+        return activation
+
+    @property
+    def places(self) -> list[tuple[int, str]]:
+        """Layers and sites that are changed."""
+        return [self._place(hook) for hook in self.changes]
+
+    def _place(self, hook: str) -> tuple[int, str]:
+        _, layer, name = hook.split(".", 2)
+        if name == "hook_resid_pre":
+            return int(layer) - 1, "resid_post"
+        return int(layer), next((site for site, own in _HOOKS.items() if own == name), name)
+
+
+Edit = HeadEdit | HookEdit
+
+
+def edited_decoder(model: LanguageModel, rows: int, capacity: int, edit: Edit) -> Decoder:
+    """A decoder whose activations are changed; in the mode swap it takes the donors' prompts below the prompts."""
     changing = _Changing(edit, model)
     inner: Decoder
     if model.one_by_one().layers is not None:
@@ -139,25 +204,47 @@ def edited_decoder(model: LanguageModel, rows: int, capacity: int, edit: HeadEdi
 class _Changing:
     """An edit, once it has seen where the prompts end: with the first tokens that are read."""
 
-    def __init__(self, edit: HeadEdit, model: LanguageModel) -> None:
+    def __init__(self, edit: Edit, model: LanguageModel) -> None:
         self.edit, self._model = edit, model
         self._last: int | None = None
 
-    def __call__(self, layer: int, z: Tensor, tokens: Int[Tensor, "row token"], first: int) -> Tensor:
+    def __call__(
+        self, layer: int, site: str, activation: Tensor, tokens: Int[Tensor, "row token"], first: int
+    ) -> Tensor:
         if self._last is None:
             self._last = first + tokens.shape[1] - 1
-        return self.edit.changed(layer, z, tokens, first, self._last, self._model.nothing("z", layer))
+        if isinstance(self.edit, HookEdit):
+            return self.edit.changed(layer, site, activation, tokens, first, self._last)
+        if site != "z":
+            return activation
+        return self.edit.changed(layer, activation, tokens, first, self._last, self._model.nothing("z", layer))
+
+    @property
+    def places(self) -> list[tuple[int, str]]:
+        """Layers and sites that are changed."""
+        if isinstance(self.edit, HookEdit):
+            return self.edit.places
+        return [(layer, "z") for layer in sorted({layer for layer, _ in self.edit.heads})]
 
 
 def _recomputed(model: LanguageModel, changing: _Changing, tokens: Tensor, hooks: Sequence[Any]) -> Tensor:
     """A whole forward pass with hooks, for models whose layers cannot be run one by one."""
-    layers = sorted({layer for layer, _ in changing.edit.heads})
-    own = [(f"blocks.{layer}.attn.hook_z", partial(_hooked, changing, layer, tokens)) for layer in layers]
+    own = [
+        (f"blocks.{layer}.{_HOOKS[site]}", partial(_hooked, changing, layer, site, tokens))
+        for layer, site in changing.places
+    ]
     return model.residual(tokens, [*hooks, *own])
 
 
-def _hooked(changing: _Changing, layer: int, tokens: Tensor, activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-    return changing(layer, activation, tokens, 0)
+def _hooked(
+    changing: _Changing,
+    layer: int,
+    site: str,
+    tokens: Tensor,
+    activation: Tensor,
+    hook: Any,  # noqa: ARG001
+) -> Tensor:
+    return changing(layer, site, activation, tokens, 0)
 
 
 class _Paired:

@@ -14,7 +14,7 @@ from mechlist.datasets.lists.made import example_completion, well_known_lists
 from mechlist.datasets.lists.prompts import ListPrompt, adjective_tokens, list_prompts
 from mechlist.datasets.lists.read import read_lists
 from mechlist.datasets.topics import STUDY, choose_topics
-from mechlist.decode import HeadEdit, Sampling, generate
+from mechlist.decode import Edit, Sampling, generate
 from mechlist.errors import InputError
 from mechlist.experiment import Experiment
 from mechlist.runner import Runner
@@ -152,7 +152,7 @@ def sample_lists(
     sampling: Sampling,
     samples: int,
     max_new_tokens: int,
-    edit: HeadEdit | None = None,
+    edit: Edit | None = None,
     label: str = "Writing lists",
 ) -> ListSet:
     """Lists that the model writes, `samples` for each prompt; with the same random numbers whatever `edit` says."""

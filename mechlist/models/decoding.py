@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor
 
 from mechlist.models.layers.layers import Layers
 
-Change = Callable[[int, Tensor, Tensor, int], Tensor]
-"""Called with a layer, its z [row token head d_head], the tokens that are read and the position of the first of them;
-returns what goes on in place of z, which is never changed in place."""
+Change = Callable[[int, str, Tensor, Tensor, int], Tensor]
+"""Called with a layer, a site (z, or one that `Layers.finish` touches), its activation [row token ...], the tokens that
+are read and the position of the first of them; returns what goes on in place of it, which is never changed in place."""
 
 
 @runtime_checkable
@@ -43,7 +44,7 @@ class CachedDecoder:
             rows: sequences.
             capacity: tokens that each may grow to.
             like: a weight; the cache has its type and device.
-            change: what is done to each layer's z.
+            change: what is done to activations of each layer.
         """
         self._layers, self._change = layers, change
         size = (rows, capacity, layers.n_key_value_heads, layers.d_head)
@@ -62,10 +63,17 @@ class CachedDecoder:
             values[:, self._seen : end] = v
             q = self._layers.place(layer, q, positions, "q")
             z = self._layers.attend(layer, q, keys[:, :end], values[:, :end], positions, _untouched)
-            z = z if self._change is None else self._change(layer, z, tokens, self._seen)
-            x = self._layers.finish(layer, x, z.reshape(len(x), *z.shape[2:]), _untouched)
+            touch = partial(self._touched, layer, tokens)
+            x = self._layers.finish(layer, x, touch("z", z.reshape(len(x), *z.shape[2:])), touch)
         self._seen = end
         return self._layers.final(x.view(rows, -1, x.shape[-1])[:, -1])
+
+    def _touched(self, layer: int, tokens: Int[Tensor, "row new"], site: str, activation: Tensor) -> Tensor:
+        """An activation of packed tokens, changed."""
+        if self._change is None:
+            return activation
+        rows = activation.unflatten(0, tokens.shape)
+        return self._change(layer, site, rows, tokens, self._seen).flatten(0, 1)
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """See Decoder."""

@@ -118,7 +118,7 @@ class LanguageModel(Protocol):
     def decoder(self, rows: int, capacity: int, change: Change | None = None) -> Decoder:
         """A reader of `rows` sequences that grow to at most `capacity` tokens, with nothing read yet.
 
-        `change` is done to each layer's z; only a model whose layers can be run one by one takes it.
+        `change` is done to activations of each layer; only a model whose layers can be run one by one takes it.
         """
         ...
 

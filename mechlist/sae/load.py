@@ -16,6 +16,8 @@ from mechlist.sae.formats import About, converted, format_of, read_about
 from mechlist.sae.sae import Sae, require_linear
 from mechlist.types import DType, format_bytes
 
+BUILTIN_ROOT = Path(__file__).parent / "builtin"
+"""A folder a model, with a folder an SAE."""
 FORMS = "a directory (of an SAE or of several), or RELEASE:ID of sae_lens"
 _TUNED = ("-it", "-pt", "-instruct", "-chat")
 """Ends of the names of one and the same family: an SAE of a base model may be tried on its chat model."""
@@ -38,14 +40,29 @@ class Place:
     """Given by hand, where its files do not say."""
 
 
-def places(names: Sequence[str]) -> list[Place]:
-    """Where the named SAEs are: `DIR`, `DIR@HOOK` or `RELEASE:ID`, in their order; a folder of SAEs gives all of them.
+def builtin_saes(model: str) -> list[str]:
+    """Names of the SAEs that ship with mechlist for a model, such as `list-tiny/layer_0`, from the first layer on."""
+    folder = BUILTIN_ROOT / model
+    if not model or "/" in model or not folder.is_dir():
+        return []
+    return [f"{model}/{one.name}" for one in sorted(folder.iterdir(), key=_by_number) if format_of(one) is not None]
+
+
+def places(names: Sequence[str], model: str = "") -> list[Place]:
+    """Where the named SAEs are, in their order; a folder of SAEs gives all of them.
+
+    Args:
+        names: `DIR`, `DIR@HOOK`, `RELEASE:ID`, or built-in ones such as `list-tiny/layer_3`; without, all built-in SAEs
+            of the model.
+        model: its name.
 
     Raises:
         InputError: none at all, one twice, a folder without an SAE, an unknown release or id with its closest names.
     """
+    names = names or builtin_saes(model)
     if not names:
-        raise InputError(f"No built-in SAEs are shipped: give some with --saes, each {FORMS}.")
+        what = f"for {model}" if model else "with mechlist for every model"
+        raise InputError(f"No built-in SAEs are shipped {what}: give some with --saes, each {FORMS}.")
     found = [place for name in names for place in _places(name)]
     twice = next((p.name for i, p in enumerate(found) if p.name in [other.name for other in found[:i]]), None)
     if twice is not None:
@@ -152,6 +169,8 @@ def family(model: str) -> str:
 
 def _places(name: str) -> list[Place]:
     path, _, hook = name.partition("@")
+    if path in builtin_saes(path.partition("/")[0]):
+        return [Place(name=path, folder=BUILTIN_ROOT / path, hook=hook)]
     folder = Path(path).expanduser()
     if folder.is_dir():
         if format_of(folder) is not None:

@@ -9,6 +9,27 @@ from torch import Tensor
 
 from mechlist.runner import Intervention, Rows, Runner, replace
 from mechlist.sae.sae import Sae, flat
+from mechlist.text import joined
+
+LEAST = {"explained_variance": 0.5, "ce_recovered": 0.9}
+"""Below these an SAE fails the check."""
+
+
+def warning(names: Sequence[str], explained_variance: Sequence[float], ce_recovered: Sequence[float]) -> str:
+    """Names the SAEs that fail, loudly, for every figure that rests on them; empty where none does."""
+    scores = zip(names, explained_variance, ce_recovered, strict=True)
+    failed = [
+        name
+        for name, explained, recovered in scores
+        if not (explained >= LEAST["explained_variance"] and recovered >= LEAST["ce_recovered"])
+    ]
+    if not failed:
+        return ""
+    return (
+        f"WARNING: {joined(failed)} fail{'s' if len(failed) == 1 else ''} the check here (explained variance below "
+        f"{LEAST['explained_variance']} or cross-entropy recovered below {LEAST['ce_recovered']}): what the features "
+        "say of these lists is not to be trusted. "
+    )
 
 
 class Reconstruction(NamedTuple):

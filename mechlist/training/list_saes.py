@@ -1,44 +1,42 @@
-"""Train SAEs for `list-tiny` with sae_lens: BatchTopK, on the residual stream after every layer, all from one pass."""
+"""Train SAEs for `list-tiny` with sae_lens: TopK, on the residual stream after every layer, all from one pass."""
 
 import json
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mechlist.datasets.lists.list_set import ListSet
-from mechlist.datasets.lists.made import well_known_lists
 from mechlist.errors import InputError
 from mechlist.models.quiet import quiet
 from mechlist.runner import Runner
 from mechlist.runner.raw import raw_activations
-from mechlist.sae.load import load_sae, places
-from mechlist.sae.transfer import cross_entropy, reconstruction
 from mechlist.training.directory import Progress, new_directory, require_empty, write_json
 from mechlist.training.list_data import Material, step_batches
-from mechlist.training.list_topics import HELD_OUT, material
+from mechlist.training.list_saes_card import card, evaluate
+from mechlist.training.list_topics import material
 
 MODEL = "list-tiny"
-STEPS = 2000
+STEPS = 440
 TOKENS_PER_STEP = 4096
+"""Tokens that are drawn at once, padding included: as many as make a forward pass cheap."""
+UPDATES = 4
+"""Parts of them, shuffled: each is an update of every SAE."""
 BLOCKS, LONGEST_BLOCK = 0.25, 96
 """Share of the tokens in blocks that repeat, and tokens of the longest row of them, as list-tiny was trained on."""
-ACTIVE = 24.0
-"""Features a position that the training keeps active on average."""
+ACTIVE = 32
+"""Features that are active at a position."""
 LEARNING_RATE = 1e-3
 WINDOW = 200
-"""Steps after which a feature that was never active counts as dead."""
+"""Updates after which a feature that was never active counts as dead."""
+_DEAD = WINDOW * TOKENS_PER_STEP // UPDATES
 CHECKPOINT_SECONDS = 120.0
-TARGETS = {"l0": 32.0, "ce_recovered": 0.95, "dead": 0.2}
-"""At most, at least, at most."""
-WIDTH = 2048
+WIDTH = 1536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +73,7 @@ def train_list_saes(
     Args:
         out: a directory that is empty or does not exist yet; it appears complete or not at all.
         seed: of the initial weights and of the data.
-        steps: optimiser steps of 4096 tokens.
+        steps: of 4096 tokens, in 4 optimiser steps each.
         layers: how many, from the first.
         width: features of each SAE.
         progress: called after every step with the steps done, all steps and the mean loss.
@@ -99,7 +97,8 @@ def train_list_saes(
         training.write(partial)
         found = evaluate(runner, partial, dead)
         write_json(partial / "training.json", {**asdict(config), "seconds": training.seconds, "saes": found})
-        (partial / "README.md").write_text(card(config, training.seconds, found), encoding="utf-8")
+        about = card(config.width, training.seconds, found, made=_made(config), dead=_DEAD)
+        (partial / "README.md").write_text(about, encoding="utf-8")
     training.clear()
     return {
         "l0": max(one["l0"] for one in found),
@@ -107,6 +106,10 @@ def train_list_saes(
         "ce_recovered": min(one["ce_recovered"] for one in found),
         "dead": max(one["dead"] for one in found),
     }
+
+
+def _made(config: ListSaesConfig) -> str:
+    return f"{config.steps} steps of {TOKENS_PER_STEP} tokens as list-tiny was trained on, seed {config.seed}"
 
 
 class _Training:
@@ -166,10 +169,12 @@ class _Training:
             x = _without_first(found[hook])
             if trainer.activation_scaler.scaling_factor is None:
                 trainer.activation_scaler.scaling_factor = x.shape[1] ** 0.5 / float(x.norm(dim=1).mean())
-            trainer.maybe_reset_sparsity()
-            with torch.inference_mode(mode=False), torch.enable_grad():
-                losses.append(float(trainer.step(x.clone()).loss.detach()))
-            trainer.n_training_steps += 1
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self._step))
+            for part in order.chunk(UPDATES):
+                trainer.maybe_reset_sparsity()
+                with torch.inference_mode(mode=False), torch.enable_grad():
+                    losses.append(float(trainer.step(x[part].clone()).loss.detach()))
+                trainer.n_training_steps += 1
         self._step += 1
         return sum(losses) / len(losses)
 
@@ -206,93 +211,36 @@ _PAD = -1
 
 
 def _trainer(config: ListSaesConfig, runner: Runner, hook: str) -> Any:
-    from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    device, samples = str(runner.language_model.device), config.steps * TOKENS_PER_STEP
-    about = BatchTopKTrainingSAEConfig(
+    device, updates = str(runner.language_model.device), config.steps * UPDATES
+    about = TopKTrainingSAEConfig(
         d_in=runner.shape.d_model,
         d_sae=config.width,
-        k=min(ACTIVE, config.width / 8),
+        k=min(ACTIVE, config.width // 8),
         device=device,
         normalize_activations="expected_average_only_in",
     )
     about.metadata.hook_name, about.metadata.model_name = hook, MODEL
     training = SAETrainerConfig(
-        total_training_samples=samples,
-        train_batch_size_samples=TOKENS_PER_STEP,
+        total_training_samples=updates * (TOKENS_PER_STEP // UPDATES),
+        train_batch_size_samples=TOKENS_PER_STEP // UPDATES,
         lr=LEARNING_RATE,
         lr_end=LEARNING_RATE / 10,
-        lr_warm_up_steps=min(100, config.steps // 10),
-        lr_decay_steps=config.steps // 4,
+        lr_warm_up_steps=min(100, updates // 10),
+        lr_decay_steps=updates // 4,
         device=device,
+        # Half the time: products of matrices in bfloat16, weights and sums in float32.
+        autocast=True,
         dead_feature_window=WINDOW,
         logger=LoggingConfig(log_to_wandb=False),
     )
-    return SAETrainer(training, BatchTopKTrainingSAE(about), iter(()))
+    return SAETrainer(training, TopKTrainingSAE(about), iter(()))
 
 
 def _without_first(activations: Float[Tensor, "row position d_model"]) -> Float[Tensor, "token d_model"]:
     """Activations of all tokens but BOS, whose activation is unlike all others."""
     rest = activations[:, 1:]
     return rest[~rest[..., 0].isnan()]
-
-
-def held_out_lists(runner: Runner) -> ListSet:
-    """Lists of topics that list-tiny never saw."""
-    return well_known_lists(runner.tokenizer, HELD_OUT, at_most=2, items=8)
-
-
-def evaluate(runner: Runner, folder: Path, dead: Sequence[float]) -> list[dict[str, Any]]:
-    """The numbers of the card, of each SAE as it is saved, on held-out topics; all tokens but BOS."""
-    data = held_out_lists(runner)
-    lengths = torch.tensor([len(row) for row in data.rows])
-    where = torch.arange(int(lengths.max()))
-    counted: Bool[Tensor, "list position"] = (where > 0) & (where < lengths[:, None])
-    scored = (where[:-1] >= torch.tensor(data.starts)[:, None]) & (where[1:] < lengths[:, None])
-    out = []
-    for place, share in zip(places([str(folder)]), dead, strict=True):
-        sae = load_sae(place, device=str(runner.language_model.device))
-        made = reconstruction(runner, sae, data.rows, counted)
-        loss = cross_entropy(runner, sae, data.rows, counted, scored)
-        out.append(
-            {
-                "hook": sae.hook,
-                "l0": made.l0,
-                "explained_variance": made.explained_variance,
-                "ce_recovered": loss.recovered,
-                "dead": share,
-            }
-        )
-    return out
-
-
-def meets_targets(one: dict[str, Any]) -> bool:
-    """Whether an SAE is good enough to be shipped."""
-    return (
-        one["l0"] <= TARGETS["l0"] and one["ce_recovered"] >= TARGETS["ce_recovered"] and one["dead"] <= TARGETS["dead"]
-    )
-
-
-def card(config: ListSaesConfig, seconds: float, found: Sequence[dict[str, Any]]) -> str:
-    """The card in Markdown."""
-    rows = "\n".join(
-        f"| `{one['hook']}` | {one['l0']:.1f} | {one['explained_variance']:.3f} | {one['ce_recovered']:.3f} | "
-        f"{one['dead']:.1%} | {'yes' if meets_targets(one) else 'no'} |"
-        for one in found
-    )
-    return f"""# SAEs for list-tiny
-
-BatchTopK SAEs of {config.width} features on the residual stream, trained with sae_lens (`mechlist train list-saes`):
-{config.steps} steps of {TOKENS_PER_STEP} tokens as list-tiny was trained on, seed {config.seed}, {seconds / 60:.0f}
-minutes; saved as JumpReLU in bfloat16. Measured as saved, on lists of topics that list-tiny never saw
-({", ".join(HELD_OUT)}), all tokens but BOS. Dead: not active in the last {WINDOW} steps of training.
-
-| hook | L0 | explained variance | cross-entropy recovered | dead | meets targets |
-|---|---|---|---|---|---|
-{rows}
-
-Targets: L0 at most {TARGETS["l0"]:.0f}, cross-entropy recovered at least {TARGETS["ce_recovered"]}, dead features at
-most {TARGETS["dead"]:.0%}.
-"""

@@ -13,7 +13,7 @@ from mechlist.datasets.lists.process import PROCESSES
 from mechlist.datasets.lists.prompts import list_prompts
 from mechlist.datasets.lists.read import read_lists
 from mechlist.errors import InputError
-from mechlist.experiments.list_hazard.curves import (
+from mechlist.experiments.list_curves import (
     curve,
     hazards,
     mean_change,
@@ -21,7 +21,7 @@ from mechlist.experiments.list_hazard.curves import (
     sampling_noise,
     total_variation,
 )
-from mechlist.experiments.list_hazard.endings import Endings, endings, true_endings
+from mechlist.experiments.list_endings import Endings, endings, true_endings
 from mechlist.experiments.list_hazard.experiment import ListHazard
 from mechlist.experiments.list_hazard.heads import class_means, head_sets, predict_changed
 from mechlist.experiments.list_predictions import predict

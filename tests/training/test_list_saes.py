@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from mechlist.errors import InputError
 from mechlist.sae.load import load_sae, places
-from mechlist.training import list_saes
-from mechlist.training.list_saes import meets_targets, train_list_saes
+from mechlist.training import list_saes, list_saes_card
+from mechlist.training.list_saes import train_list_saes
+from mechlist.training.list_saes_card import meets_targets
 
 pytest.importorskip("sae_lens")
 
@@ -22,7 +23,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_what_is_written_can_be_used_and_a_stopped_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(list_saes, "TOKENS_PER_STEP", 400)
-    monkeypatch.setattr(list_saes, "HELD_OUT", ("Herbs",))
+    monkeypatch.setattr(list_saes_card, "ADJECTIVES", ("short",))
+    monkeypatch.setattr(list_saes_card, "HELD_OUT", ("Herbs",))
     size: dict[str, Any] = {"steps": 2, "layers": 1, "width": 64}
     scores = train_list_saes(tmp_path / "whole", **size)
     assert set(scores) == {"l0", "explained_variance", "ce_recovered", "dead"}

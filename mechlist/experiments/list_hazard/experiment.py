@@ -15,11 +15,12 @@ from mechlist.datasets.topics import load_topics
 from mechlist.decode import HeadMode
 from mechlist.errors import InputError
 from mechlist.experiment import Option
+from mechlist.experiments.list_curves import curves_by_set
+from mechlist.experiments.list_endings import endings, true_endings
 from mechlist.experiments.list_experiment import SampledListExperiment
 from mechlist.experiments.list_hazard import figures as list_hazard_figures
 from mechlist.experiments.list_hazard import findings as list_hazard_words
 from mechlist.experiments.list_hazard import hazards as list_hazard_steps
-from mechlist.experiments.list_hazard.endings import endings, true_endings
 from mechlist.experiments.list_hazard.heads import (
     CLEAN,
     check_heads,
@@ -146,7 +147,7 @@ class ListHazard(SampledListExperiment):
             clean=None if self.recorded else kept,
         )
         return [
-            list_hazard_steps.read_with_heads(runner, kept, read_again, self.resamples),
+            curves_by_set(runner, kept, read_again, self.resamples, "heads"),
             list_hazard_steps.written_with_heads(runner, written, self.resamples),
         ]
 

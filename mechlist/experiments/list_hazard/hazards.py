@@ -7,18 +7,16 @@ import numpy as np
 import xarray as xr
 
 from mechlist.datasets.lists.list_set import ListSet
-from mechlist.experiments.list_hazard.curves import (
+from mechlist.experiments.list_curves import (
     Curve,
     curve,
     hazards,
-    mean_change,
     sampled_curve,
     sampling_noise,
     total_variation,
 )
-from mechlist.experiments.list_hazard.endings import Endings, endings
+from mechlist.experiments.list_endings import Endings
 from mechlist.experiments.list_hazard.heads import CHOSEN, CLEAN
-from mechlist.experiments.list_predictions import Predictions
 from mechlist.metrics.by_topic import ratio_variables
 from mechlist.metrics.statistics import bootstrap_interval
 from mechlist.runner import Runner
@@ -60,40 +58,6 @@ def by_condition(runner: Runner, lists: ListSet, by_rule: Mapping[str, Endings],
         "condition_temperature": ("condition", [one.temperature for one in found]),
     }
     return results.assign_coords(labels)
-
-
-def read_with_heads(
-    runner: Runner, lists: ListSet, predictions: Mapping[str, Predictions], resamples: int
-) -> xr.Dataset:
-    """Hazards of given lists with each set of heads changed, by adjective; the mean number of items against `clean`."""
-    adjectives, items, topics = lists.adjectives, lists.width, lists.clusters
-    by_set = {name: endings(one.end, lists) for name, one in predictions.items()}
-    shape = (len(by_set), len(adjectives))
-    curves, change = np.full((*shape, 3, items), np.nan), np.full((*shape, 3), np.nan)
-    told = np.zeros((len(adjectives), items), dtype=int)
-    for a, adjective in enumerate(adjectives):
-        rows = np.flatnonzero(np.array(lists.adjective) == adjective)
-        found = {
-            name: hazards(
-                one.of(rows),
-                topics[rows],
-                resamples=resamples,
-                generator=runner.numpy_generator(f"heads {adjective}"),
-            )
-            for name, one in by_set.items()
-        }
-        told[a] = found[CLEAN].lists
-        for s, one in enumerate(found.values()):
-            made = curve(one)
-            curves[s, a] = made.hazard, *made.hazard_ends
-            change[s, a] = mean_change(one, found[CLEAN])
-    dims = ("set", "by_adjective", "item")
-    variables: Variables = {"changed_lists": (dims[1:], told.astype(float))}
-    for i, end in enumerate(("", "_low", "_high")):
-        variables[f"changed_hazard{end}"] = (dims, curves[:, :, i])
-        variables[f"changed_mean_items{end}"] = (dims[:2], change[..., i], {"units": "items"})
-    coords = {"set": list(by_set), "by_adjective": adjectives, "item": np.arange(1, items + 1)}
-    return xr.Dataset(variables, coords=coords)
 
 
 def written_with_heads(runner: Runner, written: Mapping[str, ListSet], resamples: int) -> xr.Dataset:

@@ -45,7 +45,8 @@ class SaeAttribution(MadeListExperiment):
     options: ClassVar[Mapping[str, Option]] = {"verify_top": Option(_with_contrast)}
 
     saes: tuple[str, ...] = ()
-    """SAEs: directories (of one or of several; DIR@HOOK where the files do not say the hook) or RELEASE:ID."""
+    """SAEs: directories (of one or of several; DIR@HOOK where the files do not say the hook) or RELEASE:ID; by default
+    the built-in ones of the model."""
     of: Of = "logit-difference"
     """What is explained: the logit difference, or minus the log-probability of its answer."""
     at: At = "item"
@@ -79,7 +80,7 @@ class SaeAttribution(MadeListExperiment):
 
     def run(self, runner: Runner) -> xr.Dataset:
         """The strongest features of every list and SAE, what all features and the error get, and exact ablations."""
-        where = places(self.saes)
+        where = places(self.saes, runner.language_model.info["name"])
         hooks = hooks_of(runner, where)
         runner = raw_activations(runner, hooks)
         data = self.data(runner)

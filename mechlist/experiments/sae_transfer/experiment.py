@@ -30,7 +30,8 @@ class SaeTransfer(MadeListExperiment):
     """Check SAEs on these lists before they are used: explained variance, L0, cross-entropy and the metric kept."""
 
     saes: tuple[str, ...] = ()
-    """SAEs: directories (of one or of several; DIR@HOOK where the files do not say the hook) or RELEASE:ID."""
+    """SAEs: directories (of one or of several; DIR@HOOK where the files do not say the hook) or RELEASE:ID; by default
+    the built-in ones of the model."""
     at: At = "item"
     """Where the metric is read: at the last item's last token, a blank minus a line break; or at its line break, end of
     turn minus hyphen."""
@@ -39,7 +40,7 @@ class SaeTransfer(MadeListExperiment):
 
     def run(self, runner: Runner) -> xr.Dataset:
         """Each SAE on all lists: how it reconstructs, and what the model predicts with it in place."""
-        where = places(self.saes)
+        where = places(self.saes, runner.language_model.info["name"])
         hooks = hooks_of(runner, where)
         runner = raw_activations(runner, hooks)
         data = self.data(runner)

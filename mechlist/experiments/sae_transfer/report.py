@@ -6,10 +6,8 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.figures import agreement, grouped_bars
-from mechlist.text import joined
+from mechlist.sae.transfer import LEAST, warning
 
-LEAST = {"explained_variance": 0.5, "ce_recovered": 0.9}
-"""Below these an SAE fails the check."""
 SCORES = {"explained_variance": "explained variance", "ce_recovered": "cross-entropy recovered", "kept": "metric kept"}
 
 
@@ -87,15 +85,8 @@ def _kept(results: xr.Dataset) -> list[float]:
 
 
 def _warning(results: xr.Dataset) -> str:
-    """Names the SAEs that fail, loudly; empty where none does."""
-    failed = [name for name, passes in zip(_short(results), table(results)["passes"], strict=True) if not passes]
-    if not failed:
-        return ""
-    return (
-        f"WARNING: {joined(failed)} fail{'s' if len(failed) == 1 else ''} the check here (explained variance below "
-        f"{LEAST['explained_variance']} or cross-entropy recovered below {LEAST['ce_recovered']}): what the features "
-        "say of these lists is not to be trusted. "
-    )
+    scores = (results[name].values.tolist() for name in ("explained_variance", "ce_recovered"))
+    return warning(_short(results), *scores)
 
 
 def _short(results: xr.Dataset) -> list[str]:

@@ -1,15 +1,20 @@
 """From the probability of an ending after each item to hazards and lengths of lists, with intervals over topics."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+import xarray as xr
 from jaxtyping import Bool, Float, Int, Shaped
 
+from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.lists.process import length_of
-from mechlist.experiments.list_hazard.endings import Endings
+from mechlist.experiments.list_endings import Endings, endings
+from mechlist.experiments.list_predictions import Predictions
 from mechlist.metrics.ratios import ends, resampled_ratios
 from mechlist.metrics.statistics import Interval
 from mechlist.metrics.survival import survival_curve, survival_intervals
+from mechlist.runner import Runner
 
 LEVEL = 0.95
 HALF = 0.5 + 1e-9
@@ -155,6 +160,45 @@ def mean_change(one: Hazards, other: Hazards) -> tuple[float, float, float]:
         for h in (one.point[None], other.point[None], one.drawn, other.drawn)
     ]
     return (float(means[0][0] - means[1][0]), *_pair(means[2] - means[3], several=one.topics > 1))
+
+
+def curves_by_set(
+    runner: Runner, lists: ListSet, predictions: Mapping[str, Predictions], resamples: int, purpose: str
+) -> xr.Dataset:
+    """Hazards of given lists under each set of changes, by adjective; the mean number of items against the first set.
+
+    Args:
+        runner: for its seed.
+        lists: that were read.
+        predictions: by set, the first of them without a change.
+        resamples: of topics; all sets share them.
+        purpose: of the random numbers.
+    """
+    adjectives, items, topics = lists.adjectives, lists.width, lists.clusters
+    by_set = {name: endings(one.end, lists) for name, one in predictions.items()}
+    shape = (len(by_set), len(adjectives))
+    curves, change = np.full((*shape, 3, items), np.nan), np.full((*shape, 3), np.nan)
+    told = np.zeros((len(adjectives), items), dtype=int)
+    for a, adjective in enumerate(adjectives):
+        rows = np.flatnonzero(np.array(lists.adjective) == adjective)
+
+        def of(one: Endings, rows: Int[np.ndarray, " row"] = rows, adjective: str = adjective) -> Hazards:
+            generator = runner.numpy_generator(f"{purpose} {adjective}")
+            return hazards(one.of(rows), topics[rows], resamples=resamples, generator=generator)
+
+        found = [of(one) for one in by_set.values()]
+        told[a] = found[0].lists
+        for s, one in enumerate(found):
+            made = curve(one)
+            curves[s, a] = made.hazard, *made.hazard_ends
+            change[s, a] = mean_change(one, found[0])
+    dims = ("set", "by_adjective", "item")
+    variables: dict[str, Any] = {"changed_lists": (dims[1:], told.astype(float))}
+    for i, end in enumerate(("", "_low", "_high")):
+        variables[f"changed_hazard{end}"] = (dims, curves[:, :, i])
+        variables[f"changed_mean_items{end}"] = (dims[:2], change[..., i], {"units": "items"})
+    coords = {"set": list(by_set), "by_adjective": adjectives, "item": np.arange(1, items + 1)}
+    return xr.Dataset(variables, coords=coords)
 
 
 def _shares(above: np.ndarray, below: np.ndarray) -> Float[np.ndarray, " cell"]:

@@ -1,0 +1,1 @@
+"""Lists written with features of SAEs changed."""

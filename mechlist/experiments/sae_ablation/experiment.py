@@ -1,0 +1,268 @@
+"""What features of SAEs do to lists: given lists read, and lists written again, with the features changed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+import xarray as xr
+from jaxtyping import Bool
+from torch import Tensor
+
+from mechlist.datasets.lists.list_set import ListSet
+from mechlist.datasets.lists.prompts import ListPrompt
+from mechlist.errors import InputError, MechlistError
+from mechlist.experiment import Option
+from mechlist.experiments.list_curves import curves_by_set
+from mechlist.experiments.list_experiment import SampledListExperiment, sample_lists
+from mechlist.experiments.list_predictions import Predictions, predict
+from mechlist.experiments.sae_ablation import report as output
+from mechlist.experiments.sae_ablation.positions import AT, Where
+from mechlist.experiments.sae_ablation.sets import CHOSEN, CLEAN, SPLICE, FeatureSet, Seen, active_only, feature_sets
+from mechlist.experiments.sae_ablation.written import compared, measured
+from mechlist.experiments.sae_features import (
+    Chosen,
+    Feature,
+    Sign,
+    activation_by_topic,
+    check_transfer,
+    choose_features,
+    load_chosen,
+    plain_positions,
+)
+from mechlist.registry import register
+from mechlist.runner import Intervention, Runner
+from mechlist.runner.raw import basis_words, raw_activations
+from mechlist.sae.changes import FeatureChange, FeatureMode, along, while_writing
+from mechlist.sae.load import hooks_of
+from mechlist.sae.sae import Sae
+from mechlist.text import visible
+
+
+@register("sae-ablation")
+@dataclass(frozen=True, kw_only=True)
+class SaeAblation(SampledListExperiment):
+    """Change SAE features and write lists again with the same random numbers: items, hazard, fillers and diversity.
+
+    Always beside three controls: the SAEs spliced in with nothing changed, random active features matched by
+    activation, and the features that have the same ranks on another topic.
+    """
+
+    options: ClassVar[Mapping[str, Option]] = {
+        "strongest": Option(lambda experiment: "without features_from" if experiment.features_from is None else ""),
+        "sign": Option(lambda experiment: "without features_from" if experiment.features_from is None else ""),
+        "factor": Option(
+            lambda experiment: "" if experiment.change in ("scale", "steer") else "unless change is scale or steer"
+        ),
+    }
+
+    saes: tuple[str, ...] = ()
+    """SAEs that features are named of: directories, DIR@HOOK or RELEASE:ID; by default the built-in ones of the model.
+    """
+    features: tuple[str, ...] = ()
+    """Features as SAE:INDEX, such as layer_3:17, where SAE is the name of one of them or its end."""
+    features_from: Path | None = None
+    """Folder or results.nc of a sae-attribution run, whose strongest features are changed instead."""
+    strongest: int = 5
+    """How many of them."""
+    sign: Sign = "positive"
+    """Those of them that count: with positive attribution (what is explained falls without them), negative or both."""
+    change: FeatureMode = "zero"
+    """What becomes of a feature: 0, its mean (over the lists), a multiple of it (scale); or steer, which adds its
+    direction. The SAE's error is kept."""
+    factor: float | int = 2.0
+    """Of scale, the multiple; of steer, what is added in multiples of the feature's largest activation."""
+    at: tuple[str, ...] = ()
+    """Roles of the tokens at which features are changed: adjective, topic, prompt, header, hyphen, item, filler,
+    line_break; by default all tokens that are not special."""
+    while_writing: bool = True
+    """Change features at tokens that are written too, and not in the prompt alone."""
+    controls: int = 3
+    """Sets of random features, to compare with."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.controls < 1 or self.strongest < 1:
+            raise InputError(f"controls and strongest must be at least 1, not {self.controls} and {self.strongest}.")
+        if self.features and self.features_from is not None:
+            raise InputError("features and features_from exclude each other: give one of them.")
+        wrong = next((role for role in self.at if role not in AT), None)
+        if wrong is not None:
+            raise InputError(f"at must be of {', '.join(AT)}, not {wrong!r}.")
+        if self.factor == 1 and self.change == "scale":
+            raise InputError("factor must not be 1 where change is scale: nothing would change.")
+        self.check_options()
+
+    def run(self, runner: Runner) -> xr.Dataset:
+        """Lists read and written as they are, with the features changed, and with each control."""
+        model = runner.language_model.info["name"]
+        chosen = choose_features(
+            self.features,
+            self.features_from,
+            strongest=self.strongest,
+            sign=self.sign,
+            saes=self.saes,
+            model=model,
+        )
+        runner = raw_activations(runner, hooks_of(runner, chosen.places))
+        saes = {i: sae for i, sae in enumerate(load_chosen(runner, chosen)) if sae is not None}
+        lists = self.data(runner)
+        where = self._where(runner, lists)
+        counted = where.along(lists)
+        seen = {i: Seen(*activation_by_topic(runner, sae, lists, counted)) for i, sae in saes.items()}
+        asked, chosen = chosen.features, active_only(chosen, seen)
+        topics = np.unique(lists.clusters).tolist()
+        sets = feature_sets(runner, chosen, seen, topics, self.controls)
+        work = _Work(self, runner, saes, seen, where)
+        read = {CLEAN: work.read(lists, counted, None), SPLICE: work.read(lists, counted, None, splice=True)}
+        read |= {name: work.read(lists, counted, own) for name, own in sets.items()}
+        _require_change(read[CLEAN], read[CHOSEN])
+        results = xr.merge(
+            [
+                curves_by_set(runner, lists, read, self.resamples, "features"),
+                self._written(runner, work, lists, sets),
+                check_transfer(runner, list(saes.values()), lists, plain_positions(runner, lists)),
+            ],
+            join="outer",
+            compat="equals",
+        )
+        return results.assign_attrs(self._attributes(runner, chosen, sets), inactive=len(asked) - len(chosen.features))
+
+    def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
+        """Changes of lists by set, and hazards."""
+        return output.figures(results)
+
+    def tables(self, results: xr.Dataset) -> dict[str, pd.DataFrame]:
+        """Changes by set, features of each set, every list."""
+        return output.tables(results)
+
+    def findings(self, results: xr.Dataset) -> list[str]:
+        """What the change does, beside what each control does."""
+        return output.findings(results)
+
+    def _where(self, runner: Runner, lists: ListSet) -> Where:
+        never = sorted({*runner.tokenizer.all_special_ids, runner.bos_token_id} - {None})
+        return Where(
+            prompts=lists.each_prompt, special=lists.special, never=never, at=self.at, written=self.while_writing
+        )
+
+    def _written(self, runner: Runner, work: "_Work", lists: ListSet, sets: Mapping[str, FeatureSet]) -> xr.Dataset:
+        """Lists written with each set; those of the model as it is may have been written already."""
+        prompts = lists.each_prompt
+        clean = work.written(prompts, (), CLEAN) if self.recorded else lists
+        values, ended = {CLEAN: measured(clean, self.samples)}, {CLEAN: clean.ended}
+        spliced = work.written(prompts, (), SPLICE, splice=True)
+        values[SPLICE], ended[SPLICE] = measured(spliced, self.samples), spliced.ended
+        number = {prompt.tokens: i for i, prompt in enumerate(prompts)}
+        for name, of_topic in sets.items():
+            values[name], ended[name] = np.full_like(values[CLEAN], np.nan), np.zeros(len(clean), dtype=bool)
+            for features, own in _grouped(prompts, of_topic).items():
+                made = work.written(own, features, name)
+                rows = [number[prompt.tokens] * self.samples + i for prompt in own for i in range(self.samples)]
+                values[name][:, rows], ended[name][rows] = measured(made, self.samples), made.ended
+        return compared(runner, values, ended, clean, self.resamples)
+
+    def _attributes(self, runner: Runner, chosen: Chosen, sets: Mapping[str, FeatureSet]) -> dict[str, Any]:
+        named = {
+            name: {topic: [chosen.label(feature) for feature in own] for topic, own in of_topic.items()}
+            for name, of_topic in sets.items()
+        }
+        return {
+            "model": runner.language_model.info["name"],
+            "change": self.change,
+            "factor": float(self.factor),
+            "at": list(self.at),
+            "while_writing": self.while_writing,
+            "sets": named,
+            "ranked_by": "attribution" if chosen.strength else "mean activation",
+            "basis": basis_words(runner),
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """Reading and writing with features changed."""
+
+    asked: SaeAblation
+    runner: Runner
+    saes: Mapping[int, Sae]
+    seen: Mapping[int, Seen]
+    where: Where
+
+    def read(
+        self, lists: ListSet, counted: Bool[Tensor, "list position"], own: FeatureSet | None, *, splice: bool = False
+    ) -> Predictions:
+        """What the model predicts along lists; each topic has its own features."""
+        placed: list[Intervention] = []
+        if own is not None:
+            for features in dict.fromkeys(own.values()):
+                rows = torch.tensor([own[topic] == features for topic in lists.clusters.tolist()])
+                placed += [along(change, counted & rows[:, None]) for change in self._changes(features)]
+        if splice:
+            placed += [along(change, counted) for change in self._changes((), splice=True)]
+        with self.runner.intervene(*placed):
+            return predict(self.runner, lists, label="Reading lists")
+
+    def written(
+        self, prompts: list[ListPrompt], features: tuple[Feature, ...], name: str, *, splice: bool = False
+    ) -> ListSet:
+        """Lists that the model writes with the features changed."""
+        changes = self._changes(features, splice=splice)
+        return sample_lists(
+            self.runner,
+            prompts,
+            sampling=self.asked.sampling,
+            samples=self.asked.samples,
+            max_new_tokens=self.asked.max_new_tokens,
+            edit=while_writing(changes, self.where, self.where.name) if changes else None,
+            label=f"Writing lists ({name})",
+        )
+
+    def _changes(self, features: tuple[Feature, ...], *, splice: bool = False) -> list[FeatureChange]:
+        if splice:
+            return [FeatureChange(sae=sae, features=()) for sae in self.saes.values()]
+        out = []
+        for number, sae in self.saes.items():
+            own = tuple(feature.number for feature in features if feature.sae == number)
+            if own:
+                values = self._values(number, own)
+                out.append(FeatureChange(sae=sae, features=own, mode=self.asked.change, values=values))
+        return out
+
+    def _values(self, sae: int, features: tuple[int, ...]) -> Tensor | None:
+        """What each feature is set to, multiplied by, or what is added of its direction."""
+        seen, mode = self.seen[sae], self.asked.change
+        if mode == "zero":
+            return None
+        if mode == "scale":
+            return torch.full((len(features),), float(self.asked.factor))
+        if mode == "mean":
+            return torch.from_numpy(seen.mean[list(features)]).float()
+        return float(self.asked.factor) * torch.from_numpy(seen.largest[list(features)]).float()
+
+
+def _grouped(prompts: list[ListPrompt], own: FeatureSet) -> dict[tuple[Feature, ...], list[ListPrompt]]:
+    """Prompts whose lists are written with the same features."""
+    out: dict[tuple[Feature, ...], list[ListPrompt]] = {}
+    for prompt in prompts:
+        out.setdefault(own[visible(prompt.topic)], []).append(prompt)
+    return out
+
+
+def _require_change(before: Predictions, after: Predictions) -> None:
+    """Refuse a change that the model's logits do not know of.
+
+    Raises:
+        MechlistError: all are as they were.
+    """
+    same = [np.array_equal(one, other, equal_nan=True) for one, other in zip(before, after, strict=True)]
+    if all(same):
+        raise MechlistError(
+            "Changing the features leaves the model's logits as they are on every list, though they are active: the "
+            "change did not happen, or is below rounding."
+        )
