@@ -61,8 +61,8 @@ def places(names: Sequence[str], model: str = "") -> list[Place]:
     """
     names = names or builtin_saes(model)
     if not names:
-        what = f"for {model}" if model else "with mechlist for every model"
-        raise InputError(f"No built-in SAEs are shipped {what}: give some with --saes, each {FORMS}.")
+        what = f" for {model}" if model else ""
+        raise InputError(f"No built-in SAEs are shipped{what}: give some with --saes, each {FORMS}.")
     found = [place for name in names for place in _places(name)]
     twice = next((p.name for i, p in enumerate(found) if p.name in [other.name for other in found[:i]]), None)
     if twice is not None:

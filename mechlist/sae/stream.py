@@ -8,10 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechlist.errors import InputError
-from mechlist.runner import Runner
+from mechlist.runner import Intervention, Rows, Runner
 from mechlist.sae.ablation import exact_effects
 from mechlist.sae.attribution import FeatureAttribution, Site, feature_attribution
 from mechlist.sae.load import Place, stream_saes
+from mechlist.sae.sae import Sae, flat
 from mechlist.sae.traces import Question, Traces, prompts_at_once, trace
 
 
@@ -30,6 +31,8 @@ class Asked:
     """The same prompts with another run's tokens, whose attributions are taken off."""
     summed: bool = False
     """Add up each feature's attributions over positions."""
+    steps: int = 0
+    """Of integrated gradients; 0 takes the gradient at what the features are."""
 
 
 def stream_attribution(
@@ -54,10 +57,15 @@ def stream_attribution(
         base.append(traces.base if less is None else traces.base - less.base)
         counted = asked.counted[block, : int(asked.question.lengths[block].max())]
         for number, sae in enumerate(stream_saes(runner, where)):
-            minus = None if less is None else _site(less, sae.hook)
-            found = feature_attribution(
-                sae, _site(traces, sae.hook), counted, asked.top, minus=minus, summed=asked.summed
-            )
+
+            def site(of: Traces, asking: Question, sae: Sae = sae, counted: Tensor = counted) -> Site:
+                x = of.x[sae.hook]
+                g = integrated_gradient(runner, sae, asking, counted, asked.steps) if asked.steps else of.g[sae.hook]
+                return Site(x, g)
+
+            minus = None if less is None or asked.minus is None else site(less, asked.minus.select(block))
+            own = site(traces, asked.question.select(block))
+            found = feature_attribution(sae, own, counted, asked.top, minus=minus, summed=asked.summed)
             _check_active(found, sae.name, asked, block)
             parts[number].append(found)
     joined = [FeatureAttribution(*(torch.cat(column) for column in zip(*own, strict=True))) for own in parts]
@@ -92,8 +100,32 @@ def stream_ablation(
     return out
 
 
-def _site(traces: Traces, hook: str) -> Site:
-    return Site(traces.x[hook], traces.g[hook])
+def integrated_gradient(
+    runner: Runner, sae: Sae, question: Question, counted: Bool[Tensor, "prompt position"], steps: int
+) -> Float[Tensor, "prompt position d_in"]:
+    """Mean gradient at the SAE's hook while its features grow from 0 to what they are, its error kept (midpoints).
+
+    Times the features it adds up to what the metric loses without them (Sundararajan et al. 2017), up to the steps.
+    """
+    total: Tensor | None = None
+    for step in range(steps):
+        with runner.intervene(_grown(sae, counted, (step + 0.5) / steps)):
+            g = trace(runner, question, [sae.hook]).g[sae.hook]
+        total = g if total is None else total + g
+    assert total is not None
+    return total / steps
+
+
+def _grown(sae: Sae, counted: Bool[Tensor, "prompt position"], share: float) -> Intervention:
+    """All features of the positions that count at a share of what they are."""
+
+    def change(activation: Tensor, rows: Rows) -> Tensor:
+        here = counted[rows.index][:, : activation.shape[1]].to(activation.device)
+        out = flat(activation).clone()
+        out[here] = out[here] - (1 - share) * (sae.decode(sae.encode(out[here])) - sae.bias).to(out)
+        return out.reshape(activation.shape)
+
+    return Intervention(sae.hook, change)
 
 
 def _check_active(found: FeatureAttribution, name: str, asked: Asked, block: Sequence[int]) -> None:

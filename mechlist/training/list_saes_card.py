@@ -94,14 +94,22 @@ TopK SAEs of {width} features on the residual stream after each layer, trained w
 list-saes`): {made}, {seconds / 60:.0f} minutes on one core; in bfloat16.
 
 Measured as saved, on all tokens but BOS: of lists that list-tiny writes about topics that it never saw
-({", ".join(HELD_OUT)}), and of lists of well-known items of topics that it was trained on. Cross-entropy is that of the
-lists' tokens, and what is recovered sae_lens's `ce_loss_score`: 1 where the splice loses nothing, 0 where it loses as
-much as setting the activation to 0. Dead: not active in the last {dead} tokens of training.
+({", ".join(HELD_OUT)}),
+and of lists of well-known items of topics that it was trained on. Cross-entropy is that of the lists' tokens, and what
+is recovered sae_lens's `ce_loss_score`: 1 where the splice loses nothing, 0 where it loses as much as setting the
+activation to 0. Dead: not active in the last {dead} tokens of training.
 
 | hook | L0 | explained variance | recovered | explained, trained topics | recovered, trained | dead | on target |
 |---|---|---|---|---|---|---|---|
 {rows}
 
 Targets, on topics that were held out: L0 at most {TARGETS["l0"]:.0f}, cross-entropy recovered at least
-{TARGETS["ce_recovered"]}, dead features at most {TARGETS["dead"]:.0%}.
+{TARGETS["ce_recovered"]}, dead features at most {TARGETS["dead"]:.0%}. {_verdict(found)}
 """
+
+
+def _verdict(found: Sequence[dict[str, Any]]) -> str:
+    missed = [one["hook"].split(".")[1] for one in found if not meets_targets(one)]
+    if not missed:
+        return "All SAEs meet them."
+    return f"Those after layers {', '.join(missed)} miss them: on topics like these, run sae-transfer first."

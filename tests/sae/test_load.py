@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from mechlist.datasets.lists.made import well_known_lists
 from mechlist.errors import InputError
 from mechlist.runner import Runner
 from mechlist.runner.raw import has_raw_activation, raw_activations
-from mechlist.sae.load import Place, family, hooks_of, load_sae, places, stream_saes
+from mechlist.sae.load import Place, builtin_saes, family, hooks_of, load_sae, places, stream_saes
+from mechlist.sae.transfer import reconstruction
 from tests.sae.saes_for_tests import weights, write_lens, write_scope, write_scope_2
 
 pytest.importorskip("sae_lens")
@@ -214,3 +216,25 @@ def test_saes_meet_raw_activations(tmp_path: Path, loaded: Callable[[str], Runne
 
     assert explained(x["raw"]) > 0.999
     assert explained(x["processed"]) < explained(x["raw"]) - 0.01
+
+
+def test_built_in_saes_are_those_of_every_layer():
+    names = builtin_saes("list-tiny")
+    assert names == [f"list-tiny/layer_{layer}" for layer in range(6)]
+    found = places((), "list-tiny")
+    assert [place.name for place in found] == names
+    assert sum(file.stat().st_size for place in found if place.folder for file in place.folder.iterdir()) < 18e6
+    sae = load_sae(places(["list-tiny/layer_4"])[0])
+    assert (sae.hook, sae.model, sae.d_in, sae.d_sae) == ("blocks.4.hook_resid_post", "list-tiny", 256, 1536)
+    assert builtin_saes("gpt2") == builtin_saes("") == builtin_saes("../list-tiny") == []
+
+
+def test_built_in_saes_know_the_lists_of_their_model():
+    runner = Runner.load("list-tiny", device="cpu", progress=False, guards=False)
+    lists = well_known_lists(runner.tokenizer, ("Fruits", "Rivers"), at_most=1, items=4)
+    where = torch.arange(lists.tokens.shape[1])
+    counted = (where > 0) & (where < lists.lengths[:, None])
+    for name in ("list-tiny/layer_0", "list-tiny/layer_5"):
+        found = reconstruction(runner, load_sae(places([name])[0]), lists.rows, counted)
+        assert found.l0 <= 32
+        assert found.explained_variance > 0.95
