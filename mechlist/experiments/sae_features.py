@@ -1,6 +1,6 @@
 """What experiments on chosen features share: which features they are, and how strong features are on which topics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,6 +18,7 @@ from mechlist.runner import Runner
 from mechlist.sae.load import Place, load_sae, places
 from mechlist.sae.sae import Sae, flat
 from mechlist.sae.transfer import cross_entropy, reconstruction, warning
+from mechlist.text import visible
 
 Sign = Literal["positive", "negative", "both"]
 
@@ -46,7 +47,7 @@ class Chosen:
 
 def short_name(sae: str) -> str:
     """The end of an SAE's name, which tells it from others."""
-    return sae.rstrip("/").rsplit("/", 1)[-1]
+    return visible(sae.rstrip("/").rsplit("/", 1)[-1])
 
 
 def choose_features(
@@ -109,7 +110,7 @@ def plain_positions(runner: Runner, data: ListSet) -> Bool[Tensor, "list positio
 
 
 def check_transfer(
-    runner: Runner, saes: Sequence[Sae], data: ListSet, counted: Bool[Tensor, "list position"]
+    runner: Runner, saes: Iterable[Sae], data: ListSet, counted: Bool[Tensor, "list position"]
 ) -> xr.Dataset:
     """The check of sae-transfer on the lists at hand, for the warning that figures carry.
 
@@ -118,14 +119,19 @@ def check_transfer(
     where = torch.arange(counted.shape[1])
     starts = torch.tensor(data.starts)[:, None]
     scored = (where[:-1] >= starts) & (where[1:] < data.lengths[:, None])
-    made = [reconstruction(runner, sae, data.rows, counted).explained_variance for sae in saes]
-    loss = [cross_entropy(runner, sae, data.rows, counted, scored).recovered for sae in saes]
+    names, made, loss = [], [], []
+    for sae in saes:
+        names.append(short_name(sae.name))
+        made.append(reconstruction(runner, sae, data.rows, counted).explained_variance)
+        loss.append(cross_entropy(runner, sae, data.rows, counted, scored).recovered)
     variables = {"checked_explained_variance": ("checked", made), "checked_ce_recovered": ("checked", loss)}
-    return xr.Dataset(variables, {"checked": [short_name(sae.name) for sae in saes]})
+    return xr.Dataset(variables, {"checked": names})
 
 
 def transfer_warning(results: xr.Dataset) -> str:
-    """What a figure's caption begins with where an SAE fails the check; empty where none does."""
+    """What a figure's caption begins with where an SAE fails the check; empty where none does, or nobody checked."""
+    if "checked" not in results.coords:
+        return ""
     scores = (results[f"checked_{name}"].values.tolist() for name in ("explained_variance", "ce_recovered"))
     return warning([str(name) for name in results["checked"].values], *scores)
 

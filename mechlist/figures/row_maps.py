@@ -37,6 +37,7 @@ def row_maps(
     diverging: bool = False,
     limit: float | int | None = None,
     columns: int = 2,
+    turned: bool = False,
 ) -> go.Figure:
     """One panel a name and one row a unit, from `values(name, row, column)`; first row on top, NaN grey.
 
@@ -51,6 +52,7 @@ def row_maps(
         diverging: red below zero, blue above; else white at zero to blue.
         limit: far end of the colour scale; by default the largest value, or 1 if less and not diverging.
         columns: panels in a row.
+        turned: write the label of every column, upwards, and no title below them.
 
     Raises:
         InputError: other dimensions, labels that are not one a row, or values below zero on a scale that starts there.
@@ -63,7 +65,9 @@ def row_maps(
     names, cells = [names[i] for i in order], cells[order]
     texts = [plot_text(shortened(text, _LONGEST)) for text in labels]
     scale = Scale(unit=unit, diverging=diverging, limit=limit)
-    grid = _grid(names, cells.shape[1:], texts, scale, columns)
+    below = [plot_text(shortened(str(place), _LONGEST)) for place in along]
+    room = 16 + round(_LETTER * max(len(html.unescape(text)) for text in below)) if turned else 48
+    grid = _grid(names, cells.shape[1:], texts, scale, columns, room)
     figure = grid_figure(grid)
     widest = max(len(str(place)) for place in along)
     ticks = thinned(along, tick_step(len(along), grid.width, spacing=max(24, round(_LETTER * widest) + 6)))
@@ -83,15 +87,26 @@ def row_maps(
     # Not square: a row is a list, and as high as its label.
     figure.update_yaxes(autorange="reversed", scaleanchor=False)
     figure.update_layout(coloraxis=scale.axis(list(cells), grid.area[1]), plot_bgcolor=MISSING)
+    if turned:
+        every = {"tickmode": "array", "tickvals": list(range(len(below))), "ticktext": below}
+        figure.update_xaxes({**every, "tickangle": -90, "title": None})
     return finish(figure, title=title, caption=caption)
 
 
-def _grid(names: list[str], shape: tuple[int, ...], texts: Sequence[str], scale: Scale, columns: int) -> Grid:
+def _grid(
+    names: list[str], shape: tuple[int, ...], texts: Sequence[str], scale: Scale, columns: int, bottom: int
+) -> Grid:
     rows, along = shape
     left = 40 + round(_LETTER * max(len(html.unescape(text)) for text in texts))
     width = int(np.clip(340 / along, 10, 34)) * along
     grid = Grid(
-        names=tuple(names), width=width, height=max(rows * _ROW, 60), columns=columns, left=left, bottom=48, gap_x=20
+        names=tuple(names),
+        width=width,
+        height=max(rows * _ROW, 60),
+        columns=columns,
+        left=left,
+        bottom=bottom,
+        gap_x=20,
     )
     return replace(grid, right=scale.space(grid.area[1]))
 

@@ -98,7 +98,7 @@ def test_figures_tables_and_sentences(results: xr.Dataset, tmp_path: Path):
     # These SAEs are random, and fail the check.
     assert said[0].startswith("WARNING: layer_2 and layer_4 fail the check here")
     assert "are set to 0 at all tokens but special ones of the prompt and of the list" in said[1]
-    assert "SAEs spliced in, nothing changed" in said[2]
+    assert "control with the SAEs spliced in and nothing changed" in said[2]
 
 
 @pytest.mark.parametrize(

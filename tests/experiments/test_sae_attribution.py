@@ -12,6 +12,7 @@ from mechlist.experiments.sae_attribution.experiment import SaeAttribution
 from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
 from mechlist.sae.attributed import read_attributed
+from mechlist.sae.load import places
 from tests.sae.saes_for_tests import write_lens
 
 pytest.importorskip("sae_lens")
@@ -61,7 +62,7 @@ def test_special_tokens_are_left_out_unless_kept(runner: Runner, folder: Path, r
     assert int(results["position"].min()) > 0
     kept = SaeAttribution(**FEW, saes=(str(folder / "layer_2"),), top=6, keep_special=True).run(runner)
     assert int(kept["n_active"][0, 0]) > int(results["n_active"][0, 0])
-    assert "BOS and other special tokens are counted." in SaeAttribution().findings(kept)[0]
+    assert "BOS and other special tokens are counted." in SaeAttribution().findings(kept)[1]
 
 
 def test_figures_files_and_sentences(results: xr.Dataset, tmp_path: Path):
@@ -74,7 +75,8 @@ def test_figures_files_and_sentences(results: xr.Dataset, tmp_path: Path):
     assert list(saved.topics) == ["Fruits", "Movies"]
     assert [len(lists[0]) for lists in saved.topics.values()] == [12, 12]
     said = experiment.findings(read)
-    assert said[0].startswith("The logit difference of decision B, blank - line break at the last item last token of ")
+    assert said[0].startswith("WARNING: layer_2 and layer_4 fail the check here")
+    assert said[1].startswith("The logit difference of decision B, blank - line break at the last item last token of ")
     assert "8 features were set to 0 exactly, the SAE's error kept: rank correlation with attribution" in said[-1]
 
 
@@ -82,16 +84,20 @@ def test_minus_log_prob_contrast_and_summed(runner: Runner, folder: Path):
     one: dict[str, Any] = {**FEW, "saes": (str(folder / "layer_4"),), "top": 3}
     logs = SaeAttribution(**one, of="minus-log-prob").run(runner)
     assert bool((logs["base"] > 0).all())
+    grown = SaeAttribution(**one, integrated_gradients=2).run(runner)
+    assert "By integrated gradients of 2 steps the parts of each SAE" in SaeAttribution().findings(grown)[2]
     contrast = SaeAttribution(**one, contrast=True, summed=True).run(runner)
     assert bool((contrast["position"] == -1).all())
     assert SaeAttribution().files(contrast) == {}
     assert "roles" not in SaeAttribution().figures(contrast)
-    assert ", this adjective minus the other is" in SaeAttribution().findings(contrast)[0]
+    assert ", this adjective minus the other is" in SaeAttribution().findings(contrast)[1]
 
 
 def test_bad_input(runner: Runner, folder: Path):
-    with pytest.raises(InputError, match=r"No built-in SAEs are shipped: give some with --saes"):
-        SaeAttribution(**FEW).run(runner)
+    with pytest.raises(InputError, match=r"No built-in SAEs are shipped for gpt2: give some with --saes"):
+        places((), "gpt2")
+    with pytest.raises(InputError, match="integrated_gradients must be 0 or more, not -1"):
+        SaeAttribution(integrated_gradients=-1)
     with pytest.raises(
         InputError, match=r"top must be at most the \d+ features at positions of .* in list 0 \(Fruits\)"
     ):

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from mechlist.errors import MechlistError
 from mechlist.metrics.answers import LogitDifference, LogProb
-from mechlist.runner import Runner
+from mechlist.runner import Intervention, Rows, Runner
 from mechlist.sae.ablation import exact_effects
 from mechlist.sae.attribution import SUMMED, Site, feature_attribution
 from mechlist.sae.load import load_sae, places
 from mechlist.sae.sae import Sae
+from mechlist.sae.stream import integrated_gradient
 from mechlist.sae.traces import Question, Traces, trace
 from tests.patching.hand_built import VOCAB, hand_built, slot
 from tests.sae.saes_for_tests import write_lens
@@ -233,3 +234,21 @@ def test_planted_features_are_found_at_rank_1(tmp_path: Path):
     exact = exact_effects(runner, sae, asked, prompt=[0], feature=[written], position=[5], counted=[list(range(6))])
     assert float(exact[0]) == pytest.approx(float(found.attribution[0, 0]), rel=1e-4)
     assert float(found.error.abs().max()) < 1e-4
+
+
+def test_integrated_gradients_add_up_to_what_is_lost_without_the_features(runner: Runner, saes: list[Sae]):
+    sae, where, asked = saes[0], counted(), question()
+    traces = trace(runner, asked, [sae.hook])
+    g = integrated_gradient(runner, sae, asked, where, 32)
+    found = feature_attribution(sae, Site(traces.x[sae.hook], g), where, 1)
+
+    def without(activation: Tensor, rows: Rows) -> Tensor:
+        here, out = where[rows.index], activation.clone()
+        out[here] -= sae.decode(sae.encode(out[here])) - sae.bias
+        return out
+
+    with runner.intervene(Intervention(sae.hook, without)):
+        lost = traces.base - trace(runner, asked, [sae.hook]).base
+    torch.testing.assert_close(found.features.float(), lost.float(), atol=2e-3, rtol=2e-2)
+    plain = feature_attribution(sae, site(traces, sae.hook), where, 1)
+    assert (plain.features - lost).abs().sum() > 5 * (found.features - lost).abs().sum()

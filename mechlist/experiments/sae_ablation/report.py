@@ -13,9 +13,9 @@ from mechlist.text import joined, lists_named, number_of, with_interval
 
 _CHANGED = {"zero": "set to 0", "mean": "set to their mean", "scale": "multiplied by {:g}", "steer": "added {:g} times"}
 _NAMES = {
-    SPLICE: "SAEs spliced in, nothing changed",
+    SPLICE: "control with the SAEs spliced in and nothing changed",
     CHOSEN: "the features",
-    OTHER_TOPIC: "features of the same ranks on another topic",
+    OTHER_TOPIC: "control with features of the same ranks on another topic",
 }
 
 _QUANTITIES = {

@@ -19,12 +19,13 @@ from mechlist.experiments.list_experiment import MadeListExperiment
 from mechlist.experiments.list_pairs import At, ListPairs, list_pairs
 from mechlist.experiments.sae_attribution import report as output
 from mechlist.experiments.sae_attribution.statistics import with_statistics
+from mechlist.experiments.sae_features import check_transfer, plain_positions
 from mechlist.metrics.answers import LogitDifference, LogProb
 from mechlist.registry import register
 from mechlist.runner import Runner
 from mechlist.runner.raw import basis_words, raw_activations
 from mechlist.sae.attribution import SUMMED, FeatureAttribution
-from mechlist.sae.load import Place, hooks_of, places
+from mechlist.sae.load import Place, hooks_of, places, stream_saes
 from mechlist.sae.stream import Asked, stream_ablation, stream_attribution
 from mechlist.sae.traces import Question
 from mechlist.text import visible
@@ -58,6 +59,9 @@ class SaeAttribution(MadeListExperiment):
     """Attribution after this adjective minus that of the same list after the other one."""
     summed: bool = False
     """Add up each feature's attributions over positions."""
+    integrated_gradients: int = 0
+    """Steps of integrated gradients, from features at 0 to what they are with the error kept; each step is another pass
+    for every SAE. 0 takes the gradient at what they are, one pass for all."""
     keep_special: bool = False
     """Count BOS and other special tokens too, where activations are unlike all others."""
     top: int = 20
@@ -74,8 +78,9 @@ class SaeAttribution(MadeListExperiment):
         for name in ("top", "role_items"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if self.verify_top < 0:
-            raise InputError(f"verify_top must be 0 or more, not {self.verify_top}.")
+        for name in ("verify_top", "integrated_gradients"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}.")
         self.check_options()
 
     def run(self, runner: Runner) -> xr.Dataset:
@@ -89,13 +94,16 @@ class SaeAttribution(MadeListExperiment):
         found, base = stream_attribution(runner, where, hooks, asked)
         exact = stream_ablation(runner, where, found, asked, self.verify_top)
         results = _dataset(where, hooks, found, exact, pairs).assign(base=("list", base.double().numpy()))
-        results = results.assign_attrs(
+        lists = data.select(self.adjective)
+        checked = check_transfer(runner, stream_saes(runner, where), lists, plain_positions(runner, lists))
+        results = results.merge(checked).assign_attrs(
             of=self.of,
             direction=pairs.direction.name,
             own=pairs.own,
             adjective=self.adjective,
             contrast=self.contrast,
             summed=self.summed,
+            integrated_gradients=self.integrated_gradients,
             keep_special=self.keep_special,
             basis=basis_words(runner),
             left_out=pairs.left_out,
@@ -129,6 +137,7 @@ class SaeAttribution(MadeListExperiment):
             names=[f"list {i} ({visible(topic)})" for i, topic in enumerate(pairs.topic)],
             top=self.top,
             summed=self.summed,
+            steps=self.integrated_gradients,
         )
 
     def _question(self, pairs: ListPairs, tokens: Tensor) -> Question:

@@ -15,8 +15,8 @@ from mechlist.experiments.sae_attribution.statistics import (
     checked,
     every_feature,
     over_lists,
-    short_name,
 )
+from mechlist.experiments.sae_features import short_name, transfer_warning
 from mechlist.figures import agreement, grouped_bars
 from mechlist.figures.row_maps import row_maps
 from mechlist.sae.attributed import AttributedFeatures
@@ -39,8 +39,8 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
             table["exact"].tolist(),
             [f"{_feature(row)} in list {row['list']}" for row in table.to_dict("records")],
             title="Attribution and exact ablation of features",
-            caption="Each point is a feature of a list that is set to 0, the SAE's error kept; on the line the two are "
-            "equal.",
+            caption=f"{transfer_warning(results)}Each point is a feature of a list that is set to 0, the SAE's error "
+            "kept; on the line the two are equal.",
             x_title=f"attribution ({results.attrs['units']})",
             y_title=f"exact ({results.attrs['units']})",
         )
@@ -73,14 +73,19 @@ def findings(results: xr.Dataset) -> list[str]:
     kept = "are counted" if results.attrs["keep_special"] else "are left out"
     base = float(results["base"].mean())
     what = f"{_metric(results)[0].upper()}{_metric(results)[1:]}"
-    out = [f"{what} is {base:+.2f} {units} on average over {n} lists; BOS and other special tokens {kept}."]
+    warning = transfer_warning(results).strip()
+    out = [warning] if warning else []
+    out += [f"{what} is {base:+.2f} {units} on average over {n} lists; BOS and other special tokens {kept}."]
     means = {part: read(results, f"mean_{part}") for part in PARTS}
     texts = [
         f"{short_name(str(sae))}: features {shown(means['features'].sel(sae=sae))}, error "
         f"{shown(means['error'].sel(sae=sae))}, bias {shown(means['bias'].sel(sae=sae))}"
         for sae in results["sae"].values
     ]
-    out.append(f"To first order the parts of each SAE add up to ({units}, mean over lists) {'; '.join(texts)}.")
+    order = _order(results)
+    out.append(
+        f"{order[0].upper()}{order[1:]} the parts of each SAE add up to ({units}, mean over lists) {'; '.join(texts)}."
+    )
     first = over_lists(results).head(NAMED).to_dict("records")
     named = [f"{_feature(row)} ({row['attribution']:+.3f}, {row['n_lists']} of {n} lists)" for row in first]
     out.append(f"The features with the largest mean attribution, over all lists, are {'; '.join(named)}.")
@@ -108,8 +113,8 @@ def _parts(results: xr.Dataset) -> go.Figure:
         low=joined("low"),
         high=joined("high"),
         title="What features, bias and error of each SAE are attributed",
-        caption=f"Mean over lists of {_metric(results)}, to first order; 95 % bootstrap intervals over topics. What "
-        "the error gets, no feature explains.",
+        caption=f"{transfer_warning(results)}Mean over lists of {_metric(results)}, {_order(results)}; 95 % bootstrap "
+        "intervals over topics. What the error gets, no feature explains.",
         y_title=f"attribution ({results.attrs['units']})",
     )
 
@@ -129,13 +134,19 @@ def _roles(results: xr.Dataset) -> go.Figure:
         values,
         [f"{short_name(sae)} {feature}" for sae, feature in rows],
         title="The strongest features, by role",
-        caption=f"Attribution of {_metric(results)}, mean over lists of what each list's {results.sizes['rank']} "
-        "strongest features get at a role.",
+        caption=f"{transfer_warning(results)}Attribution of {_metric(results)}, mean over lists of what each list's "
+        f"{results.sizes['rank']} strongest features get at a role.",
         unit=results.attrs["units"],
         row_title="feature",
         column_title="role",
         diverging=True,
+        turned=True,
     )
+
+
+def _order(results: xr.Dataset) -> str:
+    steps = results.attrs.get("integrated_gradients", 0)
+    return f"by integrated gradients of {steps} steps" if steps else "to first order"
 
 
 def _metric(results: xr.Dataset) -> str:

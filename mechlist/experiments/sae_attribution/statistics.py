@@ -6,7 +6,6 @@ import xarray as xr
 
 from mechlist.experiments.effects import estimated_lists, saved
 from mechlist.metrics.statistics import rank_correlation
-from mechlist.text import visible
 
 PARTS = ("features", "bias", "error")
 FEWEST = 3
@@ -61,8 +60,3 @@ def agreement_of(results: xr.Dataset) -> float:
 def by_size(table: pd.DataFrame) -> pd.DataFrame:
     """Rows in the order of their attribution, the largest in size first."""
     return table.iloc[np.argsort(-np.abs(table["attribution"].to_numpy()), kind="stable")]
-
-
-def short_name(sae: str) -> str:
-    """The end of an SAE's name, which tells it from others."""
-    return visible(sae.rstrip("/").rsplit("/", 1)[-1])

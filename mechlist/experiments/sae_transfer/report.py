@@ -5,6 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.experiments.sae_features import short_name
 from mechlist.figures import agreement, grouped_bars
 from mechlist.sae.transfer import LEAST, warning
 
@@ -90,4 +91,4 @@ def _warning(results: xr.Dataset) -> str:
 
 
 def _short(results: xr.Dataset) -> list[str]:
-    return [str(name).rstrip("/").rsplit("/", 1)[-1] for name in results["sae"].values]
+    return [short_name(str(name)) for name in results["sae"].values]

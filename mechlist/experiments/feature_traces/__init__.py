@@ -1,0 +1,1 @@
+"""Chosen features of SAEs along every list."""
