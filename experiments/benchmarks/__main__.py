@@ -16,6 +16,7 @@ from experiments.benchmarks import (
     path,
     planning,
     runner,
+    saes,
     store,
 )
 
@@ -36,6 +37,7 @@ def main() -> None:
         attribution,
         path,
         circuits,
+        saes,
         planning,
     )
     for lines in (benchmark.run() for benchmark in others):

@@ -67,8 +67,8 @@ def exact_effects(
         where = list(counted[prompt[row]]) if at == SUMMED else [at]
         size[row, where] = sae.encode(x[own, where].to(device))[:, number].float().cpu()
     with runner.intervene(without_features(sae, numbers, size)):
-        changed = _metric(runner, asked, rows)
-    base = _metric(runner, question.select(alone.tolist()), plain)
+        changed = metric_of(runner, asked, rows)
+    base = metric_of(runner, question.select(alone.tolist()), plain)
     same = (changed["final"] == base["final"][back]).flatten(1).all(dim=1) & (size != 0).any(dim=1)
     if same.any():
         i = int(same.nonzero()[0, 0])
@@ -79,7 +79,7 @@ def exact_effects(
     return question.sign * (base["metric"][back] - changed["metric"]).double()
 
 
-def _metric(runner: Runner, question: Question, rows: Sequence[Tensor]) -> dict[str, Tensor]:
+def metric_of(runner: Runner, question: Question, rows: Sequence[Tensor]) -> dict[str, Tensor]:
     """The metric of each prompt, and the final stream that it reads."""
     measure, model = question.measure(runner), runner.language_model
 

@@ -18,6 +18,13 @@ from mechlist.types import DType, format_bytes
 
 BUILTIN_ROOT = Path(__file__).parent / "builtin"
 """A folder a model, with a folder an SAE."""
+OF_STUDY = {
+    "gemma-2-2b": (
+        *(f"gemma-scope-2b-pt-res-canonical:layer_{layer}/width_16k/canonical" for layer in (0, 5, 10, 15, 20)),
+        *(f"gemma-scope-2b-pt-att-canonical:layer_{layer}/width_16k/canonical" for layer in (2, 7, 14, 18, 22)),
+    )
+}
+"""By family the SAEs of the original study, for models without built-in ones."""
 FORMS = "a directory (of an SAE or of several), or RELEASE:ID of sae_lens"
 _TUNED = ("-it", "-pt", "-instruct", "-chat")
 """Ends of the names of one and the same family: an SAE of a base model may be tried on its chat model."""
@@ -53,13 +60,13 @@ def places(names: Sequence[str], model: str = "") -> list[Place]:
 
     Args:
         names: `DIR`, `DIR@HOOK`, `RELEASE:ID`, or built-in ones such as `list-tiny/layer_3`; without, all built-in SAEs
-            of the model.
+            of the model, or for Gemma 2 2b those of the original study.
         model: its name.
 
     Raises:
         InputError: none at all, one twice, a folder without an SAE, an unknown release or id with its closest names.
     """
-    names = names or builtin_saes(model)
+    names = names or builtin_saes(model) or OF_STUDY.get(family(model), ())
     if not names:
         what = f" for {model}" if model else ""
         raise InputError(f"No built-in SAEs are shipped{what}: give some with --saes, each {FORMS}.")
@@ -129,16 +136,23 @@ def hooks_of(runner: Runner, where: Sequence[Place]) -> list[str]:
 
 
 def stream_saes(runner: Runner, where: Sequence[Place], dtype: DType = "float32") -> Iterator[Sae]:
-    """One SAE after the other, checked against the model; none is kept once the next is asked for.
+    """One SAE after the other, checked against the model.
+
+    A loop keeps its variable while the next one is read: where memory counts, take them one by one with `fitting_sae`
+    inside a function.
 
     Raises:
         InputError: as `load_sae` and `hooks_of`.
     """
     for place in where:
-        sae = load_sae(place, device=str(runner.language_model.device), dtype=dtype)
-        check_fit(runner, name=sae.name, hook=sae.hook, d_in=sae.d_in, model=sae.model)
-        yield sae
-        del sae
+        yield fitting_sae(runner, place, dtype)
+
+
+def fitting_sae(runner: Runner, place: Place, dtype: DType = "float32") -> Sae:
+    """One SAE, checked against the model; as `stream_saes`."""
+    sae = load_sae(place, device=str(runner.language_model.device), dtype=dtype)
+    check_fit(runner, name=sae.name, hook=sae.hook, d_in=sae.d_in, model=sae.model)
+    return sae
 
 
 def _checked_hook(runner: Runner, place: Place) -> str:

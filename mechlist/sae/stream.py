@@ -11,7 +11,7 @@ from mechlist.errors import InputError
 from mechlist.runner import Intervention, Rows, Runner
 from mechlist.sae.ablation import exact_effects
 from mechlist.sae.attribution import FeatureAttribution, Site, feature_attribution
-from mechlist.sae.load import Place, stream_saes
+from mechlist.sae.load import Place, fitting_sae
 from mechlist.sae.sae import Sae, flat
 from mechlist.sae.traces import Question, Traces, prompts_at_once, trace
 
@@ -56,18 +56,8 @@ def stream_attribution(
         less = None if asked.minus is None else trace(runner, asked.minus.select(block), hooks)
         base.append(traces.base if less is None else traces.base - less.base)
         counted = asked.counted[block, : int(asked.question.lengths[block].max())]
-        for number, sae in enumerate(stream_saes(runner, where)):
-
-            def site(of: Traces, asking: Question, sae: Sae = sae, counted: Tensor = counted) -> Site:
-                x = of.x[sae.hook]
-                g = integrated_gradient(runner, sae, asking, counted, asked.steps) if asked.steps else of.g[sae.hook]
-                return Site(x, g)
-
-            minus = None if less is None or asked.minus is None else site(less, asked.minus.select(block))
-            own = site(traces, asked.question.select(block))
-            found = feature_attribution(sae, own, counted, asked.top, minus=minus, summed=asked.summed)
-            _check_active(found, sae.name, asked, block)
-            parts[number].append(found)
+        for own, place in zip(parts, where, strict=True):
+            own.append(_of_sae(runner, place, asked, block, counted, traces, less))
     joined = [FeatureAttribution(*(torch.cat(column) for column in zip(*own, strict=True))) for own in parts]
     return joined, torch.cat(base)
 
@@ -80,7 +70,7 @@ def stream_ablation(
     if not count:
         return out
     counted = [row.nonzero()[:, 0].tolist() for row in asked.counted]
-    for own, exact, sae in zip(found, out, stream_saes(runner, where), strict=True):
+    for own, exact, place in zip(found, out, where, strict=True):
         size = own.attribution.abs().nan_to_num(0.0)
         order = size.flatten().argsort(descending=True, stable=True)[:count]
         row, rank = (order // size.shape[1]), (order % size.shape[1])
@@ -90,7 +80,7 @@ def stream_ablation(
             continue
         exact[row, rank] = exact_effects(
             runner,
-            sae,
+            fitting_sae(runner, place),
             asked.question,
             prompt=row.tolist(),
             feature=own.feature[row, rank].tolist(),
@@ -98,6 +88,30 @@ def stream_ablation(
             counted=counted,
         )
     return out
+
+
+def _of_sae(
+    runner: Runner,
+    place: Place,
+    asked: Asked,
+    block: Sequence[int],
+    counted: Bool[Tensor, "prompt position"],
+    traces: Traces,
+    less: Traces | None,
+) -> FeatureAttribution:
+    """Of one SAE, which is gone from memory before the next is read."""
+    sae = fitting_sae(runner, place)
+
+    def site(of: Traces, question: Question) -> Site:
+        if not asked.steps:
+            return Site(of.x[sae.hook], of.g[sae.hook])
+        g = integrated_gradient(runner, sae, question.select(block), counted, asked.steps)
+        return Site(of.x[sae.hook], g)
+
+    minus = None if less is None or asked.minus is None else site(less, asked.minus)
+    found = feature_attribution(sae, site(traces, asked.question), counted, asked.top, minus=minus, summed=asked.summed)
+    _check_active(found, sae.name, asked, block)
+    return found
 
 
 def integrated_gradient(

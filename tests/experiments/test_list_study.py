@@ -15,6 +15,7 @@ from mechlist.results import load_dataset
 from mechlist.runner import Runner
 from mechlist.study import read_study, read_yaml, run_study
 from tests.experiments.lists_for_tests import random_gemma2
+from tests.sae.saes_for_tests import write_lens
 
 FILE = Path("experiments/list_ending/study.yaml")
 TOPICS = ["Fruits", "Ocean", "Rivers", "Sports", "Colors"]
@@ -27,6 +28,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "counter": {"topics": TOPICS[:3], "max_items": 5, "counts": [1, 3], "random_directions": 2, "resamples": 20},
     "heads": {"verify_top": 4},
     "ending": {"controls": 1, "max_new_tokens": 20},
+    "sae-transfer": {"topics": TOPICS[:2]},
+    "sae-attribution": {"topics": TOPICS[:2], "top": 6, "verify_top": 1},
+    "sae-ablation": {"topics": TOPICS[:2], "controls": 1, "max_new_tokens": 12, "strongest": 2},
 }
 
 
@@ -48,7 +52,10 @@ def out(lists: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     value = read_yaml(FILE)
     value["model"] = str(random_gemma2(folder / "gemma2"))
+    sae = write_lens(folder / "layer_1", 32, 64, "blocks.1.hook_resid_post", kind="topk", k=8)
     for step in value["steps"]:
+        if step["name"] in ("sae-transfer", "sae-attribution"):
+            step["parameters"]["saes"] = [str(sae)]
         step["parameters"] |= QUICK.get(step["name"], {})
         if step["name"] != "statistics" and "recorded" in step["parameters"]:
             step["parameters"]["recorded"] = [str(lists)]

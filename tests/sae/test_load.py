@@ -226,6 +226,8 @@ def test_built_in_saes_are_those_of_every_layer():
     assert sum(file.stat().st_size for place in found if place.folder for file in place.folder.iterdir()) < 18e6
     sae = load_sae(places(["list-tiny/layer_4"])[0])
     assert (sae.hook, sae.model, sae.d_in, sae.d_sae) == ("blocks.4.hook_resid_post", "list-tiny", 256, 1536)
+    study = places((), "google/gemma-2-2b-it")
+    assert [place.release for place in study[::5]] == [f"gemma-scope-2b-pt-{site}-canonical" for site in ("res", "att")]
     assert builtin_saes("gpt2") == builtin_saes("") == builtin_saes("../list-tiny") == []
 
 

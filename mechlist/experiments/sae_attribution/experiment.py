@@ -47,7 +47,7 @@ class SaeAttribution(MadeListExperiment):
 
     saes: tuple[str, ...] = ()
     """SAEs: directories (of one or of several; DIR@HOOK where the files do not say the hook) or RELEASE:ID; by default
-    the built-in ones of the model."""
+    the built-in ones of the model, for Gemma 2 2b those of the original study."""
     of: Of = "logit-difference"
     """What is explained: the logit difference, or minus the log-probability of its answer."""
     at: At = "item"

@@ -31,7 +31,7 @@ class SaeTransfer(MadeListExperiment):
 
     saes: tuple[str, ...] = ()
     """SAEs: directories (of one or of several; DIR@HOOK where the files do not say the hook) or RELEASE:ID; by default
-    the built-in ones of the model."""
+    the built-in ones of the model, for Gemma 2 2b those of the original study."""
     at: At = "item"
     """Where the metric is read: at the last item's last token, a blank minus a line break; or at its line break, end of
     turn minus hyphen."""
