@@ -192,3 +192,13 @@ def test_bad_input(runner: Runner, folder: Path, tmp_path: Path):
         SaeAblation(change="scale", factor=1.0)
     with pytest.raises(InputError, match=r"at must be of adjective, topic, .*, not 'item_last'"):
         SaeAblation(at=("item_last",))
+
+
+def test_features_of_the_built_in_saes_carry_the_end_of_lists(runner: Runner):
+    few = FEW | {"topics": ("Fruits", "Colors"), "max_new_tokens": 40, "controls": 1}
+    features = ("layer_4:547", "layer_5:353", "layer_3:536", "layer_5:310", "layer_4:712")
+    found = SaeAblation(**few, features=features).run(runner)
+    hazard = found["changed_hazard"].sum("item").sel(by_adjective="short")
+    left = (hazard / hazard.sel(set="clean")).to_series().to_dict()
+    assert left["features"] < 0.1
+    assert all(0.5 < left[name] < 2 for name in ("splice", "random 1", "other topic"))
