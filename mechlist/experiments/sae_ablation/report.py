@@ -13,9 +13,9 @@ from mechlist.text import joined, lists_named, number_of, with_interval
 
 _CHANGED = {"zero": "set to 0", "mean": "set to their mean", "scale": "multiplied by {:g}", "steer": "added {:g} times"}
 _NAMES = {
-    SPLICE: "control with the SAEs spliced in and nothing changed",
+    SPLICE: "control, only spliced",
     CHOSEN: "the features",
-    OTHER_TOPIC: "control with features of the same ranks on another topic",
+    OTHER_TOPIC: "control, another topic's",
 }
 
 _QUANTITIES = {
@@ -53,7 +53,7 @@ def findings(results: xr.Dataset) -> list[str]:
     """What is changed, what it does to lists read and written, and what the controls do."""
     warning = transfer_warning(results).strip()
     out = [warning] if warning else ["The SAEs pass the check on these lists."]
-    out += [_what(results)]
+    out += [_what(results), _beside(results)]
     for adjective in results["by_adjective"].values.tolist():
         part = results.sel(by_adjective=adjective)
         others = "; ".join(f"{_name(name)} {_value(part, 'changed_mean_items', name)}" for name in _controls(results))
@@ -68,8 +68,6 @@ def findings(results: xr.Dataset) -> list[str]:
         f"Of {number_of(results.sizes['written'], 'lists')} {cut[0]} were cut off at {results.attrs['max_new_tokens']} "
         f"tokens as it is and {cut[1]} with the features changed; they count with what they have."
     )
-    if OTHER_TOPIC not in results["set"].values:
-        out.append("With one topic there is no control from another topic.")
     return out
 
 
@@ -84,6 +82,20 @@ def _what(results: xr.Dataset) -> str:
     return (
         f"{number_of(len(features), 'features')} ({', '.join(features)}) {'is' if len(features) == 1 else 'are'} "
         f"{_changed(results)} at {at} {when}, the SAEs' errors kept.{left}"
+    )
+
+
+def _beside(results: xr.Dataset) -> str:
+    """What the controls are."""
+    number = sum(name.startswith("random") for name in results["set"].values.tolist())
+    other = (
+        "with one topic there is no control from another."
+        if OTHER_TOPIC not in results["set"].values
+        else "and on each topic the features with the same ranks on another one, by " + results.attrs["ranked_by"] + "."
+    )
+    return (
+        f"Beside them: the SAEs spliced in with nothing changed; {number_of(number, 'sets')} of random features, each "
+        f"about as active as the one it stands for; {other}"
     )
 
 
@@ -151,7 +163,7 @@ def _controls(results: xr.Dataset) -> list[str]:
 
 
 def _name(name: str) -> str:
-    return _NAMES.get(name, f"{name} (matched by activation)" if name.startswith("random") else name)
+    return _NAMES.get(name, name)
 
 
 def _value(part: xr.Dataset, variable: str, name: str, digits: int = 2) -> str:
