@@ -1,10 +1,10 @@
 """One user message in a tokenizer's chat template, and the tokens that give a chat model's lists their form."""
 
 import datetime
-from collections.abc import Sequence
 from typing import Any
 
 from mechlist.datasets.lists.parse import ListTokens
+from mechlist.datasets.templates import Templated, encoded, shared_start
 from mechlist.errors import InputError
 
 GEMMA_TEMPLATE = (
@@ -37,7 +37,7 @@ def chat_tokens(tokenizer: Any, message: str, prefill: str = "") -> tuple[int, .
     """
     text = _render(tokenizer, message)
     refuse_special_tokens(tokenizer, message, "message")
-    return _encode(tokenizer, text + prefill)
+    return encoded(tokenizer, text + prefill)
 
 
 def model_header(tokenizer: Any) -> tuple[int, ...]:
@@ -48,11 +48,13 @@ def model_header(tokenizer: Any) -> tuple[int, ...]:
     Raises:
         InputError: a tokenizer without chat template, or a template that puts nothing before the model's turn.
     """
+    if isinstance(tokenizer, Templated):
+        return tokenizer.header
     text = _render(tokenizer, _MESSAGE)
-    opened = _encode(tokenizer, text)
-    shared = shared_start(opened, _encode(tokenizer, _render(tokenizer, _MESSAGE, generate=False)))
+    opened = encoded(tokenizer, text)
+    shared = shared_start(opened, encoded(tokenizer, _render(tokenizer, _MESSAGE, generate=False)))
     if shared == len(opened):
-        shared = shared_start(opened, _encode(tokenizer, text[: _end_of(tokenizer, _MESSAGE, text)]))
+        shared = shared_start(opened, encoded(tokenizer, text[: _end_of(tokenizer, _MESSAGE, text)]))
     if shared == len(opened):
         raise InputError(
             f"The chat template of {_name(tokenizer)} must open the model's turn, and adds nothing for it."
@@ -69,22 +71,19 @@ def list_tokens(tokenizer: Any) -> ListTokens:
     Raises:
         InputError: a tokenizer without chat template, or one that writes any of them otherwise than as one token.
     """
-    header, item, plain, filled, broken, ended = (
-        chat_tokens(tokenizer, _MESSAGE, text)
-        for text in ("", _ITEM, f"{_ITEM}\n-", f"{_ITEM} \n-", f"{_ITEM}\n", f"{_ITEM}\n{_closing(tokenizer)}")
+    header, begun, item, plain, filled = (
+        _asked(tokenizer, text) for text in ("", "-", _ITEM, f"{_ITEM}\n-", f"{_ITEM} \n-")
     )
-    first_hyphen = _between(header, chat_tokens(tokenizer, _MESSAGE, "-"), ())
+    first_hyphen = _between(header, begun, ())
     hyphen = None if first_hyphen is None or item[len(header) :][: len(first_hyphen)] != first_hyphen else first_hyphen
     line_break = _between(item, plain, hyphen or tuple(tokenizer.encode("-", add_special_tokens=False)))
     blank = _between(item, filled, plain[len(item) :]) if plain[: len(item)] == item else None
-    end_of_turn = _between(broken, ended, ())
-    if end_of_turn and end_of_turn[0] in _added(tokenizer):
-        end_of_turn = end_of_turn[:1]
+    end_of_turn, closing = _end_of_turn(tokenizer)
     found = {
         "hyphen '-' (after the model header)": hyphen,
         "line break '\\n' (between an item and a hyphen)": line_break,
         "blank ' ' (between an item and a line break)": blank,
-        f"end of turn {_closing(tokenizer)!r} (after a line break)": end_of_turn,
+        f"end of turn {closing!r} (after a line break)": end_of_turn,
     }
     _check_single(tokenizer, found)
     ids = [tokens[0] for tokens in found.values() if tokens]
@@ -98,10 +97,21 @@ def list_tokens(tokenizer: Any) -> ListTokens:
     )
 
 
-def shared_start(one: Sequence[int], other: Sequence[int]) -> int:
-    """Number of tokens at the start that two sequences have in common."""
-    pairs = zip(one, other, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+def _asked(tokenizer: Any, prefill: str) -> tuple[int, ...]:
+    """Of any request, with the beginning of the answer."""
+    if isinstance(tokenizer, Templated):
+        return tokenizer.tokens(_MESSAGE, "", prefill)
+    return chat_tokens(tokenizer, _MESSAGE, prefill)
+
+
+def _end_of_turn(tokenizer: Any) -> tuple[tuple[int, ...] | None, str]:
+    """Its tokens after a line break, and its text."""
+    if isinstance(tokenizer, Templated):
+        return tokenizer.end_tokens[:1], tokenizer.decode(tokenizer.end_tokens[:1])
+    closing = _closing(tokenizer)
+    broken, ended = (_asked(tokenizer, f"{_ITEM}\n{text}") for text in ("", closing))
+    found = _between(broken, ended, ())
+    return (found[:1] if found and found[0] in _added(tokenizer) else found), closing
 
 
 def _check_single(tokenizer: Any, found: dict[str, tuple[int, ...] | None]) -> None:
@@ -178,14 +188,6 @@ def _clock() -> str:
     told = [(f"%{flag}{letter}", _DAY.strftime(f"%{flag}{letter}")) for flag in ("-", "") for letter in _TIMES]
     filters = "".join(f" | replace({form!r}, {text!r})" for form, text in [*told, ("%%", "%")])
     return f"{{%- macro strftime_now(format) -%}}{{{{ format{filters} }}}}{{%- endmacro -%}}"
-
-
-def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
-    ids = tuple(tokenizer.encode(text, add_special_tokens=False))
-    bos = tokenizer.bos_token_id
-    if bos is None or ids[:1] == (bos,) or tokenizer.encode("")[:1] != [bos]:
-        return ids
-    return (bos, *ids)
 
 
 def refuse_special_tokens(tokenizer: Any, text: str, name: str) -> None:

@@ -4,15 +4,17 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mechlist.datasets.answers import answer_token
 from mechlist.datasets.chat import list_tokens
 from mechlist.datasets.lists.directions import Direction
 from mechlist.datasets.lists.list_set import ListSet, Provenance, list_set
 from mechlist.datasets.lists.made import example_completion, well_known_lists
+from mechlist.datasets.lists.parse import ListTokens
 from mechlist.datasets.lists.prompts import ListPrompt, adjective_tokens, list_prompts
 from mechlist.datasets.lists.read import read_lists
+from mechlist.datasets.templates import list_tokenizer
 from mechlist.datasets.topics import STUDY, choose_topics
 from mechlist.decode import Edit, Sampling, generate
 from mechlist.errors import InputError
@@ -33,6 +35,20 @@ class ListExperiment(Experiment):
     """Files of recorded lists, or folders of them, such as `exports/lists` of a generate-lists run."""
     topics: tuple[str, ...] = ()
     """Topics to use; by default all that are recorded, or those of the study."""
+    template: Path | None = None
+    """File with the text of the prompt, for models without chat template: one {adjective}, one {topic}, and all that
+    stands before the list."""
+    end_tokens: tuple[int, ...] = ()
+    """With template: ids of the token that ends a list after a line break, which A compares with the hyphen, and of
+    another one if there is."""
+
+    def list_tokenizer(self, runner: Runner) -> Any:
+        """The tokenizer as lists are asked for: with its chat template, or with one's own.
+
+        Raises:
+            InputError: as `mechlist.datasets.templates.list_tokenizer`.
+        """
+        return list_tokenizer(runner.tokenizer, self.template, self.end_tokens)
 
     @abstractmethod
     def data(self, runner: Runner) -> ListSet:
@@ -67,7 +83,7 @@ class MadeListExperiment(ListExperiment):
     def data(self, runner: Runner) -> ListSet:
         """See ListExperiment."""
         if not self.recorded:
-            return well_known_lists(runner.tokenizer, self.topics, at_most=self.lists, items=self.items)
+            return well_known_lists(self.list_tokenizer(runner), self.topics, at_most=self.lists, items=self.items)
         return read_lists(
             self.recorded,
             topics=self.topics,
@@ -112,7 +128,7 @@ class SampledListExperiment(ListExperiment):
 
     def example_completion(self, runner: Runner) -> tuple[int, ...]:
         """See Experiment."""
-        return example_completion(runner.tokenizer, self.max_new_tokens)
+        return example_completion(self.list_tokenizer(runner), self.max_new_tokens)
 
     @property
     def sampling(self) -> Sampling:
@@ -139,15 +155,21 @@ class SampledListExperiment(ListExperiment):
             ).ordered()
         if names is None:
             names = list(choose_topics((), self.topics) if self.topics else choose_topics((STUDY,)))
-        prompts = list_prompts(runner.tokenizer, names, self.adjectives)
+        tokenizer = self.list_tokenizer(runner)
         return sample_lists(
-            runner, prompts, sampling=self.sampling, samples=self.samples, max_new_tokens=self.max_new_tokens
+            runner,
+            list_prompts(tokenizer, names, self.adjectives),
+            list_tokens(tokenizer),
+            sampling=self.sampling,
+            samples=self.samples,
+            max_new_tokens=self.max_new_tokens,
         )
 
 
 def sample_lists(
     runner: Runner,
     prompts: Sequence[ListPrompt],
+    special: ListTokens,
     *,
     sampling: Sampling,
     samples: int,
@@ -156,7 +178,6 @@ def sample_lists(
     label: str = "Writing lists",
 ) -> ListSet:
     """Lists that the model writes, `samples` for each prompt; with the same random numbers whatever `edit` says."""
-    special = list_tokens(runner.tokenizer)
     written = generate(
         runner,
         [prompt.tokens for prompt in prompts],

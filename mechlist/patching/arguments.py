@@ -13,6 +13,7 @@ from torch import Tensor
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Metric, in_tokens
 from mechlist.models.language_model import require_eval
+from mechlist.models.sites import ATTENTION_SITES
 from mechlist.patching.replacements import Given, Replacement, Resample, Source, Target
 from mechlist.patching.sweep.cells import by_role, check_site, grid, hook_name, named
 from mechlist.patching.sweep.parts import Parts
@@ -44,6 +45,8 @@ class PatchArguments:
     """Named sets of (layer, position), (layer, head) or (layer, head, position), in place of the whole grid."""
     roles: Mapping[str, Sequence[Sequence[int]]] | None = None
     """Named sets of positions, given for each prompt, in place of the single positions."""
+    source_positions: Int[Tensor, "..."] | None = None
+    """Of each position of the base run, the position of the source run that is put in there; -1 where nothing is."""
 
     def select(self, prompts: Sequence[int]) -> "PatchArguments":
         """For some of the prompts, in this order: each keeps its source, metric, length and roles."""
@@ -56,11 +59,12 @@ class PatchArguments:
             metric=self.metric.select(chosen),
             lengths=None if self.lengths is None else self.lengths[chosen],
             roles=None if self.roles is None else {name: [of[i] for i in chosen] for name, of in self.roles.items()},
+            source_positions=None if self.source_positions is None else self.source_positions[chosen],
         )
 
     def with_source(self, source: Int[Tensor, "..."] | Replacement) -> "PatchArguments":
-        """The same with something else put in."""
-        return dataclasses.replace(self, source=source)
+        """The same with something else put in, position for position."""
+        return dataclasses.replace(self, source=source, source_positions=None)
 
     def at(self, site: str, per: str) -> "PatchArguments":
         """The same at another site."""
@@ -161,10 +165,39 @@ def prepare(runner: Runner, arguments: PatchArguments) -> Task:
             runner.rows(tokens)
     measure = arguments.metric.prepare(base, lengths, shape.d_vocab_out)
     parts, labels = _cells(arguments, shape, lengths)
-    given = arguments.source
-    ready = Source(given) if isinstance(given, Tensor) else given.ready(arguments.target(runner))
+    given, aligned = arguments.source, arguments.source_positions
+    if aligned is not None:
+        _check_aligned(aligned, given, base, measure.read)
+    if isinstance(given, Tensor):
+        ready = Source(given, aligned, by_query=site in ATTENTION_SITES)
+    else:
+        ready = given.ready(arguments.target(runner))
     tokens = ready.tokens if isinstance(ready, Source) else None
-    return Task(runner, base, tokens, lengths, site, parts, labels, measure, ready)
+    return Task(runner, base, tokens, lengths, site, parts, labels, measure, ready, aligned)
+
+
+def _check_aligned(
+    aligned: Tensor, source: Tensor | Replacement, base: Int[Tensor, "prompt position"], read: Int[Tensor, "prompt n"]
+) -> None:
+    """Positions of source runs that are put in must be there, and what is measured must have its counterpart."""
+    if not isinstance(source, Tensor):
+        raise InputError(f"source_positions are of source runs, and {type(source).__name__}() takes none.")
+    if aligned.shape != base.shape or aligned.is_floating_point():
+        raise InputError(
+            f"source_positions must be whole numbers of the shape {list(base.shape)}, as base is, not "
+            f"{aligned.dtype} of {list(aligned.shape)}."
+        )
+    if len(aligned) and not (int(aligned.min()) >= -1 and int(aligned.max()) < source.shape[1]):
+        raise InputError(
+            f"source_positions must be from -1 (nothing is put in) to {source.shape[1] - 1}, and reach from "
+            f"{int(aligned.min())} to {int(aligned.max())}."
+        )
+    lacking = (aligned.gather(1, read) < 0).any(dim=1).nonzero()[:, 0].tolist()
+    if lacking:
+        raise InputError(
+            "source_positions must say where the source run is measured: the positions that the metric reads have no "
+            f"counterpart in the prompts {lacking}."
+        )
 
 
 def _cells(

@@ -34,6 +34,7 @@ def attribution_grid(
     metric: Metric,
     lengths: Int[Tensor, "..."] | None = None,
     roles: Mapping[str, Sequence[Sequence[int]]] | None = None,
+    source_positions: Int[Tensor, "..."] | None = None,
     steps: int = 1,
     fix_qk: bool = False,
 ) -> xr.Dataset:
@@ -66,6 +67,7 @@ def attribution_grid(
         lengths: real tokens of prompts that are padded on the right; cells beyond them are NaN.
         roles: named sets of positions, given for each prompt, that take the place of the single positions. NaN where a
             prompt lacks the role.
+        source_positions: as for `patch_grid`.
         steps: gradients a layer; 1 takes the gradient of the base run.
         fix_qk: keep the softmax exact.
 
@@ -79,7 +81,7 @@ def attribution_grid(
         ModelError: a model in train mode whose dropout would make every number noise.
     """
     runs = read_runs(runner, base, source, metric, lengths)
-    arguments = PatchArguments(site=site, per=per, roles=roles, **runs)
+    arguments = PatchArguments(site=site, per=per, roles=roles, source_positions=source_positions, **runs)
     return estimate_cells(runner, arguments, steps=steps, fix_qk=fix_qk)
 
 
@@ -99,7 +101,7 @@ def estimate_cells(runner: Runner, arguments: PatchArguments, *, steps: int = 1,
             stacklevel=4,
         )
     places = _places(task, arguments.roles)
-    found = Attribution(task, places, steps, fix_qk, _digest(arguments.source)).run()
+    found = Attribution(task, places, steps, fix_qk, _digest(arguments)).run()
     effect = task.of_cells(_by_cell(found["effect"], task).masked_fill(task.outside, torch.nan))
     units = {"units": arguments.metric.unit}
     variables: dict[str, Any] = {"effect": effect.assign_attrs(units)}
@@ -142,10 +144,12 @@ def _method(steps: int, fix_qk: bool) -> str:
     return "attribution patching" + (", with the softmax of attention exact" if fix_qk else "")
 
 
-def _digest(source: Tensor | Replacement) -> str:
+def _digest(arguments: PatchArguments) -> str:
     """Of what is put in; it names the results in a run's journal."""
+    source, aligned = arguments.source, arguments.source_positions
     digest = hashlib.sha256(type(source).__name__.encode())
     own = [source] if isinstance(source, Tensor) else [getattr(source, field.name) for field in fields(source)]
+    own += [] if aligned is None else [aligned]
     for value in own:
         for part in value if isinstance(value, list | tuple) else [value]:
             whole = isinstance(part, Tensor)

@@ -29,6 +29,7 @@ def patch_grid(
     lengths: Int[Tensor, "..."] | None = None,
     cells: Mapping[str, Iterable[Any]] | None = None,
     roles: Mapping[str, Sequence[Sequence[int]]] | None = None,
+    source_positions: Int[Tensor, "..."] | None = None,
 ) -> xr.Dataset:
     """Replace parts of the base run, one cell at a time, and measure.
 
@@ -50,6 +51,10 @@ def patch_grid(
             place of the whole grid.
         roles: named sets of positions, given for each prompt, that take the place of the single positions: each
             layer's (and head's) positions of one role are replaced together. NaN where a prompt lacks the role.
+        source_positions: of each base position the position of the source run whose activation is put in there, for
+            prompts of unequal length: [prompt, position]; -1 where nothing is put in. The positions that the metric
+            reads must have a counterpart, at which the source run is measured. A pattern or score is put in where its
+            query and its key both have one; the rows of a pattern then need not sum to 1.
 
     Returns:
         `patched(prompt, layer, head, position)` with the axes that `per` names, `role` in the place of `position` if
@@ -63,7 +68,8 @@ def patch_grid(
         ModelError: a model in train mode whose dropout would make every number noise.
     """
     runs = read_runs(runner, base, source, metric, lengths)
-    results = patch_cells(runner, PatchArguments(site=site, per=per, cells=cells, roles=roles, **runs))
+    arguments = PatchArguments(site=site, per=per, cells=cells, roles=roles, source_positions=source_positions, **runs)
+    results = patch_cells(runner, arguments)
     if not isinstance(base, Tensor):
         labels = token_labels_of(runner, runs["base"], real_lengths(runs["base"], runs["lengths"]))
         results["token"] = (("prompt", "token_position"), labels)
@@ -102,7 +108,8 @@ def _warn(values: Values, task: Task) -> None:
         return
     # Roles are the last axis of the cells.
     labels = task.labels[named]
-    blind = task.blind.view(-1, len(labels)).all(dim=0).nonzero()[:, 0].tolist()
+    blind, lacking = (of.view(-1, len(labels)).all(dim=0) for of in (task.blind, task.outside))
+    blind = (blind & ~lacking).nonzero()[:, 0].tolist()
     if blind:
         warnings.warn(
             f"The {named}s {[labels[i] for i in blind]} change only what comes after every position that the metric "

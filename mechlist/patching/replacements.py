@@ -44,14 +44,28 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The runs of other prompts, position for position; ready as they are."""
+    """The runs of other prompts, position for position or as they are aligned; ready as they are."""
 
     tokens: Int[Tensor, "prompt position"]
+    positions: Int[Tensor, "prompt position"] | None = None
+    """Of each base position the source's; -1 where what is there stays. None where they are the same."""
+    by_query: bool = False
+    """Whether the site is [prompt head query key], where a query and its key must both have a counterpart."""
 
     def put(self, layer: int, there: Tensor, source: Tensor | None, prompts: slice) -> Tensor:  # noqa: ARG002
         """What the source run has there."""
         assert source is not None
-        return source
+        if self.positions is None:
+            return source
+        axis = 2 if self.by_query else 1
+        own = self.positions[prompts, : there.shape[axis]].to(there.device)
+        row, taken = torch.arange(len(own), device=own.device), own.clamp(min=0)
+        if not self.by_query:
+            put = source[row[:, None], taken]
+            return torch.where((own >= 0).view(*own.shape, *[1] * (there.ndim - 2)), put, there)
+        put = source[row[:, None, None], :, taken[:, :, None], taken[:, None]].permute(0, 3, 1, 2)
+        both = (own >= 0)[:, None, :, None] & (own >= 0)[:, None, None]
+        return torch.where(both, put, there)
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def test_other_adjectives_have_figures_and_sentences(runner: Runner, tmp_path: P
 def test_the_edit_of_heads_changes_no_random_numbers(runner: Runner):
     prompts = list_prompts(runner.tokenizer, ["Fruits"], ["short"])
     asked: dict[str, Any] = {"sampling": Sampling(), "samples": 2, "max_new_tokens": 9}
-    one, again = (sample_lists(runner, prompts, **asked) for _ in range(2))
+    one, again = (sample_lists(runner, prompts, list_tokens(runner.tokenizer), **asked) for _ in range(2))
     assert [row.tolist() for row in one.rows] == [row.tolist() for row in again.rows]
 
 

@@ -48,7 +48,7 @@ def test_the_strongest_heads_are_patched_exactly(runner: Runner, results: xr.Dat
 
 def test_findings_figures_and_tables(results: xr.Dataset):
     experiment = ListHeads(**FEW, top=7)
-    assert set(experiment.figures(results)) == {"heads", "roles", "agreement"}
+    assert set(experiment.figures(results)) == {"heads", "roles", "agreement", "shares"}
     tables = experiment.tables(results)
     assert (len(tables["heads"]), len(tables["verified"])) == (7, 12)
     sentences = experiment.findings(results)
@@ -57,10 +57,10 @@ def test_findings_figures_and_tables(results: xr.Dataset):
     )
     strongest = tables["verified"].sort_values("exact", key=np.abs).iloc[-1]
     name = f"L{strongest['layer']}H{strongest['head']} at {strongest['role']} {strongest['exact']:+.2f}"
-    assert f"the heads that move it most are {name}" in sentences[1]
+    assert f"the heads that move it most are {name}" in sentences[3]
     found = rank_agreement(results)
     assert found.low <= found.rank <= found.high <= 1
-    assert f"the rank correlation with exact patching is {found.rank:.2f} [" in sentences[2]
+    assert f"the rank correlation with exact patching is {found.rank:.2f} [" in sentences[4]
 
 
 def test_the_strongest_heads_are_exact_where_that_is_known(results: xr.Dataset):
@@ -77,11 +77,12 @@ def test_statistics_are_saved_and_never_computed_while_drawing(
 ):
     save_dataset(results, tmp_path / "results.nc")
     monkeypatch.setattr("mechlist.experiments.effects.effect_table", None)
-    monkeypatch.setattr("mechlist.experiments.list_heads.statistics.resampled_ratios", None)
+    for module in ("statistics", "shares"):
+        monkeypatch.setattr(f"mechlist.experiments.list_heads.{module}.resampled_ratios", None)
     loaded, experiment = load_dataset(tmp_path / "results.nc"), ListHeads(**FEW)
     assert experiment.findings(loaded) == experiment.findings(results)
-    assert set(experiment.figures(loaded)) == {"heads", "roles", "agreement"}
-    assert set(experiment.tables(loaded)) == {"heads", "verified"}
+    assert set(experiment.figures(loaded)) == {"heads", "roles", "agreement", "shares"}
+    assert set(experiment.tables(loaded)) == {"heads", "verified", "shares"}
 
 
 def test_rank_correlation_is_spearmans(results: xr.Dataset):

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mechlist.datasets.chat import chat_tokens, list_tokens
+from mechlist.datasets.chat import list_tokens
 from mechlist.datasets.lists.parse import ListTokens
-from mechlist.datasets.lists.prompts import ListPrompt, list_prompts, list_sentence
+from mechlist.datasets.lists.prompts import ListPrompt, list_prompts, list_text_tokens
 from mechlist.errors import InputError
 
 EARLIER = ("none", "half", "all")
@@ -181,4 +181,4 @@ def _check_written(tokenizer: Any, text: Text) -> None:
 
 
 def _written(tokenizer: Any, prompt: ListPrompt, words: str) -> tuple[int, ...]:
-    return chat_tokens(tokenizer, list_sentence(prompt.topic, prompt.adjective), words)
+    return list_text_tokens(tokenizer, prompt.topic, prompt.adjective, words)

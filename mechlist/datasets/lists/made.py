@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mechlist.datasets.chat import chat_tokens, list_tokens
+from mechlist.datasets.chat import list_tokens
 from mechlist.datasets.lists.list_set import ListSet, Provenance, list_set
 from mechlist.datasets.lists.parse import ListTokens, parse_list
-from mechlist.datasets.lists.prompts import ADJECTIVES, ListPrompt, adjective_tokens, list_prompt, list_sentence
+from mechlist.datasets.lists.prompts import ADJECTIVES, ListPrompt, adjective_tokens, list_prompt, list_text_tokens
 from mechlist.datasets.topics import STUDY, choose_topics
 from mechlist.errors import InputError
 
@@ -84,7 +84,7 @@ def made_completion(
         InputError: items that the tokenizer does not write as lines of their own behind the prompt.
     """
     text = "\n".join(f"-{item}" for item in items) + (" \n" if filler else "\n")
-    tokens = chat_tokens(tokenizer, list_sentence(prompt.topic, prompt.adjective), text)
+    tokens = list_text_tokens(tokenizer, prompt.topic, prompt.adjective, text)
     size, whole = len(prompt.tokens), (*tokens, special.end_of_turn)
     parsed = parse_list(whole, special, start=prompt.hyphen)
     lines = len(parsed.items) == len(items) and parsed.filler_on_last == filler

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mechlist.datasets.chat import chat_tokens, is_unknown, model_header, shared_start
+from mechlist.datasets.chat import chat_tokens, is_unknown, model_header
+from mechlist.datasets.templates import Templated, shared_start
 from mechlist.errors import InputError
 from mechlist.text import NO_ADJECTIVE, adjective_rank
 
@@ -88,6 +89,17 @@ def list_sentence(topic: str, adjective: str) -> str:
     return f"Provide me with {described} of {topic}. Just provide the names, no need for any other information."
 
 
+def list_text_tokens(tokenizer: Any, topic: str, adjective: str, prefill: str) -> tuple[int, ...]:
+    """Token ids of the request for a list, with the beginning of the list: in the chat template, or in one's own.
+
+    Raises:
+        InputError: as `chat_tokens`.
+    """
+    if isinstance(tokenizer, Templated):
+        return tokenizer.tokens(topic, adjective, prefill)
+    return chat_tokens(tokenizer, list_sentence(topic, adjective), prefill)
+
+
 def list_prompt(tokenizer: Any, topic: str, adjective: str) -> ListPrompt:
     """The study's request in the chat template, with the prefilled hyphen.
 
@@ -100,18 +112,16 @@ def list_prompt(tokenizer: Any, topic: str, adjective: str) -> ListPrompt:
     for name, text in {"topic": topic, "adjective": adjective}.items():
         if text != text.strip() or (name == "topic" and not text):
             raise InputError(f"{name} must be text without blanks around it, not {text!r}.")
-    tokens, header = chat_tokens(tokenizer, list_sentence(topic, adjective), "-"), model_header(tokenizer)
+    tokens, header = list_text_tokens(tokenizer, topic, adjective, "-"), model_header(tokenizer)
     last = len(tokens) - 1
     if tokens[last - len(header) : last] != header:
         raise InputError("The prefilled hyphen must be one token of its own after the model header, and is not.")
-    without_topic = list_sentence(topic, adjective).replace(f" of {topic}.", " of.")
-    topic_span = _inserted(tokens, chat_tokens(tokenizer, without_topic, "-"))
     prompt = ListPrompt(
         topic=topic,
         adjective=adjective,
         tokens=tokens,
         adjective_index=_adjective_index(tokenizer, topic, adjective, tokens),
-        topic_span=topic_span,
+        topic_span=_topic_span(tokenizer, topic, adjective, tokens),
         header=range(last - len(header), last),
     )
     _check_known(tokenizer, prompt)
@@ -237,10 +247,17 @@ def _check_known(tokenizer: Any, prompt: ListPrompt) -> None:
             )
 
 
+def _topic_span(tokenizer: Any, topic: str, adjective: str, tokens: tuple[int, ...]) -> range:
+    if isinstance(tokenizer, Templated):
+        return tokenizer.topic_span(topic, adjective)
+    without_topic = list_sentence(topic, adjective).replace(f" of {topic}.", " of.")
+    return _inserted(tokens, chat_tokens(tokenizer, without_topic, "-"))
+
+
 def _adjective_index(tokenizer: Any, topic: str, adjective: str, tokens: tuple[int, ...]) -> int | None:
     if not adjective:
         return None
-    plain = chat_tokens(tokenizer, list_sentence(topic, ""), "-")
+    plain = list_text_tokens(tokenizer, topic, "", "-")
     span = _inserted(tokens, plain)
     if len(tokens) - len(plain) != 1 or len(span) != 1:
         raise InputError(

@@ -3,7 +3,8 @@
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from mechlist.datasets.chat import list_tokens, model_header
 from mechlist.datasets.lists.made import example_completion
 from mechlist.datasets.lists.parse import ListTokens
 from mechlist.datasets.lists.prompts import ListPrompt, list_prompts
+from mechlist.datasets.templates import list_tokenizer
 from mechlist.datasets.topics import choose_topics
 from mechlist.decode import Completion, Sampling, generate
 from mechlist.errors import InputError
@@ -30,7 +32,7 @@ Row = tuple[float, ListPrompt, int, Completion]
 @register("generate-lists")
 @dataclass(frozen=True, kw_only=True)
 class GenerateLists(Experiment):
-    """Let a chat model write short, long and plain lists of every topic, as in the list-ending study."""
+    """Let a model write short, long and plain lists of every topic, as in the list-ending study."""
 
     needs_tokenizer: ClassVar[bool] = True
     default_model: ClassVar[str] = "list-tiny"
@@ -53,6 +55,12 @@ class GenerateLists(Experiment):
     """Take the most probable token each time, instead of drawing."""
     max_new_tokens: int = 100
     """Tokens after which a list that has not ended is cut off."""
+    template: Path | None = None
+    """File with the text of the prompt, for models without chat template: one {adjective}, one {topic}, and all that
+    stands before the list."""
+    end_tokens: tuple[int, ...] = ()
+    """With template: ids of the token that ends a list after a line break, which A compares with the hyphen, and of
+    another one if there is."""
 
     def __post_init__(self) -> None:
         if len(set(self.topics)) < len(self.topics):
@@ -73,14 +81,15 @@ class GenerateLists(Experiment):
     def run(self, runner: Runner) -> xr.Dataset:
         """Whole sequences as token ids, with the log-probability of each token that was written."""
         topics = choose_topics(self.topic_files, self.topics)
-        special = list_tokens(runner.tokenizer)
-        prompts = list_prompts(runner.tokenizer, list(topics), self.adjectives)
+        tokenizer = self._tokenizer(runner)
+        special = list_tokens(tokenizer)
+        prompts = list_prompts(tokenizer, list(topics), self.adjectives)
         rows = [row for temperature in self.temperatures for row in self._rows(runner, prompts, special, temperature)]
         return _dataset(runner, rows).assign_attrs(self._attributes(runner, special, prompts))
 
     def example_completion(self, runner: Runner) -> tuple[int, ...]:
         """See Experiment."""
-        return example_completion(runner.tokenizer, self.max_new_tokens)
+        return example_completion(self._tokenizer(runner), self.max_new_tokens)
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
         """How far each list got, and how sure the model was of its tokens, by what they decide."""
@@ -97,6 +106,9 @@ class GenerateLists(Experiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """How many lists there are, how many of them ended, and how many are well formed."""
         return generate_lists_output.findings(results)
+
+    def _tokenizer(self, runner: Runner) -> Any:
+        return list_tokenizer(runner.tokenizer, self.template, self.end_tokens)
 
     def _sampling(self, temperature: float | int) -> Sampling:
         return Sampling(greedy=self.greedy, temperature=temperature, top_p=self.top_p, top_k=self.top_k)
@@ -121,7 +133,7 @@ class GenerateLists(Experiment):
             "model": runner.language_model.info["name"],
             "special_tokens": asdict(special),
             "end_of_turn": runner.tokenizer.decode([special.end_of_turn]),
-            "model_header": list(model_header(runner.tokenizer)),
+            "model_header": list(model_header(self._tokenizer(runner))),
             "adjective_index": {p.adjective_name: p.adjective_index for p in prompts},
             "top_p": self.top_p,
             "top_k": self.top_k,

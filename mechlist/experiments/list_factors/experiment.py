@@ -1,6 +1,7 @@
 """Interventions on the text: what each factor of a list does to the decision to end it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -8,7 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.datasets.chat import list_tokens
 from mechlist.datasets.lists.design import design_texts
+from mechlist.datasets.templates import list_tokenizer
 from mechlist.datasets.topics import STUDY, choose_topics
 from mechlist.errors import InputError
 from mechlist.experiment import Experiment
@@ -50,6 +53,12 @@ class ListFactors(Experiment):
     """An effect matters where its interval lies beyond this share of the gap between the adjectives."""
     resamples: int = 2000
     """Bootstrap resamples of topics."""
+    template: Path | None = None
+    """File with the text of the prompt, for models without chat template: one {adjective}, one {topic}, and all that
+    stands before the list."""
+    end_tokens: tuple[int, ...] = ()
+    """With template: ids of the token that ends a list after a line break, which A compares with the hyphen, and of
+    another one if there is."""
 
     def __post_init__(self) -> None:
         if self.resamples < 1:
@@ -74,8 +83,9 @@ class ListFactors(Experiment):
                 f"{self.max_items}."
             )
         levels = list_factors_texts.levels(self.min_items, self.max_items, self.curve_items)
-        texts = design_texts(runner.tokenizer, topics.used, self.adjectives, levels)
-        said = list_factors_texts.read(runner, texts)
+        tokenizer = list_tokenizer(runner.tokenizer, self.template, self.end_tokens)
+        texts = design_texts(tokenizer, topics.used, self.adjectives, levels)
+        said = list_factors_texts.read(runner, texts, list_tokens(tokenizer))
         known = runner.language_model.info["name"] == KNOWN
         capacities = {topic: len(names) if known else 0 for topic, names in topics.used.items()}
         truth = list_factors_texts.truth(texts, capacities)

@@ -138,6 +138,7 @@ class ListHazard(SampledListExperiment):
         written = sample_changed(
             runner,
             kept.each_prompt,
+            kept.special,
             sets,
             self.intervention,
             means,

@@ -114,6 +114,7 @@ def predict_changed(
 def sample_changed(
     runner: Runner,
     prompts: Sequence[ListPrompt],
+    special: ListTokens,
     sets: Mapping[str, tuple[Head, ...]],
     mode: HeadMode,
     means: ClassMeans | None,
@@ -135,6 +136,7 @@ def sample_changed(
         written[name] = sample_lists(
             runner,
             prompts,
+            special,
             sampling=sampling,
             samples=samples,
             max_new_tokens=max_new_tokens,

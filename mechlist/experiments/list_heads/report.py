@@ -7,19 +7,23 @@ import xarray as xr
 
 from mechlist.experiments.effects import MEAN, read, rows, shown
 from mechlist.experiments.list_heads.statistics import WHOLE, checked_cells, rank_agreement
-from mechlist.experiments.list_pairs import SIDE_NAMES
+from mechlist.experiments.list_pairs import run_names, side_name
 from mechlist.figures import agreement, head_heatmap, position_heatmap
-from mechlist.text import between, with_interval
+from mechlist.metrics.margin import verdict
+from mechlist.text import between, joined, with_interval
 from mechlist.types import head_name
 
 NAMED = 5
 """Heads that sentences name."""
+MARGIN = 0.02
+"""Share of the gap between the runs beyond which an interval must lie for a head to matter."""
+SHARE_ENDS = ("share_low", "share_high")
 
 
 def figures(results: xr.Dataset) -> dict[str, go.Figure]:
     """Heads over all roles, the strongest head of each role, and estimates against exact patching."""
     cells, whole = read(results, MEAN), read(results, WHOLE)
-    where = f"{results.attrs['direction']}; {SIDE_NAMES[results.attrs['side']]}"
+    where = f"{results.attrs['direction']}; {side_name(results, results.attrs['side'])}"
     drawn = {
         "heads": head_heatmap(
             whole["estimate"],
@@ -41,6 +45,15 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
         "read from there.",
         unit="logits",
     )
+    if "share" in results:
+        drawn["shares"] = head_heatmap(
+            results["share"],
+            title=f"What each head at the {results.attrs['own']} carries",
+            caption=f"{where}. Share of the difference between {' and '.join(run_names(results))} that moves with the "
+            "head's output there, patched exactly, over all lists (1: all).",
+            unit="share",
+            diverging=True,
+        )
     checked = checked_cells(results)
     if len(checked):
         drawn["agreement"] = agreement(
@@ -59,18 +72,21 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
 def tables(results: xr.Dataset, top: int) -> dict[str, pd.DataFrame]:
     """The `top` heads by role, by the size of their mean estimate; and those that were patched exactly."""
     table = rows(read(results, MEAN)).sort_values("estimate", key=np.abs, ascending=False, ignore_index=True)
-    return {"heads": table.head(top), "verified": checked_cells(results)}
+    out = {"heads": table.head(top), "verified": checked_cells(results)}
+    return out | {"shares": head_shares(results)} if "share" in results else out
 
 
 def findings(results: xr.Dataset) -> list[str]:
     """The strongest heads, exactly, and how far the estimates can be trusted."""
     base, source = (read(results, f"mean_{name}") for name in ("base", "source"))
-    which = SIDE_NAMES[results.attrs["side"]]
+    which = side_name(results, results.attrs["side"])
     out = [
         f"{results.attrs['direction']}, at the {results.attrs['own']}, {which}: {shown(base)} in the runs that are "
         f"changed and {shown(source)} in those that heads' outputs come from, over {results.sizes['list']} lists."
     ]
     checked = checked_cells(results)
+    if "share" in results:
+        out += [_shares(results), *_joint(results)]
     if not len(checked):
         return [*out, "No head was patched exactly: these are estimates, and nothing says how good they are."]
     first = checked.sort_values("exact", key=np.abs, ascending=False, ignore_index=True).head(NAMED)
@@ -88,6 +104,82 @@ def findings(results: xr.Dataset) -> list[str]:
         f"Of the {len(checked)} heads and roles with the largest estimates, the rank correlation with exact patching "
         f"is {found.rank:.2f}{between(found.low, found.high, '.2f')}; {far}.",
     ]
+
+
+def head_shares(results: xr.Dataset) -> pd.DataFrame:
+    """Of every head that was patched at the place that is measured its share, the largest first."""
+    columns = ["share", *SHARE_ENDS, "estimate", "selected"]
+    table: pd.DataFrame = results[columns].to_dataframe().reset_index().loc[:, ["layer", "head", *columns]]
+    return table.dropna(subset=["share"]).sort_values("share", key=np.abs, ascending=False, ignore_index=True)
+
+
+def _shares(results: xr.Dataset) -> str:
+    """The heads whose share matters; where there are no intervals, the largest."""
+    table = head_shares(results)
+    known = not np.isnan(table["share_low"].to_numpy()).all()
+    if known:
+        ends = table[list(SHARE_ENDS)].to_numpy().tolist()
+        table = table.loc[[verdict(low, high, MARGIN) == "matters" for low, high in ends]]
+    table = table.head(NAMED)
+    where = (
+        f"Of the {_gap(results):+.2f} logits between {' and '.join(run_names(results))}, at the {results.attrs['own']}"
+    )
+    if not len(table):
+        return f"{where}, no head carries a share whose interval lies beyond {MARGIN:.0%}; {_patched(results)}."
+    texts = [
+        f"{name} carries {with_interval(share, low, high, '.0%')}"
+        for name, (share, low, high) in zip(
+            _heads(table), table[["share", *SHARE_ENDS]].to_numpy().tolist(), strict=True
+        )
+    ]
+    again = joined([f"{share:.0%}" for share in table["selected"].tolist()])
+    stable = f"; among the {results.attrs['strongest']} strongest they are in {again} of resamples of topics"
+    return f"{where}, {joined(texts)}{stable if known else ''}; {_patched(results)}."
+
+
+def _gap(results: xr.Dataset) -> float:
+    return float((results["source"] - results["base"]).mean())
+
+
+def _patched(results: xr.Dataset) -> str:
+    """How many heads were patched exactly, and what the others could do."""
+    patched, among = int(results.attrs["heads_patched"]), results["share"].size
+    if patched == among:
+        return f"all {among} heads were patched exactly"
+    return (
+        f"{patched} of {among} heads were patched exactly, and by the largest ratio of effect and estimate among them "
+        f"none of the others moves it by more than {results.attrs['reach']:.2g} logits"
+    )
+
+
+def _joint(results: xr.Dataset) -> list[str]:
+    """What the heads do together that were chosen on other topics."""
+    if "joint_share" not in results:
+        return []
+    together, alone = (_with_ends(results, name) for name in ("joint_share", "joint_sum_share"))
+    others = results["joint_random_share"].values
+    count = int(results["joint_chosen"].isel(half=0).sum())
+    said = (
+        f"The {count} strongest heads of one half of the topics, changed together on the other half and the other way "
+        f"round, carry {together}; their single effects add up to {alone}."
+    )
+    if not len(others):
+        return [said]
+    rank = 1 + int((np.abs(others) >= abs(float(results["joint_share"]))).sum())
+    p, low, high = (float(value) for value in (results["joint_p"], others.min(), others.max()))
+    return [
+        f"{said} Against {len(others)} sets of as many other heads of the same layers they are number {rank} of "
+        f"{len(others) + 1} (p = {p:.2g}); these carry {low:.0%} to {high:.0%}."
+    ]
+
+
+def _with_ends(results: xr.Dataset, name: str) -> str:
+    value, low, high = (float(results[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return with_interval(value, low, high, ".0%")
+
+
+def _heads(table: pd.DataFrame) -> list[str]:
+    return [head_name((int(layer), int(head))) for layer, head in zip(table["layer"], table["head"], strict=True)]
 
 
 def _names(table: pd.DataFrame) -> list[str]:

@@ -1,4 +1,4 @@
-"""Patching of lists between "short" and "long", by role and item, over all lists."""
+"""Patching of lists between two runs that differ in one factor, by role and item, over all lists."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import torch
 import xarray as xr
 
+from mechlist.datasets.lists.factors import Factor
 from mechlist.datasets.lists.role_positions import CountFrom
 from mechlist.errors import InputError
 from mechlist.experiment import Option
@@ -38,14 +39,27 @@ def _without_head_sites(experiment: "ListPatch") -> str:
 @register("list-patch")
 @dataclass(frozen=True, kw_only=True)
 class ListPatch(MadeListExperiment):
-    """Exchange parts of the runs of the same list after "short" and after "long", role by role, both ways."""
+    """Exchange parts of two runs of the same list, role by role, both ways.
 
-    options: ClassVar[Mapping[str, Option]] = {"per_head": Option(_without_head_sites)}
+    The runs differ in one factor: short or long, a filler on the last item or none, some items more or fewer. Where
+    they differ in length, parts go to the position with the same role, counted from the last item.
+    """
+
+    options: ClassVar[Mapping[str, Option]] = {
+        "per_head": Option(_without_head_sites),
+        "fewer": Option(lambda experiment: "" if experiment.factor == "count" else f"with factor {experiment.factor}"),
+    }
+
+    factor: Factor = "adjective"
+    """What the two runs differ in: the adjective, the number of items, or a filler on the last item."""
+    fewer: int = 4
+    """With factor count: items that the shorter run has fewer, the first ones of each list."""
 
     lists: int = 1
     """At most so many lists of each topic, the first ones that ended."""
     sites: tuple[Site, ...] = SITES
-    """Activations that are replaced, one after the other; z and attn_scores are worth it head by head only."""
+    """Activations that are replaced, one after the other; z and attn_scores are worth it head by head only. Where the
+    runs differ in length, patterns and scores are replaced between positions that have a counterpart."""
     at: At = "break"
     """What is measured: at the last item's line break, end of turn minus hyphen; or at the last item's last token, a
     blank minus a line break."""
@@ -67,6 +81,10 @@ class ListPatch(MadeListExperiment):
         for name in ("role_items", "top"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.fewer < 1:
+            raise InputError(f"fewer must be at least 1, not {self.fewer}.")
+        if self.factor == "filler" and self.at == "item":
+            raise InputError("at must be break with factor filler, not item: before the filler the two runs are one.")
         if self.permutations < 0:
             raise InputError(f"permutations must be 0 or more, not {self.permutations}.")
         if not self.sites or len(set(self.sites)) < len(self.sites):
@@ -92,6 +110,7 @@ class ListPatch(MadeListExperiment):
             results = results.assign_coords(labels)
         results = results.assign(self._null(runner, results))
         results = results.assign_attrs(
+            factor=self.factor,
             sites=list(self.sites),
             direction=pairs.direction.name,
             own=pairs.own,
@@ -117,7 +136,15 @@ class ListPatch(MadeListExperiment):
 
     def _pairs(self, runner: Runner) -> ListPairs:
         data = self.data(runner)
-        return list_pairs(data, self.adjective, self.at, count_from=self.count_from, role_items=self.role_items)
+        return list_pairs(
+            data,
+            self.adjective,
+            self.at,
+            factor=self.factor,
+            fewer=self.fewer,
+            count_from=self.count_from,
+            role_items=self.role_items,
+        )
 
     def _grids(self) -> Iterator[tuple[Site, Literal["position", "head_position"]]]:
         for site in self.sites:

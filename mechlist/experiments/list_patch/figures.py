@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.experiments.effects import decision, site_name
-from mechlist.experiments.list_pairs import SIDE_NAMES
+from mechlist.experiments.list_pairs import run_names, side_name
 from mechlist.experiments.list_patch.statistics import shares, survivors
 from mechlist.figures import heads_panel
 from mechlist.figures.colour import Scale
@@ -40,13 +40,14 @@ def _roles(results: xr.Dataset, site: str, share: xr.DataArray, heads: str | Non
         best = abs(share).fillna(0).argmax(heads)
         share, marked = share.isel({heads: best}), marked.isel({heads: best})
         strongest = " Of each layer and role the strongest head."
-    panels = {SIDE_NAMES[side]: share.sel(side=side) for side in share["side"].values}
-    dotted = {SIDE_NAMES[side]: marked.sel(side=side) for side in share["side"].values}
+    panels = {side_name(results, side): share.sel(side=side) for side in share["side"].values}
+    dotted = {side_name(results, side): marked.sel(side=side) for side in share["side"].values}
     figure = _panels(panels, dotted, scale=Scale(unit="share", diverging=True))
     return finish(
         figure,
         title=f"{site_name(site)}: {decision(results.attrs['direction'])}",
-        caption="Share of the difference between short and long that moves with the role, over all lists (1: all); "
+        caption=f"Share of the difference between {' and '.join(run_names(results))} that moves with the role, over "
+        "all lists (1: all); "
         f"a dot marks cells whose effect survives the correction for all cells.{strongest}",
     )
 
@@ -60,8 +61,8 @@ def _heads(results: xr.Dataset, site: str, share: xr.DataArray, heads: str) -> g
     return heads_panel(
         {side: best.sel(side=side).drop_vars("role", errors="ignore") for side in sides},
         title=f"{site_name(site)} by head: {decision(results.attrs['direction'])}",
-        caption="Share of the difference between short and long that moves with the head at its strongest role, which "
-        "the hover box names; denoising puts short into long.",
+        caption=f"Share of the difference between {' and '.join(run_names(results))} that moves with the head at its "
+        f"strongest role, which the hover box names; denoising puts {' into '.join(run_names(results))}.",
         unit="share",
         diverging=True,
         columns=2,

@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from mechlist.experiments.effects import largest, read, rows, shown
-from mechlist.experiments.list_pairs import SIDE_NAMES
+from mechlist.experiments.list_pairs import run_names, side_name
 from mechlist.experiments.list_patch.statistics import STREAM, cells, handovers
 from mechlist.text import number_of
 from mechlist.types import head_name
@@ -22,9 +22,8 @@ def tables(results: xr.Dataset, top: int) -> dict[str, pd.DataFrame]:
             table = table.rename(columns={"kv_head": "head", "estimate": "effect"})
             parts.append(table.sort_values("effect", key=np.abs, ascending=False).head(top))
     lists = {"topic": results["topic"].values, "items": results["n_items"].values}
-    lists |= {
-        name: results["base"].sel(side=side).values for name, side in (("long", "denoising"), ("short", "noising"))
-    }
+    first, second = run_names(results)
+    lists |= {name: results["base"].sel(side=side).values for name, side in ((second, "denoising"), (first, "noising"))}
     return {"cells": pd.concat(parts, ignore_index=True), "lists": pd.DataFrame(lists)}
 
 
@@ -49,6 +48,12 @@ def _data(results: xr.Dataset) -> str:
     )
     where = f"{results.attrs['direction']}, at the {results.attrs['own']}"
     lists = f'{number_of(results.sizes["list"], "lists")} of {topics} written after "{results.attrs["adjective"]}"'
+    if results.attrs.get("factor", "adjective") != "adjective":
+        one, other = run_names(results)
+        return (
+            f"{where}: {shown(short)} with {one} and {shown(long)} with {other}, over {lists}; the difference is "
+            f"{shown(whole)} logits.{left}"
+        )
     return (
         f'{where}: {shown(short)} after "short" and {shown(long)} after "long", over {lists}; exchanging the one word '
         f"moves it by {shown(whole)} logits.{left}"
@@ -60,7 +65,7 @@ def _strongest(results: xr.Dataset, site: str) -> str:
     for side in results["side"].values.tolist():
         own = cells(results, site, side)
         best, tested, reason = largest(own), int(own["tested"].sum()), own["reason"].item()
-        text = f"with {SIDE_NAMES[side]}, {_place(best, site)} moves it most, by {shown(best)} logits"
+        text = f"with {side_name(results, side)}, {_place(best, site)} moves it most, by {shown(best)} logits"
         text += f" ({float(best['share']):.0%})"
         if not reason:
             text += f", and {int(own['survives'].sum())} of {tested} cells move beyond chance and rounding"
@@ -78,7 +83,9 @@ def handover_sentence(results: xr.Dataset, side: str) -> str:
     for number, group in groupby(zip(layers, found.largest.tolist(), strict=True), key=lambda pair: pair[1]):
         held = [layer for layer, _ in group]
         spans.append(f"{roles[number]} {_layers(held)}")
-    text = f"Residual stream with {SIDE_NAMES[side]}: the role with the largest effect is {', then '.join(spans)}."
+    text = (
+        f"Residual stream with {side_name(results, side)}: the role with the largest effect is {', then '.join(spans)}."
+    )
     end, first, own = len(layers), roles[found.largest[0]], results.attrs["own"]
     left = _interval(found.leaves_low, found.leaves_high, end) if found.known else ""
     came = _interval(found.arrives_low, found.arrives_high, end) if found.known else ""

@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from mechlist.datasets.chat import list_tokens
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.lists.made import example_completion
 from mechlist.datasets.lists.prompts import list_prompts
@@ -128,7 +129,12 @@ class TokenView(Experiment):
             names = list(choose_topics((), (self.topic,)) if self.topic else choose_topics((STUDY,)))
             prompts = list_prompts(runner.tokenizer, names[:1], [self.adjective])
             lists = sample_lists(
-                runner, prompts, sampling=self._sampling, samples=self.number, max_new_tokens=self.max_new_tokens
+                runner,
+                prompts,
+                list_tokens(runner.tokenizer),
+                sampling=self._sampling,
+                samples=self.number,
+                max_new_tokens=self.max_new_tokens,
             )
             return lists.of([self.number - 1])
         lists = read_lists(

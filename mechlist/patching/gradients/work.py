@@ -102,7 +102,8 @@ class _Block:
             return None
         kept: dict[str, Tensor] = {}
         with torch.no_grad():
-            finals = self._finals(self._task.source, [(hook, partial(_keep, kept, hook)) for hook in self._hooks])
+            changes = [(hook, partial(_keep, kept, hook)) for hook in self._hooks]
+            finals = self._finals(self._task.source, changes, self._task.source_read[self._prompts])
         self._source = [kept[hook] for hook in self._hooks]
         return finals
 
@@ -189,9 +190,12 @@ class _Block:
         return x if self._places is None else self._places.to(x) @ x
 
     def _finals(
-        self, tokens: Int[Tensor, "all_prompts position"], changes: Sequence[tuple[str, Any]]
+        self,
+        tokens: Int[Tensor, "all_prompts position"],
+        changes: Sequence[tuple[str, Any]],
+        read: Int[Tensor, "prompt n"] | None = None,
     ) -> Float[Tensor, "prompt n d_model"]:
-        """Final, normalised residual stream at the positions that the metric reads."""
+        """Final, normalised residual stream at the positions that the metric reads, or at others."""
         model, fired = self._work.model, set[str]()
         # What is put in comes after them, as in a nested `intervene`.
         placed = [(i.hook, partial(_intervened, i, self._rows)) for i in self._task.runner.interventions]
@@ -200,7 +204,7 @@ class _Block:
         for name, _ in hooks:
             if name not in fired:
                 raise InputError(f"The hook {name} exists but never fires with this model and its settings.")
-        read = self._measure.read.to(model.device)
+        read = (self._measure.read if read is None else read).to(model.device)
         return normalized[torch.arange(len(read), device=model.device)[:, None], read]
 
     def _gradients(self, finals: Tensor, base: Float[Tensor, "prompt n d_model"], kept: list[Tensor]) -> list[Tensor]:

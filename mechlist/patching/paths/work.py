@@ -104,7 +104,9 @@ class PathWork:
     @cached_property
     def readout(self) -> Readout:
         """What is measured."""
-        return Readout(self.task.runner, self.task.measure.block(self.block), self.runs.made)
+        return Readout(
+            self.task.runner, self.task.measure.block(self.block), self.runs.made, self.task.source_read[self.block]
+        )
 
     @cached_property
     def _start(self) -> Int[Tensor, " prompt"]:

@@ -1,6 +1,7 @@
 """Patching by whole forward passes with hooks, batched: for models whose layers cannot be run one by one."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +23,8 @@ def hooked_rows(
     parts: Parts,
     measure: Measure,
     rows: Int[Tensor, " row"],
+    *,
+    source_read: Int[Tensor, "prompt n"],
 ) -> tuple[Float[Tensor, "prompt cell"], Float[Tensor, " prompt"], Float[Tensor, " prompt"] | None]:
     """The metric of `rows` (the base's for all others), of the base runs, and of the source runs if there are any.
 
@@ -34,6 +37,7 @@ def hooked_rows(
         parts: what each row replaces.
         measure: the metric.
         rows: those that are run.
+        source_read: where in the source runs what the metric reads stands.
     """
     every = torch.arange(len(base))
     base_finals = _finals(runner, base, measure)
@@ -48,7 +52,8 @@ def hooked_rows(
         ]
         with runner.renumbered(prompt), runner.intervene(*changes):
             patched.view(-1)[rows] = _measured(runner, [base[i] for i in prompt.tolist()], measure, prompt, base_finals)
-    sources = None if source is None else _measured(runner, source, measure, every, base_finals)
+    of_source = replace(measure, read=source_read)
+    sources = None if source is None else _measured(runner, source, of_source, every, base_finals)
     return patched, plain, sources
 
 

@@ -1,5 +1,6 @@
 """What the rows of a patching sweep replace."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,6 +65,16 @@ class Parts:
         kept = torch.isin(self.row % self.n_cells, cells)
         row, layer, position, head = (c[kept] for c in (self.row, self.layer, self.position, self.head))
         return Parts(row, layer, position, head, self.n_cells, self.n_prompts)
+
+    def together(self, sets: Sequence[Int[Tensor, " _"]]) -> "Parts":
+        """One cell a set, which replaces all that the cells of the set replace."""
+        cell, own = self.row % self.n_cells, self.row // self.n_cells * len(sets)
+        kept = [torch.isin(cell, one).nonzero()[:, 0] for one in sets]
+        part = torch.cat(kept)
+        row = own[part] + torch.arange(len(sets)).repeat_interleave(torch.tensor([len(one) for one in kept]))
+        order = row.argsort(stable=True)
+        layer, position, head = (c[part[order]] for c in (self.layer, self.position, self.head))
+        return Parts(row[order], layer, position, head, len(sets), self.n_prompts)
 
     def of(self, rows: Int[Tensor, " row"]) -> tuple[Int[Tensor, " part"], Int[Tensor, " part"]]:
         """Of some rows: for each of their parts the number of the row among `rows`, and the number of the part."""

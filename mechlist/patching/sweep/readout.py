@@ -20,6 +20,8 @@ class Readout:
     measure: Measure
     """Of these prompts."""
     made: Trace
+    source_read: Int[Tensor, "prompt n"]
+    """Where in the source runs what is read stands."""
 
     @cached_property
     def base(self) -> Float[Tensor, " prompt"]:
@@ -31,7 +33,7 @@ class Readout:
         """Of the source runs."""
         if self.made.source_final is None:
             return None
-        values = self._values(self._at_read(self.made.source_final))
+        values = self._values(_at_read(self.made.source_final, self.source_read))
         return self.measure.average(values, torch.arange(len(self.measure.read)))
 
     def changed(
@@ -43,15 +45,12 @@ class Readout:
 
     @cached_property
     def _base_finals(self) -> Float[Tensor, "prompt n d_model"]:
-        return self._at_read(self.made.final)
+        return _at_read(self.made.final, self.measure.read)
 
     @cached_property
     def _base_values(self) -> Float[Tensor, "prompt n"]:
         """What is measured at each position of the base runs."""
         return self._values(self._base_finals)
-
-    def _at_read(self, final: Float[Tensor, "prompt position d_model"]) -> Float[Tensor, "prompt n d_model"]:
-        return final[torch.arange(len(final), device=final.device)[:, None], self.measure.read.to(final.device)]
 
     def _values(self, finals: Float[Tensor, "prompt n d_model"]) -> Float[Tensor, "prompt n"]:
         """What is measured at each position of whole runs."""
@@ -66,3 +65,9 @@ class Readout:
         return self.measure.values(
             finals, where, prompt, self._base_finals, unembed, d_vocab, runner.shares.metric_logits
         )
+
+
+def _at_read(
+    final: Float[Tensor, "prompt position d_model"], read: Int[Tensor, "prompt n"]
+) -> Float[Tensor, "prompt n d_model"]:
+    return final[torch.arange(len(final), device=final.device)[:, None], read.to(final.device)]

@@ -62,6 +62,8 @@ class Task:
     measure: Measure
     replacement: Ready
     """What is put in."""
+    source_positions: Int[Tensor, "prompt position"] | None = None
+    """Of each base position the source run's that is put in there; -1 for none. None where they are the same."""
     batch_share: float = 1.0
     """Share of the usual packed tokens of a batch; less than 1 makes smaller batches, to see what rounding does."""
 
@@ -69,6 +71,17 @@ class Task:
     def last_read(self) -> Int[Tensor, " prompt"]:
         """The last position that the metric reads."""
         return self.measure.read.max(dim=1).values
+
+    @property
+    def source_read(self) -> Int[Tensor, "prompt n"]:
+        """Where in the source runs what the metric reads stands."""
+        read = self.measure.read
+        return read if self.source_positions is None else self.source_positions.gather(1, read)
+
+    @property
+    def source_lengths(self) -> Int[Tensor, " prompt"]:
+        """Tokens of each source run up to the last that is put in."""
+        return self.lengths if self.source_positions is None else self.source_positions.max(dim=1).values + 1
 
     @cached_property
     def outside(self) -> Bool[Tensor, "prompt cell"]:
@@ -233,6 +246,7 @@ class Task:
             parts=self.parts.block(prompts.start, prompts.stop),
             measure=self.measure.block(prompts),
             replacement=_From(self.replacement, prompts.start),
+            source_positions=None if self.source_positions is None else self.source_positions[prompts],
         )
 
     def _hooked(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -240,8 +254,8 @@ class Task:
             return self._with_hooks(self.runner, self.hooks)
 
     def _with_hooks(self, runner: Runner, hooks: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
-        base = self._unpadded(self.base)
-        sources = None if self.source is None else self._unpadded(self.source)
+        base = _unpadded(self.base, self.lengths)
+        sources = None if self.source is None else _unpadded(self.source, self.source_lengths)
         there = runner.capture(base, *hooks)
         _check_axes(self.site, there[hooks[0]], runner)
         source = None if sources is None else runner.capture(sources, *hooks)
@@ -258,10 +272,9 @@ class Task:
         padded = [pad(change, (0, missing) if change.ndim == 2 else (0, 0, 0, missing)) for change in changes]
         wanted = ~(self.blind | self.outside).flatten() & _replaces(self.parts, padded)
         rows = wanted.nonzero()[:, 0]
-        return hooked_rows(runner, base, sources, hooks, put, self.parts, self.measure, rows)
-
-    def _unpadded(self, tokens: Int[Tensor, "prompt position"]) -> list[Int[Tensor, " length"]]:
-        return [row[:length] for row, length in zip(tokens, self.lengths.tolist(), strict=True)]
+        return hooked_rows(
+            runner, base, sources, hooks, put, self.parts, self.measure, rows, source_read=self.source_read
+        )
 
 
 @dataclass(frozen=True)
@@ -297,7 +310,8 @@ class Work:
     @cached_property
     def readout(self) -> Readout:
         """What is measured."""
-        return Readout(self.task.runner, self.task.measure.block(self.block), self.made)
+        source_read = self.task.source_read[self.block]
+        return Readout(self.task.runner, self.task.measure.block(self.block), self.made, source_read)
 
     @cached_property
     def sweep(self) -> Sweep:
@@ -364,6 +378,10 @@ class _From:
         """See Ready."""
         block = slice(prompts.start + self.start, prompts.stop + self.start)
         return self.replacement.put(layer, there, source, block)
+
+
+def _unpadded(tokens: Int[Tensor, "prompt position"], lengths: Int[Tensor, " prompt"]) -> list[Int[Tensor, " _"]]:
+    return [row[:length] for row, length in zip(tokens, lengths.tolist(), strict=True)]
 
 
 def whole_passes(runner: Runner, site: str | None = None) -> str | None:
