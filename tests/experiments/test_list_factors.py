@@ -106,7 +106,7 @@ def test_what_does_not_vary_has_no_coefficient():
 def test_a_text_is_read_as_if_alone(runner: Runner, texts: list[Text]):
     chosen = texts[::17]
     special = list_tokens(runner.tokenizer)
-    said = read(runner, texts, list_tokens(runner.tokenizer))
+    said = read(runner, texts)
     for i, text in zip(range(0, len(texts), 17), chosen, strict=True):
         logits = runner.logits([list(text.tokens)])[0]
         at_break, at_item = logits[text.line_break], logits[text.item_last]

@@ -23,7 +23,7 @@ from mechlist.experiments.list_curves import (
 )
 from mechlist.experiments.list_endings import Endings, endings, true_endings
 from mechlist.experiments.list_hazard.experiment import ListHazard
-from mechlist.experiments.list_hazard.heads import class_means, head_sets, predict_changed
+from mechlist.experiments.list_hazard.heads import class_means, head_sets, heads_from, predict_changed
 from mechlist.experiments.list_predictions import predict
 from mechlist.metrics.survival import survival_curve
 from mechlist.results import save_dataset
@@ -273,7 +273,7 @@ def test_recorded_lists(runner: Runner, tmp_path: Path):
         ({"controls": 0}, "controls does nothing without heads"),
         ({"heads": ("x",)}, "heads must be such as L4H11, not 'x'"),
         ({"strongest": 0}, "strongest must be at least 1"),
-        ({"heads": ("1.0",), "heads_from": Path("x")}, "exclude each other"),
+        ({"heads": ("1.0",), "heads_from": (Path("x"),)}, "exclude each other"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"top_p": 2.0}, "top_p must be above 0 and at most 1"),
         ({"adjectives": ()}, "adjectives must hold one value at least"),
@@ -293,7 +293,7 @@ def test_heads_that_the_model_lacks_are_refused_at_once(runner: Runner):
 
 def test_heads_come_from_a_list_heads_run(runner: Runner, tmp_path: Path):
     with pytest.raises(InputError, match="does not exist: heads_from must be the folder"):
-        ListHazard(**SMALL, heads_from=tmp_path).run(runner)
+        ListHazard(**SMALL, heads_from=(tmp_path,)).run(runner)
     effect = np.zeros((2, 6, 8, 3))
     effect[:, 4, 2, 1], effect[:, 5, 1, 0], effect[:, 1, 7, 2] = -3.0, 2.0, 9.0
     exact = np.full(effect.shape, np.nan)
@@ -303,10 +303,15 @@ def test_heads_come_from_a_list_heads_run(runner: Runner, tmp_path: Path):
     found = xr.Dataset({"effect": (dims, effect), "exact": (dims, exact)}, coords=coords)
     save_dataset(found.assign_attrs(experiment="entropy"), tmp_path / "results.nc")
     with pytest.raises(InputError, match="must be results of list-heads, not of entropy"):
-        ListHazard(**SMALL, heads_from=tmp_path).run(runner)
+        ListHazard(**SMALL, heads_from=(tmp_path,)).run(runner)
     save_dataset(found.assign_attrs(experiment="list-heads"), tmp_path / "results.nc")
-    results = ListHazard(**SMALL, heads_from=tmp_path, controls=0).run(runner)
+    results = ListHazard(**SMALL, heads_from=(tmp_path,), controls=0).run(runner)
     assert results.attrs["sets"]["heads"] == ["L4H2", "L5H1"]
+    # Those of several runs, such as one a factor, are changed together, each once.
+    (tmp_path / "filler").mkdir()
+    save_dataset(found.roll(layer=1).assign_attrs(experiment="list-heads"), tmp_path / "filler" / "results.nc")
+    assert heads_from((tmp_path, tmp_path / "filler"), 1) == ((4, 2), (5, 2))
+    assert heads_from((tmp_path, tmp_path), 2) == ((4, 2), (5, 1))
 
 
 def test_one_inflated_control_changes_the_verdict(runner: Runner):

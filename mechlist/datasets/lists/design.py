@@ -27,6 +27,7 @@ class Text:
     """A list up to the line break behind its last item, with the levels of its factors."""
 
     prompt: ListPrompt
+    special: ListTokens
     kind: str
     """One of `KINDS`."""
     items: int
@@ -150,6 +151,7 @@ def _text(
         words += f"-{name}{' ' * blank}\n"
     return Text(
         prompt=prompt,
+        special=special,
         kind=kind,
         items=len(names),
         filler=filler,

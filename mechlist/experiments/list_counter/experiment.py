@@ -1,6 +1,7 @@
 """Whether the residual stream holds the number of the item, and whether the decision to end a list reads it there."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -9,6 +10,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.datasets.lists.design import KINDS, Levels, design_texts
+from mechlist.datasets.templates import list_tokenizer
 from mechlist.datasets.topics import STUDY, choose_topics
 from mechlist.errors import InputError, ModelError
 from mechlist.experiment import Experiment
@@ -46,6 +48,12 @@ class ListCounter(Experiment):
     """Random directions along which the state is moved as far, at one layer."""
     resamples: int = 2000
     """Bootstrap resamples of topics."""
+    template: Path | None = None
+    """File with the text of the prompt, for models without chat template: one {adjective}, one {topic}, and all that
+    stands before the list."""
+    end_tokens: tuple[int, ...] = ()
+    """With template: ids of the token that ends a list after a line break, which A compares with the hyphen, and of
+    another one if there is."""
 
     def __post_init__(self) -> None:
         for name in ("random_directions", "resamples"):
@@ -71,9 +79,10 @@ class ListCounter(Experiment):
                 f"{len(topics)} of {len(asked)}."
             )
         items = range(1, self.max_items + 1)
-        texts = design_texts(runner.tokenizer, topics, self.adjectives, [Levels(kind, items) for kind in KINDS[:3]])
+        tokenizer = list_tokenizer(runner.tokenizer, self.template, self.end_tokens)
+        texts = design_texts(tokenizer, topics, self.adjectives, [Levels(kind, items) for kind in KINDS[:3]])
         levels = [Levels(KINDS[0], items, (True,), ("all",))]
-        filled_texts = design_texts(runner.tokenizer, topics, self.adjectives, levels)
+        filled_texts = design_texts(tokenizer, topics, self.adjectives, levels)
         own = states(runner, texts, "Reading lists")
         try:
             untrained = states(runner.untrained(1), texts, "Reading lists with an untrained model")

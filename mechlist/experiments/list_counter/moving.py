@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechlist.datasets.chat import list_tokens
 from mechlist.datasets.lists.design import Text
 from mechlist.experiments.list_predictions import read_logits
 from mechlist.metrics.ridge import HeldOut
@@ -99,7 +98,7 @@ def decision(
     label: str,
 ) -> Float[np.ndarray, " text"]:
     """A at the line break behind each text, with the residual stream there replaced where states are given."""
-    special = list_tokens(runner.tokenizer)
+    special = texts[0].special
     rows = [torch.tensor(text.tokens) for text in texts]
     where = torch.tensor([[text.line_break] for text in texts])
 

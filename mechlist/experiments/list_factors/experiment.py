@@ -9,7 +9,6 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from mechlist.datasets.chat import list_tokens
 from mechlist.datasets.lists.design import design_texts
 from mechlist.datasets.templates import list_tokenizer
 from mechlist.datasets.topics import STUDY, choose_topics
@@ -85,7 +84,7 @@ class ListFactors(Experiment):
         levels = list_factors_texts.levels(self.min_items, self.max_items, self.curve_items)
         tokenizer = list_tokenizer(runner.tokenizer, self.template, self.end_tokens)
         texts = design_texts(tokenizer, topics.used, self.adjectives, levels)
-        said = list_factors_texts.read(runner, texts, list_tokens(tokenizer))
+        said = list_factors_texts.read(runner, texts)
         known = runner.language_model.info["name"] == KNOWN
         capacities = {topic: len(names) if known else 0 for topic, names in topics.used.items()}
         truth = list_factors_texts.truth(texts, capacities)

@@ -10,7 +10,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechlist.datasets.lists.design import EARLIER, KINDS, Levels, Text, shared_rows
-from mechlist.datasets.lists.parse import ListTokens
 from mechlist.datasets.lists.process import PROCESSES
 from mechlist.experiments.list_predictions import read_logits
 from mechlist.runner import Runner
@@ -55,8 +54,9 @@ def levels(min_items: int, max_items: int, curve_items: int) -> list[Levels]:
     ]
 
 
-def read(runner: Runner, texts: Sequence[Text], special: ListTokens) -> Said:
+def read(runner: Runner, texts: Sequence[Text]) -> Said:
     """A and B after every text, in one batched pass over the sequences that hold them."""
+    special = texts[0].special
     rows, held = shared_rows(texts)
     asked = np.array([[text.line_break, text.item_last] for text in texts])
     where, column = _columns(asked, held, len(rows))

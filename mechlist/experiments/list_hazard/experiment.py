@@ -40,7 +40,7 @@ KNOWN = "list-tiny"
 
 
 def _without_heads(experiment: "ListHazard") -> str:
-    return "" if experiment.heads or experiment.heads_from is not None else "without heads"
+    return "" if experiment.heads or experiment.heads_from else "without heads"
 
 
 @register("list-hazard")
@@ -53,17 +53,17 @@ class ListHazard(SampledListExperiment):
     """
 
     options: ClassVar[Mapping[str, Option]] = {
-        "strongest": Option(lambda experiment: "without heads_from" if experiment.heads_from is None else ""),
+        "strongest": Option(lambda experiment: "" if experiment.heads_from else "without heads_from"),
         "intervention": Option(_without_heads),
         "controls": Option(_without_heads),
     }
 
     heads: tuple[str, ...] = ()
     """Heads to change, such as L3H1 L4H2; without, the model is only read as it is."""
-    heads_from: Path | None = None
-    """Folder or results.nc of a list-heads run, whose strongest heads are changed instead."""
+    heads_from: tuple[Path, ...] = ()
+    """Folders or results.nc of list-heads runs, such as one a factor, whose strongest heads are changed instead."""
     strongest: int = 2
-    """How many of them."""
+    """How many of each."""
     intervention: HeadMode = "zero"
     """What replaces a head's output z at every token: 0, its mean over tokens of the same kind, or (swap) what it is
     for the same list under the other adjective."""
@@ -76,16 +76,14 @@ class ListHazard(SampledListExperiment):
             raise InputError(f"controls must be at least 0, not {self.controls}.")
         if self.strongest < 1:
             raise InputError(f"strongest must be at least 1, not {self.strongest}.")
-        if self.heads and self.heads_from is not None:
+        if self.heads and self.heads_from:
             raise InputError("heads and heads_from exclude each other: give one of them.")
         parse_heads(self.heads, "heads")
         self.check_options()
 
     def run(self, runner: Runner) -> xr.Dataset:
         """Probabilities of every list, hazards by adjective and temperature, and with heads changed."""
-        heads = (
-            parse_heads(self.heads, "heads") if self.heads_from is None else heads_from(self.heads_from, self.strongest)
-        )
+        heads = heads_from(self.heads_from, self.strongest) if self.heads_from else parse_heads(self.heads, "heads")
         check_heads(runner, heads)
         lists = self.data(runner)
         predictions = predict(runner, lists, rules=drawing_rules(lists), label="Reading lists")

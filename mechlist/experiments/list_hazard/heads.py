@@ -28,19 +28,23 @@ _OTHER = 0
 """The class of all tokens that are not special."""
 
 
-def heads_from(file: Path, count: int) -> tuple[Head, ...]:
-    """The strongest heads of a list-heads run.
+def heads_from(files: Sequence[Path], count: int) -> tuple[Head, ...]:
+    """The strongest heads of each of some list-heads runs, each head once.
 
     Raises:
         InputError: a file that holds no results of list-heads.
     """
+    return tuple(dict.fromkeys(head for file in files for head in _strongest(file, count)))
+
+
+def _strongest(file: Path, count: int) -> list[Head]:
     file = file / "results.nc" if file.is_dir() else file
     if not file.is_file():
         raise InputError(f"{file} does not exist: heads_from must be the folder or the results.nc of a list-heads run.")
     results = load_dataset(file)
     if results.attrs.get("experiment") != "list-heads":
         raise InputError(f"{file} must be results of list-heads, not of {results.attrs.get('experiment')}.")
-    return tuple(strongest_heads(results, count))
+    return strongest_heads(results, count)
 
 
 def check_heads(runner: Runner, heads: Sequence[Head]) -> None:
