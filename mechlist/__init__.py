@@ -17,18 +17,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mechlist.drawing import show
-    from mechlist.experiment import Experiment
+    from mechlist.experiment import Claim, Experiment
     from mechlist.metrics.answers import LogitDifference
     from mechlist.patching.attribution import attribution_grid
     from mechlist.patching.grid import patch_grid
     from mechlist.registry import register
     from mechlist.runner import Batch, Runner
 
-__all__ = ["Batch", "Experiment", "LogitDifference", "Runner", "attribution_grid", "patch_grid", "register", "show"]
+__all__ = [
+    "Batch",
+    "Claim",
+    "Experiment",
+    "LogitDifference",
+    "Runner",
+    "attribution_grid",
+    "patch_grid",
+    "register",
+    "show",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Batch": "mechlist.runner",
+    "Claim": "mechlist.experiment",
     "Experiment": "mechlist.experiment",
     "LogitDifference": "mechlist.metrics.answers",
     "Runner": "mechlist.runner",

@@ -26,6 +26,17 @@ class Option:
     """What it is where it counts and is left at None; the parameter's docstring says so."""
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What results show, in one short sentence made from them, and the figure that shows it."""
+
+    text: str
+    figure: str = ""
+    """Name of the figure, if there is one."""
+    run: str = ""
+    """Name of the folder, beside this run's, of the run that the figure belongs to; this run without."""
+
+
 class Experiment(ABC):
     """Base of every experiment: a frozen dataclass whose fields are its parameters (their docstrings are the help).
 
@@ -93,6 +104,13 @@ class Experiment(ABC):
         """What the results say, in sentences, for the top of the report."""
         return []
 
+    def claims(self, results: xr.Dataset) -> list[Claim]:  # noqa: ARG002
+        """What the results show, the most telling first: it titles the section of a study's report.
+
+        Of the step that a study marks as its answer, all are printed, each with a link to its figure.
+        """
+        return []
+
 
 def needs_model(experiment: Experiment) -> bool:
     """Whether an experiment takes a Runner, with the parameters that it has."""
@@ -129,6 +147,7 @@ _KINDS: Mapping[str, tuple[Any, Any, str]] = {
     "files": (dict, str, "a dict of paths to texts"),
     "exhibits": (dict, Record | Tree, "a dict of titles to records (mechlist.decode.records) and trees"),
     "findings": (list | tuple, str, "a list of sentences"),
+    "claims": (list | tuple, Claim, "a list of claims"),
 }
 """What each method returns: its type, that of its entries, and both in words."""
 

@@ -20,6 +20,7 @@ from mechlist.registry import find
 from mechlist.runner.progress import stage
 from mechlist.runs import Job, RunDirectory
 from mechlist.sweeps import SETTINGS, SUMMARY, swept
+from mechlist.text import joined
 from mechlist.text_files import parse_yaml
 from mechlist.types import Plan
 
@@ -50,6 +51,8 @@ class StepFile:
     """Folder of the step; the experiment's name without."""
     text: str = ""
     """What the step is for, in the report."""
+    answer: bool = False
+    """Whether its claims answer the study's question: they open the report, and end what the terminal says."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """The experiment's parameters."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -77,6 +80,7 @@ class Step:
     name: str
     text: str
     job: Job
+    answer: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What differs from the study's settings."""
 
@@ -97,6 +101,7 @@ class Study:
                 "name": step.name,
                 "experiment": step.job.name,
                 "text": step.text,
+                **({"answer": True} if step.answer else {}),
                 "parameters": step.job.config()["parameters"],
                 **({"settings": dict(step.settings)} if step.settings else {}),
             }
@@ -154,8 +159,10 @@ def read_study(file: Path, value: Mapping[str, Any]) -> Study:
                 settings = _changed(study, one.settings, where, faults)
                 job = _job(one, settings, where, faults)
                 if job is not None:
-                    steps.append(Step(one.name, one.text, job, one.settings))
+                    steps.append(Step(one.name, one.text, job, one.answer, one.settings))
         names = [s.name for s in steps]
+        answers = [step.name for step in steps if step.answer]
+        faults += [f"one step at most can be the answer, not {joined(answers)}"] if len(answers) > 1 else []
         faults += [f"the step name {n!r} must be letters, digits, - and _" for n in names if not NAME.fullmatch(n)]
         faults += [f"two steps are called {n!r}" for n in sorted({n for n in names if names.count(n) > 1})]
         faults += [
@@ -213,7 +220,9 @@ def run_study(study: Study, path: Path, output: Output) -> RunDirectory:
     with directory.session(study.settings.device, steps=[step.name for step in study.steps]):
         for number, step in enumerate(steps.steps, 1):
             with stage(step.name, number, len(steps.steps)):
-                run_job(step.job, path / step.name, Output(resume=True), load)
+                done = run_job(step.job, path / step.name, Output(resume=True), load)
+            if step.answer:
+                directory.update(findings=done.record()["findings"])
     return directory
 
 

@@ -60,6 +60,7 @@ _FAMILIES: tuple[Mapping[str, Look], ...] = (
     {"own": Look(TEAL), "written": Look(MUSTARD, "dash")},
     {"last item": Look(PURPLE), "earlier items": Look(SLATE, "dot"), "items before": Look(SLATE, "dot")},
     {"plain": Look(SLATE), "tuned": Look(TEAL, "dashdot")},
+    {"with filler": Look(MAGENTA), "without filler": Look(TEAL, "dot")},
     {"ended": Look(SLATE), "cut off": Look(MAGENTA)},
 )
 """Conditions that exclude each other, in their order. Of a label that names several, the first gives the colour."""

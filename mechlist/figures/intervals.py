@@ -90,7 +90,9 @@ def interval_bars(
         figure.add_trace(bars)
     figure = _laid_out(figure, x, x_title, y_title, len(series))
     figure.update_layout(barmode="group", bargap=0.2, hovermode="closest", width=None)
-    figure.update_xaxes(tickvals=x, ticktext=[plot_text(str(label)) for label in labels], ticks="")
+    names = [plot_text(str(label)) for label in labels]
+    # Else plotly leaves out a slanted label that reaches beyond the axis.
+    figure.update_xaxes(tickvals=x, ticktext=names, ticks="", ticklabeloverflow="allow")
     return finish(figure, title=title, caption=caption)
 
 

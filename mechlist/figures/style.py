@@ -14,8 +14,8 @@ GRID = "#e6e8ec"
 MISSING = "#d4d5d8"
 """Cells that were not measured, and the hairlines between cells."""
 
-_WHITE = "#fbfbfb"
-_BLUES = (
+WHITE = "#fbfbfb"
+BLUES = (
     "#d3eaf1",
     "#aad8eb",
     "#84c4e5",
@@ -27,7 +27,7 @@ _BLUES = (
     "#263b76",
     "#1f285a",
 )
-_REDS = (
+REDS = (
     "#f2e2d2",
     "#ecc8aa",
     "#e5ad84",
@@ -40,9 +40,9 @@ _REDS = (
     "#551112",
 )
 
-SEQUENTIAL = [(step / 10, colour) for step, colour in enumerate([_WHITE, *_BLUES])]
+SEQUENTIAL = [(step / 10, colour) for step, colour in enumerate([WHITE, *BLUES])]
 """Near-white at zero, equal steps in OKLab: what is not there recedes."""
-DIVERGING = [(step / 20, colour) for step, colour in enumerate([*_REDS[::-1], _WHITE, *_BLUES])]
+DIVERGING = [(step / 20, colour) for step, colour in enumerate([*REDS[::-1], WHITE, *BLUES])]
 """Red below zero, near-white at zero, blue above; both arms have the same lightness."""
 SERIES = ("#2a5f9e", "#c4562f", "#3f8f6b", "#b58a1b", "#7b5aa6", "#5f6b7a", "#2f9bb0", "#a8476f")
 

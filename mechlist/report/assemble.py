@@ -11,12 +11,13 @@ from plotly.offline import get_plotlyjs
 
 from mechlist.engine.local import finish
 from mechlist.errors import InputError
-from mechlist.experiment import checked
+from mechlist.experiment import Claim, checked
+from mechlist.models.sources.cards import about
 from mechlist.report.html import figure_page, render
-from mechlist.report.model import Report, Section
+from mechlist.report.model import Report, Section, Sentence
 from mechlist.results import load_dataset, write_text
 from mechlist.runs import Job, RunDirectory
-from mechlist.study import Study, read_job, read_study, read_yaml
+from mechlist.study import Step, Study, read_job, read_study, read_yaml
 from mechlist.types import Guard
 
 PLOTLY = "plotly.min.js"
@@ -30,6 +31,7 @@ class Finished:
 
     summary: str
     findings: tuple[str, ...]
+    claims: tuple[Claim, ...]
     figures: dict[str, go.Figure]
     tables: dict[str, pd.DataFrame]
     record: Record
@@ -73,6 +75,7 @@ def read_finished(path: Path) -> Finished:
     results, experiment = load_dataset(directory.results), job.experiment
     with directory.making("findings"):
         findings = tuple(checked(experiment, "findings", experiment.findings(results)))
+        claims = tuple(checked(experiment, "claims", experiment.claims(results)))
     with directory.making("figures"):
         figures = checked(experiment, "figures", experiment.figures(results))
     with directory.making("tables"):
@@ -80,7 +83,7 @@ def read_finished(path: Path) -> Finished:
     with directory.making("exhibits"):
         exhibits = checked(experiment, "exhibits", experiment.exhibits(results))
     summary = (type(experiment).__doc__ or job.name).strip().split("\n")[0]
-    return Finished(summary, findings, figures, tables, directory.record(), exhibits)
+    return Finished(summary, findings, claims, figures, tables, directory.record(), exhibits)
 
 
 def read_exhibits(path: Path) -> dict[str, Any]:
@@ -128,9 +131,12 @@ def _single(path: Path, config: dict[str, Any], done: Finished) -> Report:
     return Report(
         title=str(config["experiment"]).replace("-", " ").capitalize(),
         subtitle=_subtitle([done.record], config),
+        about=_about([done.record]),
         question=done.summary,
         findings=done.findings,
-        sections=(Section(title="Results", figures=done.figures, tables=done.tables, exhibits=done.exhibits),),
+        sections=(
+            Section(title="Results", figures=done.figures, tables=done.tables, exhibits=done.exhibits, folder=""),
+        ),
         guards=_guards([done.record]),
         config_yaml=(path / "config.yaml").read_text(encoding="utf-8"),
         facts=_facts([done.record]),
@@ -138,26 +144,41 @@ def _single(path: Path, config: dict[str, Any], done: Finished) -> Report:
 
 
 def _study(path: Path, study: Study, finished: Sequence[Finished]) -> Report:
+    """The answer first, if a step gives one; then a section a step, titled by what the step found."""
     records = [done.record for done in finished]
-    sections = [
-        Section(
-            title=step.name.replace("-", " ").capitalize(),
-            text=step.text or done.summary,
-            findings=done.findings,
-            figures=done.figures,
-            tables=done.tables,
-            exhibits=done.exhibits,
-        )
-        for step, done in zip(study.steps, finished, strict=True)
-    ]
+    pairs = list(zip(study.steps, finished, strict=True))
+    answer = next((done for step, done in pairs if step.answer), None)
     return Report(
         title=study.title,
         subtitle=_subtitle(records, study.config()),
+        about=_about(records),
         question=study.question,
-        sections=tuple(sections),
+        answer=tuple(
+            Sentence(text=claim.text, section=claim.run, figure=claim.figure)
+            for claim in (answer.claims if answer else ())
+        ),
+        answer_figures=answer.figures if answer else {},
+        answer_tables=answer.tables if answer else {},
+        sections=tuple(_step(step, done) for step, done in pairs if not step.answer),
         guards=_guards(records),
         config_yaml=(path / "config.yaml").read_text(encoding="utf-8"),
         facts=_facts(records),
+    )
+
+
+def _step(step: Step, done: Finished) -> Section:
+    claim = done.claims[0] if done.claims else Claim(step.name.replace("-", " ").capitalize())
+    return Section(
+        title=claim.text.rstrip("."),
+        name=step.name,
+        text=step.text or done.summary,
+        findings=done.findings,
+        figures=done.figures,
+        tables=done.tables,
+        exhibits=done.exhibits,
+        folder=f"{step.name}/",
+        folded=True,
+        lead=claim.figure,
     )
 
 
@@ -175,6 +196,11 @@ def _subtitle(records: Sequence[Record], config: dict[str, Any]) -> str:
         return "From saved data; no model was run."
     device = " and ".join(_distinct(record.get("device") for record in records))
     return f"{config['model']}, {config['dtype']} on {device}, seed {config['seed']}."
+
+
+def _about(records: Sequence[Record]) -> str:
+    """What each model is, where its card says so."""
+    return "\n\n".join(filter(None, (about(str(record["model"].get("name"))) for record in _models(records))))
 
 
 def _models(records: Sequence[Record]) -> list[Record]:

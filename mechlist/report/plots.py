@@ -3,14 +3,17 @@
 import html
 import json
 import re
+from collections.abc import Iterable
 from importlib import resources
+from typing import Any
 
 import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
-from mechlist.figures.style import layout_of, meta, without_title
+from mechlist.figures.style import TEMPLATE, layout_of, meta, without_title
 from mechlist.report.text import escape
+from mechlist.report.themes import colours_of, dark, templates
 
 _DEFAULT_HEIGHT = 450
 _FALLBACK_TITLE = "Figure"
@@ -27,8 +30,19 @@ def figure_json(figure: go.Figure) -> str:
 
     Plotly's default engine depends on what is installed, and one of them refuses lone surrogates.
     """
-    text = pio.to_json(figure, validate=False, remove_uids=True, engine="json") or "{}"
-    compact = json.dumps(json.loads(text), separators=(",", ":"))
+    return _safe(_plain(figure))
+
+
+def _plain(figure: go.Figure) -> dict[str, Any]:
+    """The figure as plotly.js reads it, without the house template, which a page holds once."""
+    value = json.loads(pio.to_json(figure, validate=False, remove_uids=True, engine="json") or "{}")
+    if figure["layout"]["template"] == TEMPLATE:
+        del value["layout"]["template"]
+    return value
+
+
+def _safe(value: object) -> str:
+    compact = json.dumps(value, separators=(",", ":"))
     return compact.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -57,10 +71,16 @@ def figure_block(figure: go.Figure, anchor: str, *, name: str = "") -> str:
     return "\n".join(lines)
 
 
-def scripts(plotly: str = "") -> str:
-    """Plotly (inside, or at an address) and the script that draws figures, once at the end of a page with figures."""
+def scripts(figures: Iterable[go.Figure], plotly: str = "") -> str:
+    """Plotly (inside, or at an address) and what draws figures, once at the end of a page with these figures.
+
+    The house template stands there in light and dark, and what each colour of the figures is on a dark page.
+    """
+    colours = sorted({colour for figure in figures for colour in colours_of(_plain(figure))})
+    themes = {"templates": templates(), "dark": {colour: dark(colour) for colour in colours}}
     library = f'<script src="{escape(plotly)}"></script>' if plotly else f"<script>{get_plotlyjs()}</script>"
-    return f"{library}\n<script>\n{asset('report.js')}</script>"
+    held = f'<script type="application/json" id="themes">{_safe(themes)}</script>'
+    return f"{held}\n{library}\n<script>\n{asset('report.js')}</script>"
 
 
 def asset(name: str) -> str:

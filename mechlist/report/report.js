@@ -1,17 +1,33 @@
-// Draws each figure when it comes near the window, and keeps it as wide as its box allows.
+// Draws each figure when it comes near the window, in the reader's colours, and keeps it as wide as its box allows.
 (() => {
   "use strict";
   const plots = [...document.querySelectorAll("[data-figure]")];
   const figures = new Map();
+  const themes = JSON.parse(document.getElementById("themes").textContent);
+  const darkness = matchMedia("(prefers-color-scheme: dark)");
+  const printing = matchMedia("print");
   // Without a mouse the tool bar would cover the plot for good, and a finger on a plot should scroll the page.
   const touch = matchMedia("(hover: none)").matches;
+  const isDark = () => darkness.matches && !printing.matches;
+
+  // Figures hold light colours; every text below a key that names a colour has its partner on a dark page.
+  function repainted(value, inside = false) {
+    if (typeof value === "string") return inside && themes.dark[value] ? themes.dark[value] : value;
+    if (Array.isArray(value)) return value.map((part) => repainted(part, inside));
+    if (value === null || typeof value !== "object") return value;
+    return Object.fromEntries(
+      Object.entries(value).map(([key, part]) => [key, repainted(part, inside || key.includes("color"))]),
+    );
+  }
 
   function figureOf(plot) {
     if (!figures.has(plot)) {
-      const figure = JSON.parse(document.getElementById(plot.dataset.figure).textContent);
-      figure.layout = figure.layout || {};
+      const saved = JSON.parse(document.getElementById(plot.dataset.figure).textContent);
+      const figure = isDark() ? repainted(saved) : saved;
+      const layout = figure.layout || {};
+      figure.layout = { ...layout, template: layout.template || themes.templates[isDark() ? "dark" : "light"] };
       if (touch) figure.layout.dragmode = false;
-      figures.set(plot, { ...figure, width: figure.layout.width, height: figure.layout.height || 450 });
+      figures.set(plot, { ...figure, width: layout.width, height: layout.height || 450 });
     }
     return figures.get(plot);
   }
@@ -47,15 +63,9 @@
     Plotly.newPlot(plot, { data, layout: { ...layout, ...size }, frames, config });
   }
 
-  // Heights are known before anything is drawn, so that the page does not jump while one scrolls.
-  function reserve(plot) {
-    const size = sizeOf(plot, plot.parentElement.clientWidth);
-    plot.style.height = `${size.height}px`;
-  }
-
   const margin = 600;
+  const folded = (plot) => plot.closest("details:not([open])") !== null;
   const inReach = (plot) => plot.getBoundingClientRect().top < innerHeight + margin;
-
   const near = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       if (entry.isIntersecting) {
@@ -64,17 +74,57 @@
       }
     }
   }, { rootMargin: `${margin}px 0px` });
-  plots.forEach(reserve);
-  plots.forEach((plot) => (inReach(plot) ? draw(plot) : near.observe(plot)));
+
+  // Heights are known before anything is drawn, so that the page does not jump while one scrolls.
+  function place(plot) {
+    plot.style.height = `${sizeOf(plot, plot.parentElement.clientWidth).height}px`;
+    if (inReach(plot)) draw(plot);
+    else near.observe(plot);
+  }
+  const waitingPlots = () => plots.filter((plot) => !plot.dataset.drawn && !folded(plot));
+  waitingPlots().forEach(place);
+  document.addEventListener("toggle", () => waitingPlots().forEach(place), true);
+
+  // What a link goes to is unfolded, and so is everything around it.
+  function reveal() {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    for (let part = target; part; part = part.parentElement) {
+      if (part.tagName === "DETAILS") part.open = true;
+    }
+    requestAnimationFrame(() => target.scrollIntoView());
+  }
+  addEventListener("hashchange", reveal);
+  // A second click on the same link changes no address.
+  addEventListener("click", (event) => {
+    const link = event.target.closest && event.target.closest('a[href^="#"]');
+    if (link && link.hash === location.hash) reveal();
+    if (link && link.closest("nav") && !wide.matches) link.closest("details").open = false;
+  });
+
+  // The outline stands open beside the text where there is room for it.
+  const wide = matchMedia("(min-width: 80rem)");
+  const outline = document.querySelector("nav details");
+  const unfold = () => { if (outline) outline.open = wide.matches; };
+  unfold();
+  wide.addEventListener("change", unfold);
+  reveal();
 
   let waiting = 0;
+  const drawn = () => plots.filter((plot) => plot.dataset.drawn && !folded(plot));
   addEventListener("resize", () => {
     clearTimeout(waiting);
-    waiting = setTimeout(() => plots.forEach((plot) => (plot.dataset.drawn ? draw(plot) : reserve(plot))), 100);
+    waiting = setTimeout(() => { drawn().forEach((plot) => draw(plot)); waitingPlots().forEach(place); }, 100);
   });
-  addEventListener("beforeprint", () => {
-    document.querySelectorAll("details").forEach((details) => { details.open = true; });
-    plots.forEach((plot) => draw(plot, 680));
-  });
-  addEventListener("afterprint", () => plots.forEach((plot) => draw(plot)));
+  function again(room) {
+    figures.clear();
+    for (const plot of plots.filter((one) => one.dataset.drawn)) {
+      Plotly.purge(plot);
+      delete plot.dataset.drawn;
+      if (!folded(plot)) draw(plot, room);
+    }
+  }
+  darkness.addEventListener("change", () => again());
+  addEventListener("beforeprint", () => { waitingPlots().forEach((plot) => draw(plot)); again(680); });
+  addEventListener("afterprint", () => again());
 })();

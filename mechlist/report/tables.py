@@ -39,12 +39,13 @@ def cell(value: object) -> str:
     return str(value)
 
 
-def table(frame: pd.DataFrame, caption: str) -> str:
+def table(frame: pd.DataFrame, caption: str, file: str = "") -> str:
     """A table in a box of its own that scrolls; a named or non-trivial index becomes its first columns.
 
     Args:
-        frame: rows to print; the first `MOST_ROWS` of them.
-        caption: plain text above the table.
+        frame: rows to print; the first `MOST_ROWS` of them. `attrs["caption"]` says what they hold.
+        caption: plain text above the table, before what the frame says of itself.
+        file: address of all rows, where they are saved.
     """
     trivial = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
     shown = frame.head(MOST_ROWS)
@@ -53,16 +54,25 @@ def table(frame: pd.DataFrame, caption: str) -> str:
     heads = [_header(name, numeric) for name, (numeric, _) in zip(shown.columns, columns, strict=True)]
     rows = zip(*(cells for _, cells in columns), strict=True)
     body = ["<tr>" + "".join(row) + "</tr>" for row in rows]
-    cut = f" (first {MOST_ROWS} of {len(frame)} rows)" if len(frame) > MOST_ROWS else ""
+    said = f"{caption}: {held}" if (held := str(frame.attrs.get("caption", ""))) else caption
     lines = [
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">',
-        f"<table><caption>{escape(caption + cut)}</caption>",
+        f"<table><caption>{escape(said)}{_cut(len(frame), file)}</caption>",
         f"<thead><tr>{''.join(heads)}</tr></thead>",
         "<tbody>",
         *body,
         "</tbody></table></div>",
     ]
     return "\n".join(lines)
+
+
+def _cut(rows: int, file: str) -> str:
+    """How many rows are printed of more, and where the rest is."""
+    if rows <= MOST_ROWS:
+        return ""
+    link = f'<a href="{escape(file)}">{escape(file[file.find("tables/") :])}</a>'
+    rest = f"the rest in {link}" if file else f"{rows - MOST_ROWS:,} more"
+    return f' <span class="cut">{MOST_ROWS} of {rows:,} rows, {rest}</span>'
 
 
 def _header(name: object, numeric: bool) -> str:

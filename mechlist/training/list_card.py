@@ -100,13 +100,16 @@ def _mean(length: np.ndarray) -> float:
 
 CARD = """# list-tiny
 
-A Gemma 2 of {layers} layers that writes lists, and knows when to end them: the offline default of mechlist's
-list-ending study. It takes the same path through every experiment as `google/gemma-2-2b-it` (grouped-query attention,
-softcaps, norms before and after each layer, alternating sliding windows), and the process that wrote its training lists
-is known in closed form, so that what an experiment finds can be compared with the truth.
+A Gemma 2 of {layers} layers and {parameters:,} parameters, trained on {tokens:.1f} million tokens of synthetic lists
+and of repeated blocks. The process that wrote the lists is known in closed form: what an experiment finds can be
+compared with the truth.
+
+It writes lists and knows when to end them: the offline default of mechlist's list-ending study. It takes the same path
+through every experiment as `google/gemma-2-2b-it` (grouped-query attention, softcaps, norms before and after each
+layer, alternating sliding windows).
 
 - {layers} layers, width {width}, {heads} heads of 32 dimensions, {key_value_heads} key/value heads, sliding window 64
-  in every other layer, context 512, tied embedding; {parameters:,} parameters, in bfloat16.
+  in every other layer, context 512, tied embedding, in bfloat16.
 - Its own byte-pair tokenizer of 4,096 tokens with Gemma's marks and chat template. "-", the line break, the blank,
   " short" and " long" are single tokens.
 - It knows nothing but lists: any other prompt gives nonsense. It has not learned not to repeat itself: the table below

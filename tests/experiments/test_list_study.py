@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 import yaml
 
 from mechlist.experiments.generate_lists.experiment import GenerateLists
+from mechlist.figures.style import meta
 from mechlist.options import Output
 from mechlist.report.assemble import read_finished, write_report
 from mechlist.results import load_dataset
 from mechlist.runner import Runner
 from mechlist.study import read_study, read_yaml, run_study
 from tests.experiments.lists_for_tests import random_gemma2
+from tests.report.test_article import unfolded
 from tests.sae.saes_for_tests import write_lens
 
 FILE = Path("experiments/list_ending/study.yaml")
@@ -33,6 +36,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "sae-transfer": {"topics": TOPICS[:2]},
     "sae-attribution": {"topics": TOPICS[:2], "top": 6, "verify_top": 1},
     "sae-ablation": {"topics": TOPICS[:2], "controls": 1, "max_new_tokens": 12, "strongest": 2},
+    "answer": {"resamples": 20},
 }
 
 
@@ -107,6 +111,27 @@ def test_adjectives_stand_in_one_order_in_all_figures_of_the_study(series):
 
 def test_the_report_tells_the_steps_in_order_with_a_sentence_each(out: Path):
     report = write_report(out).read_text()
-    texts = [html.escape(" ".join(step["text"].split()))[:60] for step in read_yaml(FILE)["steps"]]
+    steps = [step for step in read_yaml(FILE)["steps"] if not step.get("answer")]
+    texts = [html.escape(" ".join(step["text"].split()))[:60] for step in steps]
     places = [report.index(text) for text in texts]
     assert places == sorted(places)
+
+
+def test_the_report_opens_with_the_answer_and_folds_all_but_a_few_thousand_words(out: Path):
+    page = write_report(out).read_text()
+    findings = json.loads((out / "run.json").read_text())["findings"]
+    assert 1 <= len(findings) <= 5
+    places = [page.index(text) for text in ("The answer</h2>", html.escape(findings[0])[:40], "<nav", "<main>")]
+    assert places == sorted(places)
+    assert len(unfolded(page).split()) < 5000
+    assert len(page) < 8e6
+
+
+def test_no_sentence_or_caption_tells_the_reader_what_to_see(out: Path):
+    forbidden = re.compile(r"\b(should|ought|look (for|where|at)|must|nan)\b|\b0 of 1 ", re.IGNORECASE)
+    for step in read_yaml(FILE)["steps"]:
+        done = read_finished(out / step["name"])
+        captions = [str(meta(figure).get("caption", "")) for figure in done.figures.values()]
+        told = [*done.findings, *(claim.text for claim in done.claims), *captions]
+        assert [text for text in told if forbidden.search(text)] == []
+        assert all(claim.figure in done.figures for claim in done.claims if claim.figure and not claim.run)

@@ -103,12 +103,13 @@ def test_no_text_breaks_out_of_its_place(page):
     own = without_plotly(page)
     assert "<img" not in own
     assert "<!--" not in own
-    assert len(Page(own).named("script")) == 3 + 2
+    assert len(Page(own).named("script")) == 3 + 3
 
 
 def test_figures_keep_their_values_and_lose_their_title_to_the_page(page):
-    figures = Page(without_plotly(page)).data
+    *figures, themes = Page(without_plotly(page)).data
     assert len(figures) == 3
+    assert set(themes) == {"templates", "dark"}
     assert figures[1]["data"][0]["x"][0].startswith("0 &lt;/script&gt;")
     assert "text" not in figures[0]["layout"].get("title", {})
     z = figures[0]["data"][0]["z"]

@@ -59,8 +59,17 @@ def test_columns_of_two_levels_are_joined():
 
 def test_long_tables_say_what_they_leave_out():
     text = table(pd.DataFrame({"n": range(MOST_ROWS + 5)}), "Rows")
-    assert f"Rows (first {MOST_ROWS} of {MOST_ROWS + 5} rows)" in text
+    assert f"{MOST_ROWS} of {MOST_ROWS + 5} rows, 5 more" in text
     assert text.count("<tr>") == MOST_ROWS + 1
+    saved = table(pd.DataFrame({"n": range(1725)}), "lists", "statistics/tables/lists.parquet")
+    link = '<a href="statistics/tables/lists.parquet">tables/lists.parquet</a>'
+    assert f"{MOST_ROWS} of 1,725 rows, the rest in {link}" in saved
+
+
+def test_a_caption_says_what_a_table_holds():
+    frame = pd.DataFrame({"n": [1]})
+    frame.attrs["caption"] = "one row a list & topic"
+    assert "<caption>lists: one row a list &amp; topic</caption>" in table(frame, "lists")
 
 
 def test_an_empty_table_has_its_header():

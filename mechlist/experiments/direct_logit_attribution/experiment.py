@@ -13,7 +13,7 @@ from mechlist.datasets.lists.directions import Direction
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.pairs.pair import Pairs, read_pairs
 from mechlist.errors import InputError
-from mechlist.experiment import Option
+from mechlist.experiment import Claim, Option
 from mechlist.experiments.direct_logit_attribution import figures as drawing
 from mechlist.experiments.direct_logit_attribution import findings as words
 from mechlist.experiments.direct_logit_attribution.statistics import with_statistics
@@ -107,6 +107,10 @@ class DirectLogitAttribution(MadeListExperiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """That the terms add up, the difference itself, and the parts that write most of it."""
         return words.findings(results)
+
+    def claims(self, results: xr.Dataset) -> list[Claim]:
+        """The most telling of it, in a line."""
+        return words.claims(results)
 
     @property
     def _of_pairs(self) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from mechlist.experiment import Claim
 from mechlist.experiments.direct_logit_attribution import summary
 from mechlist.experiments.direct_logit_attribution.statistics import PLACES, cells
 from mechlist.experiments.effects import largest, read, rows, shown, strongest
@@ -49,6 +50,15 @@ def findings(results: xr.Dataset) -> list[str]:
         part = results.sel(direction=direction)
         out += [_totals(part, direction), _parts(part, direction), *_changes(part, direction)]
     return out
+
+
+def claims(results: xr.Dataset) -> list[Claim]:
+    """The head that writes most of the first direction, in the lists of the first adjective."""
+    direction, first = results["direction"].values.tolist()[0], summary.adjectives(results)[0]
+    best = largest(read(results.sel(direction=direction), "head_last").sel(group=first, drop=True))
+    name = head_name((int(best["layer"]), int(best["head"])))
+    text = f"{name} writes most of {direction} directly, {shown(best)} logits in {summary.group_name(first)}."
+    return [Claim(text, f"heads_{direction[0].lower()}")]
 
 
 def _totals(part: xr.Dataset, direction: str) -> str:

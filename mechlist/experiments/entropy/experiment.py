@@ -6,6 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.experiment import Claim
 from mechlist.experiments.entropy import report as entropy_output
 from mechlist.experiments.entropy.moments import entropies, means, parts
 from mechlist.experiments.list_experiment import MadeListExperiment
@@ -37,3 +38,7 @@ class Entropy(MadeListExperiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """Entropy at the last item against the earlier ones, and what the other adjective changes."""
         return entropy_output.findings(results)
+
+    def claims(self, results: xr.Dataset) -> list[Claim]:
+        """The most telling of it, in a line."""
+        return entropy_output.claims(results)

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.datasets.lists.prompts import SWAP
+from mechlist.experiment import Claim
 from mechlist.experiments.entropy.moments import ENDS, QUANTITIES, RUNS
 from mechlist.figures import interval_lines
 from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, counted, items_from_last
@@ -41,6 +42,20 @@ def findings(results: xr.Dataset) -> list[str]:
     """For each adjective: the last item against the earlier ones, at both places; and what the swap changes."""
     out = [_of_part(results, adjective) for adjective in _adjectives(results)]
     return out + [_of_swap(results, adjective) for adjective in _adjectives(results) if adjective in SWAP]
+
+
+def claims(results: xr.Dataset) -> list[Claim]:
+    """Entropy at the place that decides about the end, of the first adjective's lists."""
+    place = results["place"].values.tolist()[-1]
+    for adjective in _adjectives(results):
+        at = _named(results, "entropy_part").sel(by_adjective=adjective, place=place, run=RUNS[0])
+        last, earlier = at.sel(part="last item"), at.sel(part="earlier items")
+        if int(last["lists"]):
+            before = f" and {_value(earlier)} before" if int(earlier["lists"]) else ""
+            said = f"{_value(last, 'nats')} at the last item{before}"
+            text = f"Entropy at the {place} of {lists_named(adjective)}: {said}."
+            return [Claim(text, f"entropy-{_slug(place)}-from-end")]
+    return []
 
 
 def _curves(results: xr.Dataset, name: str, place: str, end: str) -> go.Figure:

@@ -19,7 +19,7 @@ from mechlist.datasets.templates import list_tokenizer
 from mechlist.datasets.topics import choose_topics
 from mechlist.decode import Completion, Sampling, generate
 from mechlist.errors import InputError
-from mechlist.experiment import Experiment
+from mechlist.experiment import Claim, Experiment
 from mechlist.experiments.generate_lists import report as generate_lists_output
 from mechlist.registry import register
 from mechlist.runner import Runner
@@ -106,6 +106,10 @@ class GenerateLists(Experiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """How many lists there are, how many of them ended, and how many are well formed."""
         return generate_lists_output.findings(results)
+
+    def claims(self, results: xr.Dataset) -> list[Claim]:
+        """The most telling of it, in a line."""
+        return generate_lists_output.claims(results)
 
     def _tokenizer(self, runner: Runner) -> Any:
         return list_tokenizer(runner.tokenizer, self.template, self.end_tokens)

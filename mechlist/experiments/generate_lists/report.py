@@ -13,6 +13,7 @@ import xarray as xr
 from mechlist.datasets.lists.list_set import ListSet, Provenance
 from mechlist.datasets.lists.parse import ListTokens, ParsedList, well_formed
 from mechlist.datasets.lists.recorded import RecordedLists, recorded_json
+from mechlist.experiment import Claim
 from mechlist.figures import finish, grouped_bars, plot_text
 from mechlist.text import NO_ADJECTIVE, adjective_rank, lists_named, number_of, visible
 
@@ -140,6 +141,14 @@ def findings(results: xr.Dataset) -> list[str]:
         what = lists_named(adjective).capitalize()
         sentences.append(f"{what} have {here.n_items.mean():.1f} items on average{note}.")
     return sentences
+
+
+def claims(results: xr.Dataset) -> list[Claim]:
+    """How many lists ended."""
+    lists = lists_of(results)
+    ended, total = int(lists.ended.sum()), len(lists)
+    cap = results.attrs["max_new_tokens"]
+    return [Claim(f"{ended} of {total} lists that {results.attrs['model']} wrote ended within {cap} tokens.", "lists")]
 
 
 def _decisions(parsed: ParsedList) -> Iterator[tuple[int, str]]:

@@ -13,7 +13,7 @@ from mechlist.datasets.lists.design import KINDS, Levels, design_texts
 from mechlist.datasets.templates import list_tokenizer
 from mechlist.datasets.topics import STUDY, choose_topics
 from mechlist.errors import InputError, ModelError
-from mechlist.experiment import Experiment
+from mechlist.experiment import Claim, Experiment
 from mechlist.experiments.list_counter import report as list_counter_output
 from mechlist.experiments.list_counter import statistics as list_counter_steps
 from mechlist.experiments.list_counter.probing import states
@@ -122,3 +122,7 @@ class ListCounter(Experiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """What the results say, with intervals over topics."""
         return list_counter_output.findings(results)
+
+    def claims(self, results: xr.Dataset) -> list[Claim]:
+        """The most telling of it, in a line."""
+        return list_counter_output.claims(results)

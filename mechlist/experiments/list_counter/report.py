@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist import figures as draw
+from mechlist.experiment import Claim
 from mechlist.experiments.list_counter.moving import MEAN, PROBE
 from mechlist.figures.notes import OVER_TOPICS, ends
 from mechlist.metrics.margin import rank_p
@@ -62,6 +63,17 @@ def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
 def findings(results: xr.Dataset) -> list[str]:
     """What the results say, with intervals over topics."""
     return [_data(results), _read(results), _fillers(results), _exchanged(results), *_erased(results)]
+
+
+def claims(results: xr.Dataset) -> list[Claim]:
+    """How well the number is read, and what an exchange of it carries."""
+    best, layer = int(results["probe_r2"].argmax("layer")), results.attrs["close_layer"]
+    share = _value(results.isel(layer=layer).sel(way=MEAN), "exchange_share")
+    text = (
+        f"The number of items is read after layer {best} (R2 {_value(results.isel(layer=best), 'probe_r2')}), and "
+        f"exchanging it after layer {layer} carries {share} of A's difference."
+    )
+    return [Claim(text, "exchange")]
 
 
 def _data(results: xr.Dataset) -> str:

@@ -13,7 +13,7 @@ from mechlist.datasets.lists.design import design_texts
 from mechlist.datasets.templates import list_tokenizer
 from mechlist.datasets.topics import STUDY, choose_topics
 from mechlist.errors import InputError
-from mechlist.experiment import Experiment
+from mechlist.experiment import Claim, Experiment
 from mechlist.experiments.list_factors import reading as list_factors_texts
 from mechlist.experiments.list_factors import report as list_factors_output
 from mechlist.experiments.list_factors import statistics as list_factors_steps
@@ -119,3 +119,7 @@ class ListFactors(Experiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """What the results say, with intervals over topics."""
         return list_factors_output.findings(results)
+
+    def claims(self, results: xr.Dataset) -> list[Claim]:
+        """The most telling of it, in a line."""
+        return list_factors_output.claims(results)

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist import figures as draw
+from mechlist.experiment import Claim
 from mechlist.experiments.list_factors.regression import TERMS
 from mechlist.experiments.list_factors.statistics import AGAIN, ALL_EARLIER, BEYOND, ENDS, MANY, ONE, WITHIN
 from mechlist.figures.notes import OVER_TOPICS, counted, ends
@@ -77,6 +78,20 @@ def findings(results: xr.Dataset) -> list[str]:
             out += _against_truth(results, part, adjective)
     out.append(_at_item(results))
     return [sentence for sentence in out if sentence]
+
+
+def claims(results: xr.Dataset) -> list[Claim]:
+    """The effects beyond the margin after every adjective."""
+    values, low, high = (results[f"coefficient{end}"] for end in ENDS)
+    margin, told = margin_of(results), []
+    for term in _there(results.isel(adjective=0)):
+        pairs = zip(low.sel(term=term).values.tolist(), high.sel(term=term).values.tolist(), strict=True)
+        if all(verdict(*pair, margin) == "matters" for pair in pairs):
+            least, most = float(values.sel(term=term).min()), float(values.sel(term=term).max())
+            spread = f"{least:+.2f}" if least == most else f"{least:+.2f} to {most:+.2f}"
+            told.append(f"{NAMES[term]} ({spread} logits)")
+    said = f"A is moved by {joined(told)}" if told else "Nothing that was varied moves A after every adjective"
+    return [Claim(f"{said}, beyond a margin of {margin:.2f}.", "coefficients")]
 
 
 def _data(results: xr.Dataset) -> str:

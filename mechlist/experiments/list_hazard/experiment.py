@@ -14,7 +14,7 @@ from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.topics import load_topics
 from mechlist.decode import HeadMode
 from mechlist.errors import InputError
-from mechlist.experiment import Option
+from mechlist.experiment import Claim, Option
 from mechlist.experiments.list_curves import curves_by_set
 from mechlist.experiments.list_endings import endings, true_endings
 from mechlist.experiments.list_experiment import SampledListExperiment
@@ -116,6 +116,10 @@ class ListHazard(SampledListExperiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """What the results say, with intervals over topics."""
         return list_hazard_words.findings(results)
+
+    def claims(self, results: xr.Dataset) -> list[Claim]:
+        """The most telling of it, in a line."""
+        return list_hazard_words.claims(results)
 
     def _with_heads(
         self, runner: Runner, lists: ListSet, predictions: Predictions, sets: dict[str, tuple[Head, ...]]

@@ -56,9 +56,9 @@ def _hazard(part: xr.Dataset, adjective: str) -> go.Figure:
         shown["hazard"].rename(renamed).assign_coords(series=words),
         **ends(shown, "hazard", **renamed),
         title=f"Hazard of {lists_named(adjective)}: how likely one ends after an item, if it got there",
-        caption="The model's own probability of ending, averaged over the lists that got there, should lie on the "
-        "share of lists that did end there, once the rules of drawing are applied"
-        f"{', and on the known truth without them' if _told(part, 'truth') else ''}; {OVER_TOPICS}; {NOT_FEW}.",
+        caption="The model's own probability of ending, averaged over the lists that got there, as it is and with the "
+        "rules of drawing applied; the share of those lists that did end there"
+        f"{'; and the known truth' if _told(part, 'truth') else ''}; {OVER_TOPICS}; {NOT_FEW}.",
         x_title="items written",
         y_title="probability of ending now",
         note=counted(shown["lists_at"].rename(renamed), "lists"),
@@ -73,8 +73,8 @@ def _survival(part: xr.Dataset, adjective: str) -> go.Figure:
         shown["survival"].rename(renamed).assign_coords(series=words),
         **ends(shown, "survival", **renamed),
         title=f"Survival of {lists_named(adjective)}: lengths that the hazards imply",
-        caption="Two hazards that differ little at each item can still imply different lengths: look where the curves "
-        f"part; {OVER_TOPICS}.",
+        caption="Share of lists that each hazard lets go on: hazards that differ little at each item can still imply "
+        f"different lengths; {OVER_TOPICS}.",
         x_title="items written",
         y_title="share of lists that go on",
         shape="step",
@@ -92,8 +92,7 @@ def _changed(results: xr.Dataset, adjective: str) -> go.Figure:
         shown["changed_hazard"].rename(renamed),
         **ends(shown, "changed_hazard", **renamed),
         title=f"Hazard of {lists_named(adjective)} with heads changed ({results.attrs['intervention']})",
-        caption="The same given lists, read again: a head that ends lists lowers the curve when it is changed, and "
-        f"random heads do not; {OVER_TOPICS}; {NOT_FEW}.",
+        caption=f"The same given lists, read again with each set of heads changed; {OVER_TOPICS}; {NOT_FEW}.",
         x_title="items written",
         y_title="probability of ending now",
     )

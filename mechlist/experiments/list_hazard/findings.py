@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from mechlist.experiment import Claim
 from mechlist.experiments.list_hazard.figures import set_words
 from mechlist.experiments.list_hazard.heads import CHOSEN, CLEAN
 from mechlist.metrics.margin import rank_p
-from mechlist.text import ALL_LISTS, lists_named, number_of, with_interval
+from mechlist.text import ALL_LISTS, joined, lists_named, number_of, with_interval
 
 
 def findings(results: xr.Dataset) -> list[str]:
@@ -23,6 +24,25 @@ def findings(results: xr.Dataset) -> list[str]:
         out += [_read(results, adjective) for adjective in results["by_adjective"].values.tolist()]
         out += _written(results)
     return out
+
+
+def claims(results: xr.Dataset) -> list[Claim]:
+    """What lists do without the heads; else the medians that the model's own probabilities imply."""
+    if "set" in results.dims:
+        told = [
+            f"{lists_named(of)} change by {_value(results.sel(set=CHOSEN, of_lists=of), 'items_change', '+.1f')} items"
+            for of in results["of_lists"].values.tolist()
+            if of != ALL_LISTS
+        ]
+        start = f"With {set_words(results, CHOSEN)} changed ({results.attrs['intervention']})"
+        return [Claim(f"{start}, {joined(told)}.", "items-with-heads")]
+    told, first = [], ""
+    for i in range(results.sizes["condition"]):
+        part = results.isel(condition=i)
+        if np.isfinite(part["median_items"].sel(rule="model")):
+            told.append(f"{_named(part)[0].lower()}{_named(part)[1:]} have {_median(part.sel(rule='model'))}")
+            first = first or f"hazard-{part['condition_adjective'].values}"
+    return [Claim(f"By the model's own probabilities, {joined(told)}.", first)] if told else []
 
 
 def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:

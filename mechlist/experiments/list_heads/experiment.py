@@ -12,9 +12,10 @@ import xarray as xr
 from mechlist.datasets.lists.factors import Factor
 from mechlist.datasets.lists.role_positions import CountFrom
 from mechlist.errors import InputError
-from mechlist.experiment import Option
+from mechlist.experiment import Claim, Option
 from mechlist.experiments.effects import verified
 from mechlist.experiments.list_experiment import MadeListExperiment
+from mechlist.experiments.list_heads import claims as told
 from mechlist.experiments.list_heads import report as output
 from mechlist.experiments.list_heads.shares import differing, joint, shares, verified_until
 from mechlist.experiments.list_heads.statistics import with_statistics
@@ -110,6 +111,10 @@ class ListHeads(MadeListExperiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """The strongest heads, exactly, and how far the estimates can be trusted."""
         return output.findings(results)
+
+    def claims(self, results: xr.Dataset) -> list[Claim]:
+        """The most telling of it, in a line."""
+        return told.claims(results)
 
     def _pairs(self, runner: Runner) -> ListPairs:
         data = self.data(runner)

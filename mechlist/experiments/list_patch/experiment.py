@@ -13,9 +13,10 @@ import xarray as xr
 from mechlist.datasets.lists.factors import Factor
 from mechlist.datasets.lists.role_positions import CountFrom
 from mechlist.errors import InputError
-from mechlist.experiment import Option
+from mechlist.experiment import Claim, Option
 from mechlist.experiments.list_experiment import MadeListExperiment
 from mechlist.experiments.list_pairs import At, ListPairs, Side, list_pairs
+from mechlist.experiments.list_patch import claims as told
 from mechlist.experiments.list_patch import figures as drawing
 from mechlist.experiments.list_patch import findings as words
 from mechlist.experiments.list_patch.handover import null_rejections
@@ -133,6 +134,10 @@ class ListPatch(MadeListExperiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """What the runs differ by, the strongest cells, the layers at which roles take over, and the control."""
         return words.findings(results)
+
+    def claims(self, results: xr.Dataset) -> list[Claim]:
+        """The most telling of it, in a line."""
+        return told.claims(results)
 
     def _pairs(self, runner: Runner) -> ListPairs:
         data = self.data(runner)

@@ -12,7 +12,7 @@ import xarray as xr
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.lists.read import read_lists
 from mechlist.errors import InputError
-from mechlist.experiment import Experiment
+from mechlist.experiment import Claim, Experiment
 from mechlist.experiments.list_statistics import figures as list_statistics_figures
 from mechlist.experiments.list_statistics import findings as list_statistics_words
 from mechlist.experiments.list_statistics import statistics as list_statistics_steps
@@ -66,6 +66,10 @@ class ListStatistics(Experiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """What the results say, with intervals over topics."""
         return list_statistics_words.findings(results)
+
+    def claims(self, results: xr.Dataset) -> list[Claim]:
+        """The most telling of it, in a line."""
+        return list_statistics_words.claims(results)
 
 
 def _files(lists: ListSet) -> list[dict[str, Any]]:

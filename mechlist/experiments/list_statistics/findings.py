@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from mechlist.experiment import Claim
 from mechlist.experiments.list_statistics.statistics import OUTCOMES
 from mechlist.metrics.by_topic import FEWEST
-from mechlist.text import NO_ADJECTIVE, between, number_of, with_interval
+from mechlist.text import NO_ADJECTIVE, between, joined, lists_named, number_of, with_interval
 
 
 def condition_names(results: xr.Dataset) -> list[str]:
@@ -34,6 +35,22 @@ def findings(results: xr.Dataset) -> list[str]:
             out.append(_fillers(part, adjective))
     out += [trend_sentence(results, outcome) for outcome in OUTCOMES] if _has_trend(results) else [_no_trend(results)]
     return out
+
+
+def claims(results: xr.Dataset) -> list[Claim]:
+    """Medians of the number of items, of the adjectives that have one."""
+    told = []
+    for adjective in results["by_adjective"].values.tolist():
+        part = results.sel(by_adjective=adjective)
+        median, (low, high) = float(part["median_items"]), _ends(part, "median_items")
+        if np.isfinite(median):
+            ends = f" [{low:.0f}, {high:.0f}]" if low < high < np.inf else ""
+            told.append(f"{lists_named(adjective)} have a median of {number_of(round(median), 'items')}{ends}")
+    if told:
+        text = joined(told)
+        return [Claim(f"{text[0].upper()}{text[1:]}.", "survival")]
+    ended, lists = int(results["n_lists_ended"].sum()), int(results["n_lists"].sum())
+    return [Claim(f"{ended} of {number_of(lists, 'lists')} ended, too few for a median of their length.", "survival")]
 
 
 def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:

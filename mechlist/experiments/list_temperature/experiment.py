@@ -9,6 +9,7 @@ import xarray as xr
 
 from mechlist.decode import Sampling
 from mechlist.errors import InputError
+from mechlist.experiment import Claim
 from mechlist.experiments.list_experiment import SampledListExperiment
 from mechlist.experiments.list_temperature import endings as list_temperature_steps
 from mechlist.experiments.list_temperature import report as list_temperature_output
@@ -61,6 +62,10 @@ class ListTemperature(SampledListExperiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """What the results say, with intervals over topics."""
         return list_temperature_output.findings(results)
+
+    def claims(self, results: xr.Dataset) -> list[Claim]:
+        """The most telling of it, in a line."""
+        return list_temperature_output.claims(results)
 
     @property
     def _rules(self) -> list[Sampling]:

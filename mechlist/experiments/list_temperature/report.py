@@ -8,9 +8,10 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist import figures as draw
+from mechlist.experiment import Claim
 from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, counted, ends
 from mechlist.metrics.by_topic import enough
-from mechlist.text import lists_named, number_of, with_interval
+from mechlist.text import joined, lists_named, number_of, with_interval
 
 ENDS = ("", "_low", "_high")
 MOST_ENDED = 0.5
@@ -61,6 +62,22 @@ def findings(results: xr.Dataset) -> list[str]:
         elif done:
             out.append(_observed_words(part))
     return out
+
+
+def claims(results: xr.Dataset) -> list[Claim]:
+    """What sampling noise makes of the endings of the first adjective whose lists ended."""
+    for adjective in results["by_adjective"].values.tolist():
+        part = results.sel(by_adjective=adjective)
+        ended = results["ended"].values[results["adjective"].values == adjective]
+        grid = part["grid"].values
+        ends = [part.sel(grid=t) for t in dict.fromkeys((grid.min(), grid.max()))]
+        if ended.mean() >= MOST_ENDED and all(np.isfinite(one["expected_noise_endings"]) for one in ends):
+            told = [f"{_share(one, 'expected_noise_endings')} at T = {float(one['grid']):g}" for one in ends]
+            text = f"Of the endings of {lists_named(adjective)}, sampling noise would make {joined(told)}."
+            return [Claim(text, "noise-endings")]
+    done, lists = int(results["ended"].sum()), results.sizes["list"]
+    text = f"{done} of {number_of(lists, 'lists')} ended, too few to tell endings from sampling noise."
+    return [Claim(text, "end-logit")]
 
 
 def _written(results: xr.Dataset, condition: int) -> tuple[int, int]:
@@ -169,8 +186,8 @@ def _probability(results: xr.Dataset, adjective: str) -> go.Figure:
         shown["mean_end_at_break"].rename(renamed).assign_coords(series=_temperatures(results)),
         **ends(shown, "mean_end_at_break", **renamed),
         title=f"Probability of the end at line breaks by temperature, {lists_named(adjective)}",
-        caption=f"Under top-p {results.attrs['nucleus']:g}, along the same lists: a cold curve jumps where direction A "
-        f"crosses zero, a warm one rises before, which is noise that ends lists; {OVER_TOPICS}.",
+        caption=f"Under top-p {results.attrs['nucleus']:g}, along the same lists, by the temperature that "
+        f"the logits are divided by; {OVER_TOPICS}.",
         x_title="items written",
         y_title="probability of the end",
     )

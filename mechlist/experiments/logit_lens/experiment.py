@@ -10,6 +10,7 @@ import xarray as xr
 
 from mechlist.datasets.pairs.pair import read_pairs
 from mechlist.errors import InputError
+from mechlist.experiment import Claim
 from mechlist.experiments.list_experiment import MadeListExperiment, text_direction
 from mechlist.experiments.logit_lens import figures as logit_lens_figures
 from mechlist.experiments.logit_lens import findings as logit_lens_words
@@ -112,6 +113,10 @@ class LogitLens(MadeListExperiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """Where along layers and items the difference is made, with intervals over topics."""
         return logit_lens_words.findings(results)
+
+    def claims(self, results: xr.Dataset) -> list[Claim]:
+        """The most telling of it, in a line."""
+        return logit_lens_words.claims(results)
 
     def _inputs(self, runner: Runner) -> LensInputs:
         if self.pairs is not None:

@@ -91,8 +91,7 @@ def _map(results: xr.Dataset, direction: str, lens: str, end: str) -> go.Figure:
         [str(stage) for stage in results["stage"].values.tolist()],
         title=f"Logit lens by layer and item, {direction}" + ("" if lens == "plain" else f" ({lens} lens)"),
         caption=f"Mean over lists, aligned at the {'last' if end == 'end' else 'first'} item; grey where fewer than 5 "
-        "lists have such an item and others more. Look for the layer from which the last items stand out, and whether "
-        "they do with the adjective swapped.",
+        "lists have such an item and others more.",
         unit=results["difference"].attrs["units"],
         row_title="layers passed",
         column_title="item",

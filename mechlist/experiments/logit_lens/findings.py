@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from mechlist.experiment import Claim
 from mechlist.experiments.logit_lens.curves import CONTRASTS, PAIR_CONTRASTS, SERIES
 from mechlist.experiments.logit_lens.figures import PARTS, group
 from mechlist.text import from_last, joined, number_of, with_interval
@@ -38,6 +39,18 @@ def findings(results: xr.Dataset) -> list[str]:
                 # The last stage is the model's own, whatever the lens.
                 out += _along_items(at.sel(lens="plain"), direction, adjective)
     return out + (_of_fit(results) if "kl_mean" in results else [])
+
+
+def claims(results: xr.Dataset) -> list[Claim]:
+    """Where the adjective's effect on what is read grows most, of the first direction and adjective that show it."""
+    for direction in results["direction"].values.tolist():
+        for adjective in results["by_adjective"].values.tolist():
+            at = results.sel(direction=direction, by_adjective=adjective)
+            if "layer_change_place" in at and CONTRASTS[2] in at["contrast"].values and _known(at, CONTRASTS[2]):
+                step = _step(at, CONTRASTS[2])
+                text = f"Read as {direction}, the adjective's effect on {group(adjective)} grows most {step}."
+                return [Claim(text, f"layers-{direction[0]}-{adjective}")]
+    return []
 
 
 def _of_lists(at: xr.Dataset, direction: str, adjective: str) -> str:

@@ -20,7 +20,7 @@ from mechlist.datasets.lists.read import read_lists
 from mechlist.datasets.topics import STUDY, choose_topics
 from mechlist.decode import Sampling
 from mechlist.errors import InputError
-from mechlist.experiment import Experiment
+from mechlist.experiment import Claim, Experiment
 from mechlist.experiments.list_experiment import sample_lists
 from mechlist.experiments.list_predictions import predict
 from mechlist.experiments.token_view import report as token_view_output
@@ -118,6 +118,10 @@ class TokenView(Experiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """Which list it is, and where the model came nearest to ending it before."""
         return token_view_output.findings(results)
+
+    def claims(self, results: xr.Dataset) -> list[Claim]:
+        """The most telling of it, in a line."""
+        return token_view_output.claims(results)
 
     @property
     def _sampling(self) -> Sampling:

@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.experiment import Claim
 from mechlist.figures.token_sheet import token_sheet
 from mechlist.text import lists_named, visible
 
@@ -32,8 +33,7 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
         _texts(results["text"]),
         title=f"{_list_words(results)}, token by token",
         caption="Numbers are about the token that comes next: A = logit of end of turn minus hyphen, B = blank minus "
-        "line break, entropy in nats; follow A along the line breaks, and B along the last tokens of items. Hover for "
-        "the alternatives.",
+        "line break, entropy in nats. Hovering over a token names the alternatives.",
         breaks=np.flatnonzero(results["token"].values == results.attrs["line_break"]).tolist(),
         shares=(MEASURES["end"], MEASURES["filler"]),
         signed=(MEASURES["end_logit"], MEASURES["filler_logit"]),
@@ -69,6 +69,17 @@ def findings(results: xr.Dataset) -> list[str]:
     if results.attrs["ended"] and written.any():
         out.append(f"At the line break where it ended, P(end) was {end[written][-1]:.3f}.")
     return out
+
+
+def claims(results: xr.Dataset) -> list[Claim]:
+    """How probable the end was where the list ended, and where it was most probable before."""
+    breaks = np.flatnonzero(results["token"].values == results.attrs["line_break"])
+    end = results["end"].values[breaks]
+    end = end[np.isfinite(end)]
+    if not results.attrs["ended"] or not len(end):
+        return [Claim(f"{_list_words(results)} was cut off before it ended.", "tokens")]
+    before = f", and {end[:-1].max():.2f} at most before" if len(end) > 1 else ""
+    return [Claim(f"{_list_words(results)}: P(end) was {end[-1]:.2f} where it ended{before}.", "tokens")]
 
 
 def _list_words(results: xr.Dataset) -> str:

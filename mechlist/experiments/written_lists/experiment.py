@@ -14,6 +14,7 @@ from mechlist.datasets.lists.made import made_lists
 from mechlist.datasets.lists.prompts import ListPrompt
 from mechlist.datasets.topics import choose_topics, load_topics
 from mechlist.errors import InputError
+from mechlist.experiment import Claim
 from mechlist.experiments.list_experiment import SampledListExperiment
 from mechlist.experiments.written_lists import compare as written_lists_steps
 from mechlist.experiments.written_lists import report as written_lists_output
@@ -67,6 +68,10 @@ class WrittenLists(SampledListExperiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """What the results say, with intervals over topics."""
         return written_lists_output.findings(results)
+
+    def claims(self, results: xr.Dataset) -> list[Claim]:
+        """The most telling of it, in a line."""
+        return written_lists_output.claims(results)
 
     def _of_shared_topics(self, own: ListSet, topics: dict[str, tuple[str, ...]]) -> ListSet:
         shared = [i for i, topic in enumerate(own.topic) if topic in topics]

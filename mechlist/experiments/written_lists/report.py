@@ -5,6 +5,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist import figures as draw
+from mechlist.experiment import Claim
 from mechlist.experiments.written_lists.compare import MEASURES
 from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, counted, ends
 from mechlist.metrics.by_topic import enough
@@ -48,6 +49,15 @@ def findings(results: xr.Dataset) -> list[str]:
     return out
 
 
+def claims(results: xr.Dataset) -> list[Claim]:
+    """In how many means own and written lists differ, by their intervals."""
+    low, high = (results[f"overall_difference{end}"] for end in ENDS[1:])
+    apart = int(((low > 0) | (high < 0)).sum())
+    total = int(low.notnull().sum())
+    text = f"Own and written lists differ in {apart} of {total} means by adjective and measure (intervals without 0)."
+    return [Claim(text, "probability-differences")] if total else []
+
+
 def _sentence(part: xr.Dataset, measure: str) -> str:
     own, written = (float(part["overall"].sel(source=source)) for source in ("own", "written"))
     gap, low, high = (float(part[f"overall_difference{end}"]) for end in ENDS)
@@ -72,8 +82,8 @@ def _differences(results: xr.Dataset, measures: tuple[str, ...], what: str, unit
         rows["overall_difference"],
         **ends(rows, "overall_difference"),
         title=f"{what}: the model's own lists minus lists that it did not write",
-        caption="Means over the items that both lists of a prompt have; an interval away from zero says that written "
-        f"lists ({results.attrs['written']}) are no substitute for the model's own; {OVER_TOPICS}.",
+        caption="Means over the items that both lists of a prompt have; written lists are of "
+        f"{results.attrs['written']}; {OVER_TOPICS}.",
         x_title=f"difference ({unit})",
     )
 

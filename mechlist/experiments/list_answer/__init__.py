@@ -1,0 +1,1 @@
+"""What all steps of the list study say together."""
