@@ -13,7 +13,7 @@ import xarray as xr
 from mechlist.errors import InputError
 from mechlist.figures.checks import coordinate, matrix
 from mechlist.figures.colour import Scale
-from mechlist.figures.style import DIVERGING, INK, MONO, MUTED, SEQUENTIAL, TITLE_SPACE, finish, plot_text
+from mechlist.figures.style import DIVERGING, INK, MONO, MUTED, SEQUENTIAL, TITLE_SPACE, finish, meta, plot_text
 from mechlist.text import visible
 
 CONFIDENCE = [(0.0, "#db9162"), (0.3, "#ecc8aa"), (0.7, "#fbf3ea"), (1.0, "#fbfbfb")]
@@ -122,8 +122,39 @@ def coloured_text(
         figure.add_traces(_run_traces(run, row, texts, notes, unit, top + block - run.lines * LINE))
     height = len(names) * block
     columns = max(40, *(left + width for left, width in zip(run.left, run.width, strict=True)))
-    figure.update_layout(coloraxis=colour_axis(cells, unit, height, diverging=diverging, confidence=confidence))
-    return finish(laid_out(figure, columns, height), title=title, caption=caption)
+    axis = colour_axis(cells, unit, height, diverging=diverging, confidence=confidence)
+    figure = laid_out(figure.update_layout(coloraxis=axis), columns, height)
+    figure.update_layout(meta={**meta(figure), "flow": _flow(cells, names, texts, notes, unit, axis)})
+    return finish(figure, title=title, caption=caption)
+
+
+def _flow(
+    cells: np.ndarray, names: Sequence[str], texts: Sequence[str], notes: Sequence[str], unit: str, axis: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The same as text that a page can wrap: by name, of each token what is shown, its colour, and its hover text."""
+    low, high = float(axis["cmin"]), float(axis["cmax"])
+    out = []
+    for name, row in zip(names, cells, strict=True):
+        codes = _codes(axis["colorscale"], np.clip((np.nan_to_num(row) - low) / ((high - low) or 1.0), 0.0, 1.0))
+        there = np.isfinite(row)
+        tokens = [
+            [
+                visible(text) + ("\n" if text.endswith("\n") else ""),
+                code if told else "",
+                "\n".join([visible(text), *([f"{unit}: {value:.3f}"] if told else []), *note.split("\n")]).strip(),
+            ]
+            for text, code, told, value, note in zip(texts, codes, there, row, notes, strict=True)
+        ]
+        out.append({"name": name, "tokens": tokens})
+    return out
+
+
+def _codes(scale: Sequence[tuple[float, str]], places: np.ndarray) -> list[str]:
+    """Colours at places from 0 to 1 of a scale."""
+    steps = [place for place, _ in scale]
+    channels = [[int(colour[i : i + 2], 16) for _, colour in scale] for i in (1, 3, 5)]
+    found = np.stack([np.interp(places, steps, channel) for channel in channels], axis=1)
+    return ["#" + "".join(f"{round(part):02x}" for part in colour) for colour in found.tolist()]
 
 
 def _run_traces(

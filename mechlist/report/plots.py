@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -56,19 +56,36 @@ def figure_block(figure: go.Figure, anchor: str, *, name: str = "") -> str:
     """
     title, notes = plain_title(figure), meta(figure)
     caption = escape(str(notes.get("caption", "")))
-    bare = without_title(figure)
-    height = layout_of(bare).get("height", _DEFAULT_HEIGHT)
-    lines = [
+    head = [
         f'<figure id="{anchor}" class="card">',
         f'<figcaption><a class="title" href="#{anchor}">{escape(title)}</a>',
         *([f'<span class="caption">{caption}</span>'] if caption else []),
         "</figcaption>",
+    ]
+    if "flow" in notes:
+        return "\n".join([*head, *(_flow(**part) for part in notes["flow"]), "</figure>"])
+    bare = without_title(figure)
+    height = layout_of(bare).get("height", _DEFAULT_HEIGHT)
+    lines = [
+        *head,
         f'<div class="scroll plot"><div id="{anchor}-plot" data-figure="{anchor}-data" '
         f'data-name="{escape(name or anchor)}" style="height:{height}px"></div></div>',
         f'<script type="application/json" id="{anchor}-data">{figure_json(bare)}</script>',
         "</figure>",
     ]
     return "\n".join(lines)
+
+
+def _flow(name: str, tokens: Sequence[Sequence[str]]) -> str:
+    """Running text that wraps as the page does: each token on its colour, what is known of it on hover or at a tap."""
+    parts = []
+    for text, colour, note in tokens:
+        style = f' style="--light:{colour};--dark:{dark(colour)}"' if colour else ""
+        shown = escape(text.removesuffix("\n"))
+        parts.append(f'<span tabindex="0"{style} data-note="{escape(note)}">{shown}</span>')
+        parts += ["<br>"] if text.endswith("\n") else []
+    heading = f"<b>{escape(name)}</b>" if name else ""
+    return f'{heading}<p class="flow">{"".join(parts)}</p>'
 
 
 def scripts(figures: Iterable[go.Figure], plotly: str = "") -> str:

@@ -48,7 +48,14 @@ def factors(
             "text_A": ("text", [gap * (word == "short") + 0.02 * (topic == "Rivers") for word, topic, _ in rows]),
         },
         {"adjective": ADJECTIVES, "term": TERMS, "contrast": CONTRASTS},
-        {"margin": 0.02, "n_topics": 2, "min_items": 2, "max_items": 4, "model": "by hand"},
+        {
+            "margin": 0.02,
+            "n_topics": 2,
+            "min_items": 2,
+            "max_items": 4,
+            "model": "by hand",
+            "experiment": "list-factors",
+        },
     )
 
 
@@ -190,6 +197,7 @@ def test_at_most_five_sentences_each_with_an_interval_and_its_evidence(say):
     )
     found = claims(results)
     assert len(found) == 5
+    assert "experiment" not in results.attrs
     assert all(re.search(r"\[[^\]]+, [^\]]+\]", claim.text) for claim in found)
     assert [claim.run for claim in found] == ["factors0", "factors0", "heads0", "hazard0", "factors0"]
     assert not any(re.search(r"\b(should|look for|nan)\b", claim.text) for claim in found)
@@ -200,7 +208,7 @@ def test_bad_input_is_named(tmp_path: Path, say):
         ListAnswer().run()
     with pytest.raises(InputError, match=r"factors must name a run's folder or its results.nc"):
         ListAnswer(factors=tmp_path / "nowhere").run()
-    with pytest.raises(InputError, match=r"those of an unknown experiment in .* lack end_at_break, filler"):
+    with pytest.raises(InputError, match=r"those of list-factors in .* lack end_at_break, filler"):
         say(hazard=factors(NOTHING))
     with pytest.raises(InputError, match="one run a factor, not runs of filler, filler"):
         say(heads=[heads("filler", {(0, 0): 1.0}), heads("filler", {(0, 0): 1.0})])

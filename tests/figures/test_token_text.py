@@ -52,6 +52,16 @@ def test_any_text_shows_as_itself():
     assert figure.layout.title.text == "T &lt;i&gt;"
 
 
+def test_a_page_gets_the_text_to_wrap_with_colours_and_notes():
+    figure = drawn(xr.DataArray([0.0, 0.5, 1.0, np.nan, 1.0], dims="token"), hover=["", "", "a\nb", "", ""])
+    (part,) = figure.layout.meta["flow"]
+    shown, colours, notes = zip(*part["tokens"], strict=True)
+    assert shown == ("<b>", "·one", "⏎\n", r"\u202e", "漢字")
+    assert colours[3] == ""
+    assert colours[0] != colours[1] != colours[2] == colours[4]
+    assert notes[2] == "⏎\nprobability: 1.000\na\nb"
+
+
 def test_boxes_stand_behind_their_tokens():
     figure = drawn(xr.DataArray([0.1, 0.5, 0.9, 0.3, 1.0], dims="token"))
     bars, labels = figure.data

@@ -3,11 +3,14 @@
 import html
 import re
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+import xarray as xr
 
 from mechlist.figures import finish
+from mechlist.figures.token_text import coloured_text
 from mechlist.report import Report, Section, Sentence, render
 from mechlist.report.heads import of_head
 from mechlist.report.themes import CARD, READABLE, contrast, dark
@@ -130,6 +133,18 @@ def test_figures_hold_light_colours_and_the_page_their_dark_partners(page):
     assert contrast(themes["dark"]["#2a5f9e"], CARD) >= READABLE
     assert themes["templates"]["light"]["layout"]["paper_bgcolor"] == "white"
     assert themes["templates"]["dark"]["layout"]["paper_bgcolor"] == CARD
+
+
+def test_text_of_tokens_flows_with_what_is_known_of_each():
+    values = xr.DataArray([0.1, np.nan], dims="token")
+    figure = coloured_text(values, ["<a>\n", "b"], hover=["x & y", ""], title="t", caption="c", unit="P(end)")
+    page = without_plotly(render(Report(title="t", sections=(Section(title="s", figures={"text": figure}),))))
+    assert (
+        'data-note="&lt;a&gt;⏎\nP(end): 0.100\nx &amp; y">&lt;a&gt;⏎</span><br><span tabindex="0" data-note="b">'
+        in page
+    )
+    assert re.search(r'style="--light:#[0-9a-f]{6};--dark:#[0-9a-f]{6}"', page)
+    assert "data-figure" not in body(page)
 
 
 @pytest.mark.parametrize("colour", ["#2a5f9e", "#c4562f", "#35106b", "#1f2430", "#7b5aa6", "#000000"])

@@ -20,7 +20,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from mechlist import Experiment, register
+from mechlist import Claim, Experiment, register
 from mechlist.errors import InputError
 
 
@@ -51,6 +51,9 @@ class Base(Experiment):
     def findings(self, results):
         check("findings")
         return [f"The sum is {float(results['number'].sum())}."]
+
+    def claims(self, results):
+        return [Claim("The sum is large.", "numbers"), Claim("It comes first.", "numbers", "first")]
 
 
 @register("told")
@@ -194,3 +197,29 @@ def test_show_says_where_the_rest_of_a_step_s_table_is(where, capsys):
     capsys.readouterr()
     assert main(["show", "out", "--rows", "1"]) == 0
     assert "1 more rows in out/last/tables/numbers.parquet" in capsys.readouterr().out
+
+
+def test_a_study_opens_with_its_answer_and_the_terminal_ends_with_it(where, capsys):
+    steps = [*STEPS[:1], {**STEPS[1], "answer": True, "text": "Both numbers."}]
+    (where / "study.yaml").write_text(yaml.safe_dump({**STUDY, "steps": steps}))
+    assert main(["run", "study.yaml", "--out", "out"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == ["- The sum is 4.0.", "out/report.html"]
+    page = (where / "out" / "report.html").read_text()
+    order = ["induction-tiny: A two-layer", "The answer</h2>", "It comes first.", "<main>", "The sum is large</h2>"]
+    places = [page.index(text) for text in order]
+    assert places == sorted(places)
+    assert '<a class="evidence" href="#first-numbers">Evidence: first, Figure</a>' in page
+    assert 'id="first-numbers"' in page
+    assert 'id="last-numbers"' not in page
+    again = yaml.safe_load((where / "out" / "config.yaml").read_text())
+    assert [step.get("answer") for step in again["steps"]] == [None, True]
+
+
+def test_a_study_has_one_answer_at_most(where, capsys):
+    steps = [{**step, "answer": True} for step in STEPS]
+    (where / "study.yaml").write_text(yaml.safe_dump({**STUDY, "steps": steps}))
+    assert main(["run", "study.yaml", "--out", "out"]) == 2
+    assert "one step at most can be the answer, not first and last" in capsys.readouterr().err
+    (where / "study.yaml").write_text(yaml.safe_dump({**STUDY, "steps": [{**STEPS[0], "answer": "maybe"}]}))
+    assert main(["run", "study.yaml", "--out", "out"]) == 2
+    assert "steps[0].answer: Input should be a valid boolean" in capsys.readouterr().err

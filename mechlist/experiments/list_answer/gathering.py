@@ -44,15 +44,19 @@ def of_factors(results: xr.Dataset, resamples: int) -> xr.Dataset:
     names = [f"coefficient{end}" for end in ENDS] + [f"change{end}" for end in (*ENDS, "_truth")] + ["truth"]
     gap, low, high = _gap(results, resamples)
     most, least = (str(results["adjective"][int(place)].values) for place in _extremes(results))
-    return results[names].assign_attrs(
-        gap=gap,
-        gap_low=low,
-        gap_high=high,
-        gap_between=[most, least],
-        margin=float(results.attrs["margin"]),
-        n_topics=int(results.attrs["n_topics"]),
-        design_items=[int(results.attrs["min_items"]), int(results.attrs["max_items"])],
-        model=str(results.attrs["model"]),
+    return (
+        results[names]
+        .drop_attrs(deep=False)
+        .assign_attrs(
+            gap=gap,
+            gap_low=low,
+            gap_high=high,
+            gap_between=[most, least],
+            margin=float(results.attrs["margin"]),
+            n_topics=int(results.attrs["n_topics"]),
+            design_items=[int(results.attrs["min_items"]), int(results.attrs["max_items"])],
+            model=str(results.attrs["model"]),
+        )
     )
 
 
@@ -82,7 +86,7 @@ def of_hazard(results: xr.Dataset, resamples: int) -> xr.Dataset:
 def of_statistics(results: xr.Dataset) -> xr.Dataset:
     """Medians of the number of items of the lists themselves."""
     medians = results[[f"median_items{end}" for end in ENDS]].rename(by_adjective="of_lists")
-    return medians.expand_dims(rule=["sampled"], axis=-1)
+    return medians.drop_attrs(deep=False).expand_dims(rule=["sampled"], axis=-1)
 
 
 def of_counter(results: xr.Dataset) -> xr.Dataset:
@@ -90,7 +94,9 @@ def of_counter(results: xr.Dataset) -> xr.Dataset:
     stems = ("probe_r2", "baseline_r2", "exchange_share")
     names = [f"{stem}{end}" for stem in stems for end in ENDS]
     kept = results[[*names, "random_share"]].rename(layer="after_layer")
-    return kept.assign_attrs(close_layer=int(results.attrs["close_layer"]), model=str(results.attrs["model"]))
+    return kept.drop_attrs(deep=False).assign_attrs(
+        close_layer=int(results.attrs["close_layer"]), model=str(results.attrs["model"])
+    )
 
 
 def of_heads(results: xr.Dataset) -> xr.Dataset:
@@ -107,7 +113,8 @@ def of_heads(results: xr.Dataset) -> xr.Dataset:
         raise InputError(f"heads must name a run of list-heads that measured at the line break, not at the {own}.")
     if "share" in results:
         names = [f"share{end}" for end in ENDS if f"share{end}" in results]
-        return results[names].expand_dims(factor=[factor]).assign_attrs(heads_figure="shares")
+        kept = results[names].drop_attrs(deep=False).expand_dims(factor=[factor])
+        return kept.assign_attrs(heads_figure="shares")
     span = float(results["mean_source"] - results["mean_base"])
     shares: dict[str, Any] = {}
     for end in ENDS:

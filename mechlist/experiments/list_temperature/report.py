@@ -10,7 +10,7 @@ import xarray as xr
 from mechlist import figures as draw
 from mechlist.experiment import Claim
 from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, counted, ends
-from mechlist.metrics.by_topic import enough
+from mechlist.metrics.by_topic import FEWEST, enough
 from mechlist.text import joined, lists_named, number_of, with_interval
 
 ENDS = ("", "_low", "_high")
@@ -59,7 +59,7 @@ def findings(results: xr.Dataset) -> list[str]:
                 f"{_named(part)}: {done} of {number_of(written, 'lists')} ended before they were cut off; what share "
                 "of all endings is sampling noise is not known."
             )
-        elif done:
+        elif done >= FEWEST:
             out.append(_observed_words(part))
     return out
 

@@ -9,7 +9,8 @@ import xarray as xr
 
 from mechlist.experiment import Claim
 from mechlist.figures.token_sheet import token_sheet
-from mechlist.text import lists_named, visible
+from mechlist.figures.token_text import coloured_text
+from mechlist.text import lists_named, number, visible
 
 MEASURES = {
     "end": "P(end)",
@@ -39,7 +40,20 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
         signed=(MEASURES["end_logit"], MEASURES["filler_logit"]),
         hover=_hover(results),
     )
-    return {"tokens": figure}
+    numbers = [
+        [f"{label}: {number(value)}" for label, value in zip(MEASURES.values(), row, strict=True) if np.isfinite(value)]
+        for row in values.values.T.tolist()
+    ]
+    flowing = coloured_text(
+        xr.DataArray(results["end"].values, dims="token"),
+        _texts(results["text"]),
+        title=f"{_list_words(results)}, as it reads",
+        caption="Each token on the probability that the turn ends next; hovering over a token, or tapping on it, names "
+        "its numbers and the alternatives.",
+        unit=MEASURES["end"],
+        hover=["\n".join([*told[1:], note]) for told, note in zip(numbers, _hover(results), strict=True)],
+    )
+    return {"text": flowing, "tokens": figure}
 
 
 def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
@@ -77,9 +91,9 @@ def claims(results: xr.Dataset) -> list[Claim]:
     end = results["end"].values[breaks]
     end = end[np.isfinite(end)]
     if not results.attrs["ended"] or not len(end):
-        return [Claim(f"{_list_words(results)} was cut off before it ended.", "tokens")]
+        return [Claim(f"{_list_words(results)} was cut off before it ended.", "text")]
     before = f", and {end[:-1].max():.2f} at most before" if len(end) > 1 else ""
-    return [Claim(f"{_list_words(results)}: P(end) was {end[-1]:.2f} where it ended{before}.", "tokens")]
+    return [Claim(f"{_list_words(results)}: P(end) was {end[-1]:.2f} where it ended{before}.", "text")]
 
 
 def _list_words(results: xr.Dataset) -> str:
