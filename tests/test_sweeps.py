@@ -60,7 +60,7 @@ def test_the_figure_runs_over_the_first_field_with_a_curve_for_the_others(folder
     means = results["mean"].sel(variable="induction_score").values.reshape(2, 2)
     np.testing.assert_allclose(drawn, means.T)
     said = asked.findings(results)
-    highest = runs[int(results["mean"].sel(variable="induction_score").argmax())].name
+    highest = runs[int(results["mean"].sel(variable="induction_score").values.argmax())].name
     period, seed = highest.split("-")[2::2]
     (told,) = [one for one in said if "induction_score" in one]
     assert f"(with period {period} and seed {seed}) over 4 runs." in told

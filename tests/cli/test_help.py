@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ STUDY = Path(__file__).parents[2] / "experiments" / "list_ending" / "study.yaml"
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_flag_stands_there_once_with_its_docstring(name: str):
-    kind = find(name)
+    kind: Any = find(name)
     text = experiment_help("run", name, kind, None, Settings())
     fields = [*dataclasses.fields(kind), *dataclasses.fields(Settings), *dataclasses.fields(Output)]
     lines = text.splitlines()
