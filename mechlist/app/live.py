@@ -27,7 +27,7 @@ from mechlist.decode.tree_model import grow_model_tree
 from mechlist.errors import InputError
 from mechlist.experiments.patch.experiment import Patch
 from mechlist.figures import attention_pattern, token_labels
-from mechlist.lens.look import look
+from mechlist.lens.look import TOP, look
 from mechlist.lens.look_words import look_findings, look_tables
 from mechlist.models.sites import Site, hook_name
 from mechlist.runner import Runner, replace
@@ -122,7 +122,7 @@ class Live:
         """The first look at a prompt: sentences and tables."""
         with self._alone() as runner:
             seen = look(runner, text, every=every)
-            return look_findings(runner, seen), look_tables(runner, seen)
+            return look_findings(runner, seen), look_tables(runner, seen, most=TOP)
 
     def attention(self, text: str, layer: int, head: int) -> go.Figure:
         """Where a head looks in a prompt."""

@@ -10,12 +10,12 @@ from mechlist.text import visible
 from mechlist.types import head_name
 
 
-def look_tables(runner: Runner, seen: Look) -> dict[str, pd.DataFrame]:
-    """What was seen, by title: of the last token alone, or of every one."""
-    return dict(_tables(runner, seen))
+def look_tables(runner: Runner, seen: Look, *, most: int = 3) -> dict[str, pd.DataFrame]:
+    """What was seen, by title: of the last token alone, or of every one with the `most` probable next tokens."""
+    return dict(_tables(runner, seen, most))
 
 
-def _tables(runner: Runner, seen: Look) -> Iterator[tuple[str, pd.DataFrame]]:
+def _tables(runner: Runner, seen: Look, most: int) -> Iterator[tuple[str, pd.DataFrame]]:
     if len(seen.positions) < len(seen.tokens):
         places = range(len(seen.tokens))
         yield "tokens", pd.DataFrame({"position": places, "token": _shown(seen.texts), "id": seen.tokens})
@@ -45,7 +45,7 @@ def _tables(runner: Runner, seen: Look) -> Iterator[tuple[str, pd.DataFrame]]:
             "next one's rank": int(rank) or "",
             "most probable": ", ".join(
                 f"{name} {share:.2f}"
-                for name, share in zip(_texts(runner, tokens[:3]), seen.probability[n].tolist(), strict=False)
+                for name, share in zip(_texts(runner, tokens[:most]), seen.probability[n].tolist(), strict=False)
             ),
             "comes first from": _stages(seen.stage_rank.shape[1])[seen.settled[n]],
         }
