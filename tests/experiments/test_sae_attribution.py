@@ -93,6 +93,19 @@ def test_minus_log_prob_contrast_and_summed(runner: Runner, folder: Path):
     assert ", this adjective minus the other is" in SaeAttribution().findings(contrast)[1]
 
 
+def test_edges_between_features_are_checked_by_ablation(runner: Runner):
+    saes = ("list-tiny/layer_4", "list-tiny/layer_5")
+    found = SaeAttribution(**FEW, saes=saes, top=6, at="break", edges=2).run(runner)
+    table = SaeAttribution().tables(found)["edges"]
+    assert len(table) == 2 * 5
+    assert set(table["later"]) == {"layer_5"}
+    strong = table.loc[table["attribution"].abs() > 0.3]
+    np.testing.assert_allclose(strong["exact"], strong["attribution"], rtol=0.5, atol=0.2)
+    assert any("From SAE to SAE, in units of" in one for one in SaeAttribution().findings(found))
+    with pytest.raises(InputError, match=r"saes must be of later and later layers, not of \[5, 4\]"):
+        SaeAttribution(**FEW, saes=saes[::-1], top=6, edges=2).run(runner)
+
+
 def test_bad_input(runner: Runner, folder: Path):
     with pytest.raises(InputError, match=r"No built-in SAEs are shipped for gpt2: give some with --saes"):
         places((), "gpt2")

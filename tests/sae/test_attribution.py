@@ -16,6 +16,7 @@ from mechlist.metrics.answers import LogitDifference, LogProb
 from mechlist.runner import Intervention, Rows, Runner
 from mechlist.sae.ablation import exact_effects
 from mechlist.sae.attribution import SUMMED, Site, feature_attribution
+from mechlist.sae.edges import upstream
 from mechlist.sae.load import load_sae, places
 from mechlist.sae.sae import Sae
 from mechlist.sae.stream import integrated_gradient
@@ -252,3 +253,20 @@ def test_integrated_gradients_add_up_to_what_is_lost_without_the_features(runner
     torch.testing.assert_close(found.features.float(), lost.float(), atol=2e-3, rtol=2e-2)
     plain = feature_attribution(sae, site(traces, sae.hook), where, 1)
     assert (plain.features - lost).abs().sum() > 5 * (found.features - lost).abs().sum()
+
+
+def test_gradients_of_a_later_feature_are_finite_differences(runner: Runner, saes: list[Sae]):
+    earlier, later = saes
+    row, at = question().tokens[0], 8
+    x = runner.capture([row], later.hook)[later.hook]
+    feature = int(later.encode(x[0, at]).argmax())
+    site = upstream(runner, earlier.hook, later, feature, [row], [at])
+    direction = torch.randn(site.x.shape, generator=torch.Generator().manual_seed(3))
+
+    def value(step: float) -> float:
+        moved = Intervention(earlier.hook, lambda activation, rows: activation + step * direction)
+        with runner.intervene(moved):
+            return float(later.encode(runner.capture([row], later.hook)[later.hook][0, at])[feature])
+
+    found = (value(1e-3) - value(-1e-3)) / 2e-3
+    assert float((site.g * direction).sum()) == pytest.approx(found, rel=2e-2, abs=2e-3)

@@ -18,6 +18,7 @@ from mechlist.experiment import Option
 from mechlist.experiments.list_experiment import MadeListExperiment
 from mechlist.experiments.list_pairs import At, ListPairs, list_pairs
 from mechlist.experiments.sae_attribution import report as output
+from mechlist.experiments.sae_attribution.edges import feature_edges, require_order
 from mechlist.experiments.sae_attribution.statistics import with_statistics
 from mechlist.experiments.sae_features import check_transfer, plain_positions
 from mechlist.metrics.answers import LogitDifference, LogProb
@@ -43,7 +44,7 @@ def _with_contrast(experiment: "SaeAttribution") -> str:
 class SaeAttribution(MadeListExperiment):
     """Attribute the decision to end a list, or to put a filler, to SAE features; ablate the strongest exactly."""
 
-    options: ClassVar[Mapping[str, Option]] = {"verify_top": Option(_with_contrast)}
+    options: ClassVar[Mapping[str, Option]] = {"verify_top": Option(_with_contrast), "edges": Option(_with_contrast)}
 
     saes: tuple[str, ...] = ()
     """SAEs: directories (of one or of several; DIR@HOOK where the files do not say the hook) or RELEASE:ID; by default
@@ -68,6 +69,9 @@ class SaeAttribution(MadeListExperiment):
     """Features with their positions that are kept of each list and SAE, the largest attributions in size."""
     verify_top: int = 0
     """Largest attributions of each SAE whose feature is set to 0 exactly, the SAE's error kept."""
+    edges: int = 0
+    """Strongest features of every SAE but the first whose own activation is attributed to the features of the SAE
+    before it, and checked by setting these to 0."""
     count_from: CountFrom = "end"
     """Items with roles of their own are those nearest to the last item, or to the first."""
     role_items: int = 2
@@ -78,7 +82,7 @@ class SaeAttribution(MadeListExperiment):
         for name in ("top", "role_items"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("verify_top", "integrated_gradients"):
+        for name in ("verify_top", "integrated_gradients", "edges"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}.")
         self.check_options()
@@ -87,6 +91,8 @@ class SaeAttribution(MadeListExperiment):
         """The strongest features of every list and SAE, what all features and the error get, and exact ablations."""
         where = places(self.saes, runner.language_model.info["name"])
         hooks = hooks_of(runner, where)
+        if self.edges:
+            require_order(hooks, summed=self.summed)
         runner = raw_activations(runner, hooks)
         data = self.data(runner)
         pairs = list_pairs(data, self.adjective, self.at, count_from=self.count_from, role_items=self.role_items)
@@ -94,6 +100,8 @@ class SaeAttribution(MadeListExperiment):
         found, base = stream_attribution(runner, where, hooks, asked)
         exact = stream_ablation(runner, where, found, asked, self.verify_top)
         results = _dataset(where, hooks, found, exact, pairs).assign(base=("list", base.double().numpy()))
+        if self.edges:
+            results = results.merge(feature_edges(runner, where, found, asked, self.edges))
         lists = data.select(self.adjective)
         checked = check_transfer(runner, stream_saes(runner, where), lists, plain_positions(runner, lists))
         results = results.merge(checked).assign_attrs(

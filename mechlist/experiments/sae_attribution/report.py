@@ -13,12 +13,14 @@ from mechlist.experiments.sae_attribution.statistics import (
     agreement_of,
     by_size,
     checked,
+    edges_of,
     every_feature,
     over_lists,
 )
 from mechlist.experiments.sae_features import short_name, transfer_warning
 from mechlist.figures import agreement, grouped_bars
 from mechlist.figures.row_maps import row_maps
+from mechlist.metrics.statistics import rank_correlation
 from mechlist.sae.attributed import AttributedFeatures
 
 NAMED = 5
@@ -48,8 +50,9 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
 
 
 def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
-    """`features`, one row a list and kept feature; `over-lists`, each feature's mean over all lists."""
-    return {"features": every_feature(results), "over-lists": over_lists(results)}
+    """`features`, one row a list and kept feature; `over-lists`, each feature's mean over all lists; `edges`."""
+    out = {"features": every_feature(results), "over-lists": over_lists(results)}
+    return out | ({"edges": edges_of(results)} if "edge" in results.dims else {})
 
 
 def files(results: xr.Dataset) -> dict[str, str]:
@@ -89,6 +92,8 @@ def findings(results: xr.Dataset) -> list[str]:
     first = over_lists(results).head(NAMED).to_dict("records")
     named = [f"{_feature(row)} ({row['attribution']:+.3f}, {row['n_lists']} of {n} lists)" for row in first]
     out.append(f"The features with the largest mean attribution, over all lists, are {'; '.join(named)}.")
+    if "edge" in results.dims:
+        out.append(_edges(results))
     table = checked(results)
     if not len(table):
         return [*out, "No feature was set to 0 exactly: these are estimates, and nothing says how good they are."]
@@ -98,6 +103,19 @@ def findings(results: xr.Dataset) -> list[str]:
     rank = agreement_of(results)
     said = "too few for a rank correlation" if np.isnan(rank) else f"rank correlation with attribution {rank:.2f}"
     return [*out, f"{len(table)} features were set to 0 exactly, the SAE's error kept: {said}; {far}."]
+
+
+def _edges(results: xr.Dataset) -> str:
+    table = edges_of(results)
+    rank = rank_correlation(table["attribution"].to_numpy(), table["exact"].to_numpy()) if len(table) > 2 else np.nan
+    said = "" if np.isnan(rank) else f"; rank correlation with what setting these to 0 does {rank:.2f}"
+    first = by_size(table).head(NAMED).to_dict("records")
+    named = [
+        f"{row['earlier_feature']} of {row['earlier']} to {row['later_feature']} of {row['later']} "
+        f"({row['attribution']:+.2f}, exactly {row['exact']:+.2f})"
+        for row in first
+    ]
+    return f"From SAE to SAE, in units of the later feature's activation, the largest are {'; '.join(named)}{said}."
 
 
 def _parts(results: xr.Dataset) -> go.Figure:

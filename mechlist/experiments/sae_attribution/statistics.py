@@ -5,6 +5,7 @@ import pandas as pd
 import xarray as xr
 
 from mechlist.experiments.effects import estimated_lists, saved
+from mechlist.experiments.sae_features import short_name
 from mechlist.metrics.statistics import rank_correlation
 
 PARTS = ("features", "bias", "error")
@@ -60,3 +61,19 @@ def agreement_of(results: xr.Dataset) -> float:
 def by_size(table: pd.DataFrame) -> pd.DataFrame:
     """Rows in the order of their attribution, the largest in size first."""
     return table.iloc[np.argsort(-np.abs(table["attribution"].to_numpy()), kind="stable")]
+
+
+def edges_of(results: xr.Dataset) -> pd.DataFrame:
+    """One row an edge, with the names of its SAEs."""
+    names = [short_name(str(sae)) for sae in results["sae"].values]
+    return pd.DataFrame(
+        {
+            "later": [names[i] for i in results["later"].values.tolist()],
+            "later_feature": results["later_feature"].values,
+            "earlier": [names[i] for i in results["earlier"].values.tolist()],
+            "earlier_feature": results["earlier_feature"].values,
+            "attribution": results["edge_attribution"].values,
+            "exact": results["edge_exact"].values,
+            "lists": results["edge_lists"].values,
+        }
+    )
