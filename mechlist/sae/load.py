@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,20 +137,32 @@ def hooks_of(runner: Runner, where: Sequence[Place]) -> list[str]:
 
 
 def stream_saes(runner: Runner, where: Sequence[Place], dtype: DType = "float32") -> Iterator[Sae]:
-    """One SAE after the other, checked against the model.
-
-    A loop keeps its variable while the next one is read: where memory counts, take them one by one with `fitting_sae`
-    inside a function.
+    """One SAE after the other, checked against the model; its weights are gone once the next is asked for.
 
     Raises:
         InputError: as `load_sae` and `hooks_of`.
     """
     for place in where:
-        yield fitting_sae(runner, place, dtype)
+        with opened_sae(runner, place, dtype) as sae:
+            yield sae
+
+
+@contextmanager
+def opened_sae(runner: Runner, place: Place, dtype: DType = "float32") -> Iterator[Sae]:
+    """One SAE, checked against the model, whose weights are gone behind the block.
+
+    A module of sae_lens holds itself, so that Python would keep its weights until it looks for such circles.
+    """
+    sae = fitting_sae(runner, place, dtype)
+    try:
+        yield sae
+    finally:
+        for weight in sae.module.parameters():
+            weight.data = weight.data.new_empty(0)
 
 
 def fitting_sae(runner: Runner, place: Place, dtype: DType = "float32") -> Sae:
-    """One SAE, checked against the model; as `stream_saes`."""
+    """One SAE, checked against the model, to keep; raises as `stream_saes`."""
     sae = load_sae(place, device=str(runner.language_model.device), dtype=dtype)
     check_fit(runner, name=sae.name, hook=sae.hook, d_in=sae.d_in, model=sae.model)
     return sae

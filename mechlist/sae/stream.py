@@ -11,7 +11,7 @@ from mechlist.errors import InputError
 from mechlist.runner import Intervention, Rows, Runner
 from mechlist.sae.ablation import exact_effects
 from mechlist.sae.attribution import FeatureAttribution, Site, feature_attribution
-from mechlist.sae.load import Place, fitting_sae
+from mechlist.sae.load import Place, opened_sae
 from mechlist.sae.sae import Sae, flat
 from mechlist.sae.traces import Question, Traces, prompts_at_once, trace
 
@@ -57,7 +57,8 @@ def stream_attribution(
         base.append(traces.base if less is None else traces.base - less.base)
         counted = asked.counted[block, : int(asked.question.lengths[block].max())]
         for own, place in zip(parts, where, strict=True):
-            own.append(_of_sae(runner, place, asked, block, counted, traces, less))
+            with opened_sae(runner, place) as sae:
+                own.append(_of_sae(runner, sae, asked, block, counted, traces, less))
     joined = [FeatureAttribution(*(torch.cat(column) for column in zip(*own, strict=True))) for own in parts]
     return joined, torch.cat(base)
 
@@ -78,29 +79,29 @@ def stream_ablation(
         row, rank = row[kept], rank[kept]
         if not len(row):
             continue
-        exact[row, rank] = exact_effects(
-            runner,
-            fitting_sae(runner, place),
-            asked.question,
-            prompt=row.tolist(),
-            feature=own.feature[row, rank].tolist(),
-            position=own.position[row, rank].tolist(),
-            counted=counted,
-        )
+        with opened_sae(runner, place) as sae:
+            exact[row, rank] = exact_effects(
+                runner,
+                sae,
+                asked.question,
+                prompt=row.tolist(),
+                feature=own.feature[row, rank].tolist(),
+                position=own.position[row, rank].tolist(),
+                counted=counted,
+            )
     return out
 
 
 def _of_sae(
     runner: Runner,
-    place: Place,
+    sae: Sae,
     asked: Asked,
     block: Sequence[int],
     counted: Bool[Tensor, "prompt position"],
     traces: Traces,
     less: Traces | None,
 ) -> FeatureAttribution:
-    """Of one SAE, which is gone from memory before the next is read."""
-    sae = fitting_sae(runner, place)
+    """Of one SAE."""
 
     def site(of: Traces, question: Question) -> Site:
         if not asked.steps:

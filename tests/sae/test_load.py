@@ -240,3 +240,13 @@ def test_built_in_saes_know_the_lists_of_their_model():
         found = reconstruction(runner, load_sae(places([name])[0]), lists.rows, counted)
         assert found.l0 <= 32
         assert found.explained_variance > 0.95
+
+
+def test_weights_of_a_streamed_sae_are_gone_when_the_next_is_read():
+    runner = Runner.load("list-tiny", device="cpu", progress=False, guards=False)
+    first, second = places(("list-tiny/layer_0", "list-tiny/layer_1"))
+    stream = stream_saes(runner, [first, second])
+    sae = next(stream)
+    assert sae.decoder.shape == (1536, 256)
+    assert next(stream).hook == "blocks.1.hook_resid_post"
+    assert sae.module.W_dec.numel() == 0

@@ -12,7 +12,7 @@ from mechlist.errors import InputError
 from mechlist.runner import Runner
 from mechlist.sae.attribution import FeatureAttribution, feature_attribution
 from mechlist.sae.edges import activation_without, upstream
-from mechlist.sae.load import Place, fitting_sae
+from mechlist.sae.load import Place, opened_sae
 from mechlist.sae.sae import Sae
 from mechlist.sae.stream import Asked
 
@@ -31,10 +31,10 @@ def feature_edges(
     """
     rows: list[tuple[Any, ...]] = []
     for number in range(1, len(where)):
-        earlier, later = (fitting_sae(runner, where[i]) for i in (number - 1, number))
-        for feature in _strongest(found[number], count):
-            found_here = _edges(runner, earlier, later, feature, found[number], asked)
-            rows += [(number, feature, number - 1, *edge) for edge in found_here]
+        with opened_sae(runner, where[number - 1]) as earlier, opened_sae(runner, where[number]) as later:
+            for feature in _strongest(found[number], count):
+                found_here = _edges(runner, earlier, later, feature, found[number], asked)
+                rows += [(number, feature, number - 1, *edge) for edge in found_here]
     columns = zip(*rows, strict=True) if rows else ([] for _ in COLUMNS)
     return xr.Dataset({name: ("edge", list(own)) for name, own in zip(COLUMNS, columns, strict=True)})
 

@@ -13,8 +13,8 @@ from mechlist.patching.grid import patch_cells
 from mechlist.runner import Intervention, Rows, Runner
 from mechlist.sae.ablation import metric_of
 from mechlist.sae.attribution import FeatureAttribution
-from mechlist.sae.load import Place, fitting_sae
-from mechlist.sae.sae import flat
+from mechlist.sae.load import Place, opened_sae
+from mechlist.sae.sae import Sae, flat
 from mechlist.sae.traces import Question
 
 LENS, PATCHING, EXPLAINED = "jump in the logit lens", "patching, discounted", "attribution explained"
@@ -67,7 +67,9 @@ def effects(
     base = metric_of(runner, question, rows)["metric"]
     out = np.zeros((len(where), len(rows)))
     for i, (place, own) in enumerate(zip(where, found, strict=True)):
-        with runner.intervene(_without(*_written(runner, place, own, rows, counted))):
+        with opened_sae(runner, place) as sae:
+            written = _written(runner, sae, own, rows, counted)
+        with runner.intervene(_without(*written)):
             changed = metric_of(runner, question, rows)["metric"]
         out[i] = question.sign * (base - changed).double().cpu().numpy()
     return out
@@ -75,13 +77,12 @@ def effects(
 
 def _written(
     runner: Runner,
-    place: Place,
+    sae: Sae,
     own: FeatureAttribution,
     rows: Sequence[Tensor],
     counted: Bool[Tensor, "list position"],
 ) -> tuple[str, Float[Tensor, "list position d_in"]]:
     """The SAE's hook, and what the features write."""
-    sae = fitting_sae(runner, place)
     x = flat(runner.capture(rows, sae.hook)[sae.hook])
     out, device = torch.zeros(len(rows), counted.shape[1], sae.d_in), sae.decoder.device
     for i, row in enumerate(rows):
