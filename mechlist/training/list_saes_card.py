@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from mechlist.datasets.chat import list_tokens
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.lists.made import well_known_lists
 from mechlist.datasets.lists.prompts import ADJECTIVES, list_prompts
@@ -29,7 +30,8 @@ def held_out_lists(runner: Runner) -> ListSet:
     Of given items of such topics it knows nothing: no SAE could lose much of a cross-entropy that is close to chance.
     """
     prompts = list_prompts(runner.tokenizer, HELD_OUT, ADJECTIVES)
-    return sample_lists(runner, prompts, sampling=Sampling(), samples=1, max_new_tokens=200)
+    special = list_tokens(runner.tokenizer)
+    return sample_lists(runner, prompts, special, sampling=Sampling(), samples=1, max_new_tokens=200)
 
 
 def trained_lists(runner: Runner) -> ListSet:

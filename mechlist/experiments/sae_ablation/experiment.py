@@ -216,6 +216,7 @@ class _Work:
         return sample_lists(
             self.runner,
             prompts,
+            self.where.special,
             sampling=self.asked.sampling,
             samples=self.asked.samples,
             max_new_tokens=self.asked.max_new_tokens,
