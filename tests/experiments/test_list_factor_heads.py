@@ -115,6 +115,8 @@ def test_what_is_said_of_shares(filler: xr.Dataset):
     # Only heads whose interval lies beyond the margin are named.
     alone = filler.assign(share_low=xr.full_like(filler["share"], -1), share_high=xr.full_like(filler["share"], 1))
     assert "no head carries a share whose interval lies beyond 2%" in experiment.findings(alone)[1]
+    nothing = experiment.findings(filler.drop_vars("share"))
+    assert nothing[1].startswith("The runs with a filler and no filler measure the same at the last item line break")
     worse = filler.assign(joint_random_share=filler["joint_random_share"] + 2)
     assert "they are number 7 of 7" in experiment.findings(worse)[2]
 

@@ -87,6 +87,12 @@ def findings(results: xr.Dataset) -> list[str]:
     checked = checked_cells(results)
     if "share" in results:
         out += [_shares(results), *_joint(results)]
+    elif "factor" in results.attrs and len(checked):
+        one, other = run_names(results)
+        out.append(
+            f"The runs with {one} and {other} measure the same at the {results.attrs['own']}, but for rounding: there "
+            "is no difference that a head could carry a share of."
+        )
     if not len(checked):
         return [*out, "No head was patched exactly: these are estimates, and nothing says how good they are."]
     first = checked.sort_values("exact", key=np.abs, ascending=False, ignore_index=True).head(NAMED)

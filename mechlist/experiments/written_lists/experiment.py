@@ -50,7 +50,7 @@ class WrittenLists(SampledListExperiment):
         if not len(own):
             raise InputError("The model's own lists must have an item, and none has.")
         items = [topics[prompt.topic][: wanted[prompt.tokens]] for prompt in own.each_prompt]
-        written = made_lists(runner.tokenizer, own.each_prompt, items, filler=False)
+        written = made_lists(self.list_tokenizer(runner), own.each_prompt, items, filler=False)
         results = written_lists_steps.compare(runner, own, written, self.resamples)
         return results.assign_attrs(
             model=runner.language_model.info["name"],
