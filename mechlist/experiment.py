@@ -58,6 +58,8 @@ class Experiment(ABC):
 
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Parameters by heading in --help; the rest stands under "parameters"."""
+    captions: ClassVar[Mapping[str, str]] = {}
+    """What each table holds, by its name, in a few words."""
 
     def check_options(self) -> None:
         """Whether all that was given counts: a parameter that does nothing is no choice but a mistake.

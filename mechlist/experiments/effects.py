@@ -202,7 +202,7 @@ def marked(cells: xr.Dataset) -> xr.DataArray:
 
 
 def notes(cells: xr.Dataset) -> xr.DataArray:
-    """What there is to say of each cell, for a hover box."""
+    """What there is to say of each cell, for a hover box: its mean effect with interval and units, then its test."""
     p, survives = cells["p_corrected"].values, cells["survives"].values
     below, beyond = (cells[name].values if name in cells else None for name in AGAINST)
     lines = np.full(p.shape, "", dtype=object)
@@ -210,7 +210,10 @@ def notes(cells: xr.Dataset) -> xr.DataArray:
         said = [f"p = {p[cell]:.3g}{', survives' if survives[cell] else ''}"] if np.isfinite(p[cell]) else []
         said += ["below numerical noise"] if below is not None and below[cell] else []
         said += ["not beyond the null"] if beyond is not None and not beyond[cell] else []
-        lines[cell] = "; ".join(said) if np.isfinite(cells["estimate"].values[cell]) else ""
+        if np.isfinite(cells["estimate"].values[cell]):
+            value, low, high = (float(cells[name].values[cell]) for name in ("estimate", "low", "high"))
+            effect = with_interval(value, low, high, "+.3f", str(cells.attrs.get("units", "")))
+            lines[cell] = "\n".join([f"{effect}, mean of {int(cells['n'].values[cell])}", "; ".join(said)])
     return cells["estimate"].copy(data=lines)
 
 

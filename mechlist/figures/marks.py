@@ -37,7 +37,7 @@ def notes(note: xr.DataArray | None, values: xr.DataArray, dims: tuple[str, str]
     if note is None:
         return np.full([values.sizes[dim] for dim in dims], "", dtype=object)
     cells = _arranged(note, values, dims, "note")
-    lines = [f"<br>{plot_text(str(text))}" if str(text) else "" for text in cells.ravel()]
+    lines = ["".join(f"<br>{plot_text(line)}" for line in str(text).split("\n") if line) for text in cells.ravel()]
     return np.array(lines, dtype=object).reshape(cells.shape)
 
 

@@ -82,6 +82,8 @@ def read_finished(path: Path) -> Finished:
         tables = checked(experiment, "tables", experiment.tables(results))
     with directory.making("exhibits"):
         exhibits = checked(experiment, "exhibits", experiment.exhibits(results))
+    for name, frame in tables.items():
+        frame.attrs["caption"] = type(experiment).captions.get(name, "")
     summary = (type(experiment).__doc__ or job.name).strip().split("\n")[0]
     return Finished(summary, findings, claims, figures, tables, directory.record(), exhibits)
 

@@ -135,3 +135,9 @@ def test_no_sentence_or_caption_tells_the_reader_what_to_see(out: Path):
         told = [*done.findings, *(claim.text for claim in done.claims), *captions]
         assert [text for text in told if forbidden.search(text)] == []
         assert all(claim.figure in done.figures for claim in done.claims if claim.figure and not claim.run)
+
+
+def test_every_table_of_the_study_says_what_it_holds(out: Path):
+    for step in read_yaml(FILE)["steps"]:
+        tables = read_finished(out / step["name"]).tables
+        assert [name for name, table in tables.items() if not table.attrs["caption"]] == []

@@ -12,6 +12,7 @@ from mechlist.decode import Sampling
 from mechlist.errors import InputError
 from mechlist.experiments.list_temperature.endings import by_item, endings, expected_endings, line_breaks
 from mechlist.experiments.list_temperature.experiment import ListTemperature
+from mechlist.metrics.by_topic import FEWEST
 from mechlist.runner import Runner
 from tests.experiments.lists_for_tests import write_recorded
 
@@ -138,6 +139,15 @@ def test_a_cap_that_hides_the_endings_gives_not_known(runner: Runner):
     every["ended"][:] = True
     every["n_ended"][:] = 2
     assert not any("not known" in sentence for sentence in asked.findings(every))
+
+
+def test_nothing_is_said_of_shares_of_an_ending_or_two(runner: Runner):
+    asked = ListTemperature(topics=("Fruits", "Ocean"), samples=1, max_new_tokens=30, resamples=20, grid=(1.3, 0.5))
+    results = asked.run(runner)
+    results["ended"][:] = True
+    for count, said in ((1, False), (FEWEST, True)):
+        results["n_ended"][:] = count
+        assert any(f" of {count} endings" in sentence for sentence in asked.findings(results)) == said
 
 
 def test_what_is_said_of_crossings_is_what_is_seen(runner: Runner):

@@ -54,6 +54,11 @@ class DirectLogitAttribution(MadeListExperiment):
         "lists": Option(_of_pairs),
         "items": Option(_of_pairs),
     }
+    captions: ClassVar[Mapping[str, str]] = {
+        "components": "what each part writes, by direction, lists and items, in logits",
+        "heads": "the heads that write most, by direction and lists, in logits",
+        "changed_heads": "the heads that the other adjective changes most, in logits",
+    }
 
     data_set: Literal["list", "ioi"] = "list"
     """Lists, or pairs of prompts with two people's names."""

@@ -7,7 +7,7 @@ import xarray as xr
 
 from mechlist.experiments.direct_logit_attribution import summary
 from mechlist.experiments.direct_logit_attribution.statistics import cells
-from mechlist.experiments.effects import decision, read
+from mechlist.experiments.effects import decision, notes, read
 from mechlist.figures import head_heatmap, heads_panel, interval_bars, interval_lines, position_heatmap
 from mechlist.text import from_last
 
@@ -34,10 +34,11 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
 
 
 def _heads(part: xr.Dataset, direction: str) -> go.Figure:
-    cells = read(part, "head_last")["estimate"]
-    panels = {summary.group_name(group): cells.sel(group=group, drop=True) for group in summary.adjectives(part)}
+    found = read(part, "head_last")
+    panels = {summary.group_name(group): found.sel(group=group, drop=True) for group in summary.adjectives(part)}
     return heads_panel(
-        panels,
+        {name: one["estimate"] for name, one in panels.items()},
+        note={name: notes(one) for name, one in panels.items()},
         title=f"What each head writes: {decision(direction)}",
         caption=f"At the last {_unit(part)}, in logits with the last norm frozen: blue heads write for the first token "
         "and red ones against it; mean over the lists.",

@@ -1,6 +1,8 @@
 """Entropy along lists: how sure the model is of the next token after an item and after its line break."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -18,6 +20,11 @@ from mechlist.runner import Runner
 @dataclass(frozen=True, kw_only=True)
 class Entropy(MadeListExperiment):
     """Entropy of the next token by item of lists, as written and with short and long exchanged in the prompt."""
+
+    captions: ClassVar[Mapping[str, str]] = {
+        "curves": "means over lists by place, run and item, with intervals over topics",
+        "lists": "a row a list, place, run and item",
+    }
 
     def run(self, runner: Runner) -> xr.Dataset:
         """Entropy and varentropy of every list and item, and their means over lists."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +37,9 @@ class GenerateLists(Experiment):
 
     needs_tokenizer: ClassVar[bool] = True
     default_model: ClassVar[str] = "list-tiny"
+    captions: ClassVar[Mapping[str, str]] = {
+        "lists": "a row a list, with its text as it was written",
+    }
 
     topics: tuple[str, ...] = ()
     """Topics, by name; by default all of --topic-files."""

@@ -15,6 +15,7 @@ from mechlist.datasets.lists.parse import ListTokens, ParsedList, well_formed
 from mechlist.datasets.lists.recorded import RecordedLists, recorded_json
 from mechlist.experiment import Claim
 from mechlist.figures import finish, grouped_bars, plot_text
+from mechlist.figures.style import meta
 from mechlist.text import NO_ADJECTIVE, adjective_rank, lists_named, number_of, visible
 
 DECISIONS = ("first token of an item", "rest of an item", "filler or line break", "hyphen or end")
@@ -84,6 +85,7 @@ def sheet(results: xr.Dataset) -> go.Figure:
         caption=f"First sample of each prompt {at}; {FILLER} is a filler; a list without end of turn was cut off.",
     )
     figure.update_layout(height=140 + 16 * lines + 12 * len(topics), width=190 + 230 * len(adjectives))
+    figure.update_layout(margin={"l": 12, "r": 12}, meta={**meta(figure), "min_width": 130 + 110 * len(adjectives)})
     return figure
 
 

@@ -1,5 +1,6 @@
 """The answer of the list study: what ends a list, in at most five sentences, from the results of its steps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -35,6 +36,9 @@ class ListAnswer(Experiment):
     """
 
     needs_model: ClassVar[bool] = False
+    captions: ClassVar[Mapping[str, str]] = {
+        "heads": "the share of each factor's effect on A that a head carries, patched exactly",
+    }
 
     factors: Path | None = None
     """Folder or results.nc of a list-factors run."""

@@ -1,5 +1,6 @@
 """Whether the residual stream holds the number of the item, and whether the decision to end a list reads it there."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -33,6 +34,13 @@ class ListCounter(Experiment):
 
     needs_tokenizer: ClassVar[bool] = True
     default_model: ClassVar[str] = "list-tiny"
+    captions: ClassVar[Mapping[str, str]] = {
+        "probes": "R2 of the probe after each layer, and what fillers shift, in items",
+        "baselines": "R2 of each baseline after each layer",
+        "exchange": "share of A's difference that an exchange of the number carries, by direction and layer",
+        "erased": "logits of A that a line adds, as it is and with the number erased",
+        "random": "shares that moves as large in random directions carry",
+    }
 
     topics: tuple[str, ...] = ()
     """Topics of the lists; by default those of the study. Topics with fewer than `max_items` items are left out."""

@@ -1,5 +1,6 @@
 """Interventions on the text: what each factor of a list does to the decision to end it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -37,6 +38,12 @@ class ListFactors(Experiment):
 
     needs_tokenizer: ClassVar[bool] = True
     default_model: ClassVar[str] = KNOWN
+    captions: ClassVar[Mapping[str, str]] = {
+        "coefficients": "logits of A and of B for one more of each factor, by adjective, with the known process",
+        "contrasts": "matched differences and slopes by adjective, in logits of A",
+        "curves": "A by adjective, filler on the last item and number of items",
+        "design": "a row a text that was read, with what was said after it",
+    }
 
     topics: tuple[str, ...] = ()
     """Topics of the lists; by default those of the study. Topics with fewer than `max_items` items are left out."""

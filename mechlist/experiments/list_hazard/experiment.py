@@ -57,6 +57,12 @@ class ListHazard(SampledListExperiment):
         "intervention": Option(_without_heads),
         "controls": Option(_without_heads),
     }
+    captions: ClassVar[Mapping[str, str]] = {
+        "conditions": "a row an adjective and temperature: medians and means of the number of items by each rule",
+        "hazard": "a row an adjective, temperature, rule and number of items",
+        "lists": "a row a list",
+        "heads": "change of the number of items with each set of heads changed, in items",
+    }
 
     heads: tuple[str, ...] = ()
     """Heads to change, such as L3H1 L4H2; without, the model is only read as it is."""

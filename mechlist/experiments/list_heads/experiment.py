@@ -40,6 +40,11 @@ class ListHeads(MadeListExperiment):
         "fewer": Option(lambda experiment: "" if experiment.factor == "count" else f"with factor {experiment.factor}"),
         "random_sets": Option(lambda experiment: "" if experiment.strongest else "with strongest 0"),
     }
+    captions: ClassVar[Mapping[str, str]] = {
+        "heads": "the strongest heads and roles by estimate, in logits, with intervals and corrected p values",
+        "verified": "heads and roles that were patched exactly, beside their estimates",
+        "shares": "a row a head: its share of what the two runs differ by, patched exactly",
+    }
 
     factor: Factor = "adjective"
     """What the two runs differ in: the adjective, the number of items, or a filler on the last item."""

@@ -50,6 +50,10 @@ class ListPatch(MadeListExperiment):
         "per_head": Option(_without_head_sites),
         "fewer": Option(lambda experiment: "" if experiment.factor == "count" else f"with factor {experiment.factor}"),
     }
+    captions: ClassVar[Mapping[str, str]] = {
+        "cells": "the strongest cells by site and side, in logits, with intervals and corrected p values",
+        "lists": "a row a list, with what is measured in both runs",
+    }
 
     factor: Factor = "adjective"
     """What the two runs differ in: the adjective, the number of items, or a filler on the last item."""

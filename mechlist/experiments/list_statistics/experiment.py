@@ -1,9 +1,10 @@
 """List statistics: how long recorded lists are, what their items are made of, and where they carry a filler."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -25,6 +26,13 @@ from mechlist.text import visible
 @dataclass(frozen=True, kw_only=True)
 class ListStatistics(Experiment):
     """Count items, fillers and endings of recorded lists; lists that were cut off count as censored."""
+
+    captions: ClassVar[Mapping[str, str]] = {
+        "conditions": "a row an adjective and temperature: lists, endings, items and fillers",
+        "topics": "a row a topic and adjective",
+        "survival": "a row an adjective and number of items: lists that got there, ended there and went on",
+        "lists": "a row a list",
+    }
 
     needs_model = False
 

@@ -1,6 +1,8 @@
 """Temperature: where the rules of sampling, rather than the model's preference, end a list."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,11 @@ class ListTemperature(SampledListExperiment):
 
     An ending is one of sampling noise where the end of the turn was not the most probable token.
     """
+
+    captions: ClassVar[Mapping[str, str]] = {
+        "items": "P(end) at line breaks by adjective, temperature and number of items",
+        "endings": "a row an adjective and temperature of the lists as they were written",
+    }
 
     grid: tuple[float, ...] = (0.1, 0.5, 0.7, 0.9, 1.3)
     """Temperatures at which the line breaks of the lists are looked at."""

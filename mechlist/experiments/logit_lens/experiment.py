@@ -1,8 +1,9 @@
 """The logit lens on lists or on pairs of prompts: where along layers and items a logit difference is made."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -34,6 +35,13 @@ from mechlist.runner import Runner
 @dataclass(frozen=True, kw_only=True)
 class LogitLens(MadeListExperiment):
     """Logit differences from the residual stream of every layer, by item of lists, and where they are made."""
+
+    captions: ClassVar[Mapping[str, str]] = {
+        "curves": "means by direction, adjective, series, lens and layers passed, with intervals over topics",
+        "change-points-layers": "where along the layers each contrast grows most, with intervals over topics",
+        "change-points-items": "where along the items the largest step is, with intervals over topics",
+        "lens-fit": "how far each lens is from the model's own distribution (KL, nats), by layers passed",
+    }
 
     answer: tuple[str, ...] = ()
     """Tokens of a direction of one's own, with their leading blanks, in place of the study's two; needs --wrong."""

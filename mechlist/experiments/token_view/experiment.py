@@ -1,6 +1,7 @@
 """One list, token by token: what the model expected after each of them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -43,6 +44,9 @@ class TokenView(Experiment):
 
     needs_tokenizer: ClassVar[bool] = True
     default_model: ClassVar[str] = "list-tiny"
+    captions: ClassVar[Mapping[str, str]] = {
+        "tokens": "a row a token, with its numbers and the most probable next ones",
+    }
 
     recorded: tuple[Path, ...] = ()
     """Files of recorded lists, or folders of them; without, the model writes the list here."""

@@ -1,8 +1,9 @@
 """Lists that the model did not write against its own: entropy, the end and fillers, item by item."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,11 @@ class WrittenLists(SampledListExperiment):
 
     Both stand behind the same prompts. Why a study of endings samples its lists from the model itself.
     """
+
+    captions: ClassVar[Mapping[str, str]] = {
+        "differences": "own lists, written ones and their difference, by adjective and measure",
+        "items": "the same by number of items",
+    }
 
     external: Path | None = None
     """A YAML file of topics with their lists, as in data/topics; without, the items of data/topics, the best-known
