@@ -12,6 +12,7 @@ import yaml
 from mechlist.experiments.generate_lists.experiment import GenerateLists
 from mechlist.figures.style import meta
 from mechlist.options import Output
+from mechlist.registry import find
 from mechlist.report.assemble import read_finished, write_report
 from mechlist.results import load_dataset
 from mechlist.runner import Runner
@@ -137,7 +138,11 @@ def test_no_sentence_or_caption_tells_the_reader_what_to_see(out: Path):
         assert all(claim.figure in done.figures for claim in done.claims if claim.figure and not claim.run)
 
 
-def test_every_table_of_the_study_says_what_it_holds(out: Path):
+def test_tables_of_an_experiment_that_captions_them_all_have_a_caption(out: Path):
+    captioned = 0
     for step in read_yaml(FILE)["steps"]:
-        tables = read_finished(out / step["name"]).tables
-        assert [name for name, table in tables.items() if not table.attrs["caption"]] == []
+        if find(step["experiment"]).captions:
+            tables = read_finished(out / step["name"]).tables
+            assert [name for name, table in tables.items() if not table.attrs["caption"]] == []
+            captioned += 1
+    assert captioned >= 13
