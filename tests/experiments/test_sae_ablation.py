@@ -100,6 +100,13 @@ def test_figures_tables_and_sentences(results: xr.Dataset, tmp_path: Path):
     assert "are set to 0 at all tokens but special ones of the prompt and of the list" in said[1]
     assert said[2].startswith("Beside them: the SAEs spliced in with nothing changed; 2 sets of random features")
     assert "control, only spliced" in said[3]
+    (claim,) = experiment.claims(read)
+    items = read["change"].sel(quantity="items")
+    assert claim.text.startswith("With 5 features set to 0 lists written again change by ")
+    assert f"{float(items.sel(set='features')):+.2f}" in claim.text
+    controls = items.drop_sel(set=["clean", "features"])
+    assert f"{float(controls[int(np.abs(controls.values).argmax())]):+.2f}" in claim.text
+    assert claim.figure in experiment.figures(read)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,11 @@ def test_figures_files_and_sentences(results: xr.Dataset, tmp_path: Path):
     assert said[0].startswith("WARNING: layer_2 and layer_4 fail the check here")
     assert said[1].startswith("The logit difference of decision B, blank - line break at the last item last token of ")
     assert "8 features were set to 0 exactly, the SAE's error kept: rank correlation with attribution" in said[-1]
+    (claim,) = experiment.claims(read)
+    first = experiment.tables(read)["over-lists"].iloc[0]
+    assert f"Feature {first['feature']} of layer_4 gets the most of the logit difference" in claim.text
+    assert f"{first['attribution']:+.2f} logits on average, in {first['n_lists']} of 2 lists." in claim.text
+    assert claim.figure in experiment.figures(read)
 
 
 def test_minus_log_prob_contrast_and_summed(runner: Runner, folder: Path):

@@ -30,3 +30,4 @@ def test_random_saes_fail_and_it_is_said(tmp_path: Path):
     assert all(meta(one)["caption"].startswith("WARNING: layer_1 and ") for one in figures.values())
     assert experiment.findings(read)[-1].startswith("WARNING: layer_1 and layer_5 fail the check here")
     assert experiment.tables(read)["saes"]["passes"].tolist() == [False, False]
+    assert [claim.text for claim in experiment.claims(read)] == ["0 of 2 SAEs pass the check on these lists."]

@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from mechlist.experiments.effects import MEAN, read, rows, shown
+from mechlist.experiments.effects import MEAN, notes, read, rows, shown
 from mechlist.experiments.list_heads.statistics import WHOLE, checked_cells, rank_agreement
 from mechlist.experiments.list_pairs import run_names, side_name
 from mechlist.figures import agreement, head_heatmap, position_heatmap
@@ -33,6 +33,7 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
             unit="logits",
             diverging=True,
             marked=whole["survives"].astype(bool),
+            note=notes(whole),
         )
     }
     strongest = cells["estimate"].isel(head=abs(cells["estimate"]).fillna(0).argmax("head"))
@@ -53,6 +54,7 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
             "head's output there, patched exactly, over all lists (1: all).",
             unit="share",
             diverging=True,
+            note=_share_notes(results),
         )
     checked = checked_cells(results)
     if len(checked):
@@ -67,6 +69,18 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
             y_title="exact (logits)",
         )
     return drawn
+
+
+def _share_notes(results: xr.Dataset) -> xr.DataArray:
+    """The interval of each share, and how often its head is among the strongest when topics are drawn again."""
+    value, low, high, often = (results[name].values for name in ("share", *SHARE_ENDS, "selected"))
+    texts = [
+        f"interval{between(a, b, '.1%') or ' not known'}, among the strongest in {chosen:.0%} of resamples of topics"
+        if np.isfinite(share)
+        else "not patched exactly"
+        for share, a, b, chosen in zip(*(x.ravel() for x in (value, low, high, often)), strict=True)
+    ]
+    return results["share"].copy(data=np.array(texts, dtype=object).reshape(low.shape))
 
 
 def tables(results: xr.Dataset, top: int) -> dict[str, pd.DataFrame]:

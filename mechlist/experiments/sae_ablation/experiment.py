@@ -16,7 +16,7 @@ from torch import Tensor
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.lists.prompts import ListPrompt
 from mechlist.errors import InputError, MechlistError
-from mechlist.experiment import Option
+from mechlist.experiment import Claim, Option
 from mechlist.experiments.list_curves import curves_by_set
 from mechlist.experiments.list_experiment import SampledListExperiment, sample_lists
 from mechlist.experiments.list_predictions import Predictions, predict
@@ -58,6 +58,11 @@ class SaeAblation(SampledListExperiment):
         "factor": Option(
             lambda experiment: "" if experiment.change in ("scale", "steer") else "unless change is scale or steer"
         ),
+    }
+    captions: ClassVar[Mapping[str, str]] = {
+        "changes": "a row a quantity and set: its change, and how far that of the features goes beyond it",
+        "features": "the features of each set, by topic",
+        "lists": "a row a written list and set",
     }
 
     saes: tuple[str, ...] = ()
@@ -143,6 +148,10 @@ class SaeAblation(SampledListExperiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """What the change does, beside what each control does."""
         return output.findings(results)
+
+    def claims(self, results: xr.Dataset) -> list[Claim]:
+        """The most telling of it, in a line."""
+        return output.claims(results)
 
     def _where(self, runner: Runner, lists: ListSet) -> Where:
         never = sorted({*runner.tokenizer.all_special_ids, runner.bos_token_id} - {None})

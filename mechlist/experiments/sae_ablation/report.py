@@ -4,6 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.experiment import Claim
 from mechlist.experiments.sae_ablation.sets import CHOSEN, CLEAN, OTHER_TOPIC, SPLICE
 from mechlist.experiments.sae_features import transfer_warning
 from mechlist.figures import interval_lines, interval_rows
@@ -69,6 +70,21 @@ def findings(results: xr.Dataset) -> list[str]:
         f"tokens as it is and {cut[1]} with the features changed; they count with what they have."
     )
     return out
+
+
+def claims(results: xr.Dataset) -> list[Claim]:
+    """How much longer or shorter lists are when they are written again, beside the largest change of a control."""
+    part = results.sel(quantity="items")
+    number = len(next(iter(results.attrs["sets"][CHOSEN].values())))
+    largest = max(_controls(results), key=lambda name: abs(float(part["change"].sel(set=name))))
+    return [
+        Claim(
+            f"With {number_of(number, 'features')} {_changed(results)} lists written again change by "
+            f"{_value(part, 'change', CHOSEN)} items; the largest change of a control "
+            f"({_name(largest).removeprefix('control, ')}) is {_value(part, 'change', largest)}.",
+            "items",
+        )
+    ]
 
 
 def _what(results: xr.Dataset) -> str:

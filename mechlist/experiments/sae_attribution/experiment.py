@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mechlist.datasets.lists.role_positions import CountFrom
 from mechlist.errors import InputError
-from mechlist.experiment import Option
+from mechlist.experiment import Claim, Option
 from mechlist.experiments.list_experiment import MadeListExperiment
 from mechlist.experiments.list_pairs import At, ListPairs, list_pairs
 from mechlist.experiments.sae_attribution import report as output
@@ -45,6 +45,11 @@ class SaeAttribution(MadeListExperiment):
     """Attribute the decision to end a list, or to put a filler, to SAE features; ablate the strongest exactly."""
 
     options: ClassVar[Mapping[str, Option]] = {"verify_top": Option(_with_contrast), "edges": Option(_with_contrast)}
+    captions: ClassVar[Mapping[str, str]] = {
+        "features": "a row a list and feature, with the exact change where it was set to 0",
+        "over-lists": "each feature's mean over all lists, the largest first",
+        "edges": "from a feature to one of a later SAE, beside exact ablation",
+    }
 
     saes: tuple[str, ...] = ()
     """SAEs: directories (of one or of several; DIR@HOOK where the files do not say the hook) or RELEASE:ID; by default
@@ -135,6 +140,10 @@ class SaeAttribution(MadeListExperiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """How much features carry and how much the error, the strongest features, and how far attribution is right."""
         return output.findings(results)
+
+    def claims(self, results: xr.Dataset) -> list[Claim]:
+        """The most telling of it, in a line."""
+        return output.claims(results)
 
     def _asked(self, runner: Runner, pairs: ListPairs) -> Asked:
         own, other = (pairs.short, pairs.long) if self.adjective == "short" else (pairs.long, pairs.short)

@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.experiment import Claim
 from mechlist.experiments.effects import decision, read, shown
 from mechlist.experiments.sae_attribution.statistics import (
     PARTS,
@@ -103,6 +104,19 @@ def findings(results: xr.Dataset) -> list[str]:
     rank = agreement_of(results)
     said = "too few for a rank correlation" if np.isnan(rank) else f"rank correlation with attribution {rank:.2f}"
     return [*out, f"{len(table)} features were set to 0 exactly, the SAE's error kept: {said}; {far}."]
+
+
+def claims(results: xr.Dataset) -> list[Claim]:
+    """The feature with the largest mean attribution."""
+    first = over_lists(results).head(1).to_dict("records")
+    return [
+        Claim(
+            f"F{_feature(row)[1:]} gets the most of {_metric(results)}: {row['attribution']:+.2f} "
+            f"{results.attrs['units']} on average, in {row['n_lists']} of {results.sizes['list']} lists.",
+            "parts",
+        )
+        for row in first
+    ]
 
 
 def _edges(results: xr.Dataset) -> str:

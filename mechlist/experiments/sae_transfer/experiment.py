@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from mechlist.datasets.lists.list_set import ListSet
+from mechlist.experiment import Claim
 from mechlist.experiments.list_experiment import MadeListExperiment
 from mechlist.experiments.list_pairs import At
 from mechlist.experiments.sae_transfer import report as output
@@ -80,6 +81,10 @@ class SaeTransfer(MadeListExperiment):
     def findings(self, results: xr.Dataset) -> list[str]:
         """Which SAEs pass, and which must not be trusted here."""
         return output.findings(results)
+
+    def claims(self, results: xr.Dataset) -> list[Claim]:
+        """The most telling of it, in a line."""
+        return output.claims(results)
 
     def _positions(self, runner: Runner, data: ListSet) -> tuple[Tensor, Tensor]:
         """Where SAEs are spliced in, and which next tokens are scored: those of the lists themselves."""

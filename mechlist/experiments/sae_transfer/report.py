@@ -5,9 +5,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
+from mechlist.experiment import Claim
 from mechlist.experiments.sae_features import short_name
 from mechlist.figures import agreement, grouped_bars
 from mechlist.sae.transfer import LEAST, warning
+from mechlist.text import number_of
 
 SCORES = {"explained_variance": "explained variance", "ce_recovered": "cross-entropy recovered", "kept": "metric kept"}
 
@@ -73,6 +75,12 @@ def findings(results: xr.Dataset) -> list[str]:
         for row in scores.to_dict("records")
     ]
     return [*out, _warning(results).strip() or "Every SAE passes the check on these lists."]
+
+
+def claims(results: xr.Dataset) -> list[Claim]:
+    """How many SAEs pass."""
+    passes = table(results)["passes"]
+    return [Claim(f"{int(passes.sum())} of {number_of(len(passes), 'SAEs')} pass the check on these lists.", "scores")]
 
 
 def _kept(results: xr.Dataset) -> list[float]:
