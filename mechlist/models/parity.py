@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechlist.errors import ModelError
+from mechlist.models.exhaustion import is_out_of_memory
 from mechlist.models.language_model import LanguageModel
 from mechlist.types import Guard
 
@@ -37,9 +39,21 @@ def random_tokens(d_vocab: int, length: int, seed: int = 0) -> Int[Tensor, "1 po
 
 
 def reference_logits(hf_model: Any, tokens: Int[Tensor, "1 position"]) -> Float[Tensor, "1 position vocab"]:
-    """What Hugging Face's own forward pass says, on the CPU in float32."""
-    with torch.inference_mode():
-        return hf_model(tokens.to(hf_model.device)).logits.float().cpu()
+    """What Hugging Face's own forward pass says, on the CPU in float32.
+
+    Raises:
+        ModelError: it fails, as it does where config.json speaks of other shapes than the weights have.
+    """
+    try:
+        with torch.inference_mode():
+            return hf_model(tokens.to(hf_model.device)).logits.float().cpu()
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"Hugging Face's own forward pass of this model fails ({' '.join(str(error).split()).rstrip('.')}): "
+            "config.json may speak of other heads or sizes than the weights have."
+        ) from error
 
 
 def compare(
