@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mechlist.errors import InputError, MechlistError, told
 from mechlist.options import RESERVED
@@ -191,8 +191,11 @@ def _scan(file: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
                         yield name, (ast.get_docstring(node) or "").split("\n")[0], (*_needs(node), *chat)
 
 
-def _summary(point: importlib.metadata.EntryPoint) -> str:
-    """First line of an installed experiment, read from its source if that can be found without importing it."""
+def _summary(point: Any) -> str:
+    """First line of an installed experiment, read from its source if that can be found without importing it.
+
+    The entry point is one of importlib.metadata or of its backport, which takes its place once a package imports it.
+    """
     file = point.module.replace(".", "/") + ".py"
     for path in point.dist.files or [] if point.dist else []:
         if path.as_posix() == file:

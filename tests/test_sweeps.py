@@ -1,6 +1,7 @@
 """A step of a study that stands for a run of every value."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,17 +53,17 @@ def test_the_figure_runs_over_the_first_field_with_a_curve_for_the_others(folder
     runs = tuple(sorted(folder.glob("run/score-period*")))
     asked = SweepTable(runs=runs)
     results = asked.run()
-    figure = asked.figures(results)["induction_score"].to_dict()
-    assert [trace["name"] for trace in figure["data"]] == ["seed 0", "seed 1"]
+    drawn_traces: Any = asked.figures(results)["induction_score"].data
+    assert [trace.name for trace in drawn_traces] == ["seed 0", "seed 1"]
     # Error bars of two curves stand a little apart.
-    assert all([round(x) for x in trace["x"]] == [4, 6] for trace in figure["data"])
-    drawn = np.array([list(trace["y"]) for trace in figure["data"]])
+    assert all([round(x) for x in trace.x] == [4, 6] for trace in drawn_traces)
+    drawn = np.array([trace.y for trace in drawn_traces])
     means = results["mean"].sel(variable="induction_score").values.reshape(2, 2)
     np.testing.assert_allclose(drawn, means.T)
     said = asked.findings(results)
     highest = runs[int(results["mean"].sel(variable="induction_score").values.argmax())].name
     period, seed = highest.split("-")[2::2]
-    (told,) = [one for one in said if "induction_score" in one]
+    (told,) = [one for one in said if one.startswith("The mean of induction_score goes")]
     assert f"(with period {period} and seed {seed}) over 4 runs." in told
     assert len(asked.tables(results)["sweep"]) == 4 * results.sizes["variable"]
 

@@ -110,13 +110,14 @@ def findings(results: xr.Dataset) -> list[str]:
 
 
 def _way(results: xr.Dataset) -> str:
-    """Where the answer moves, of the residual stream by position or role; empty for other sites.
+    """Where the answer moves, of the residual stream by position or role; empty for other sites and for estimates.
 
     There the largest effect is at the first layer of what was changed by construction, and no finding.
     """
-    axis = "role" if "role" in results["patched"].dims else "position"
-    if not (results.attrs["site"].startswith("resid") and results.attrs["per"] == "position" and _of_pair(results)):
+    along = results.attrs["site"].startswith("resid") and results.attrs["per"] == "position"
+    if not (along and _of_pair(results)) or results.attrs.get("estimated"):
         return ""
+    axis = "role" if "role" in results["recovered"].dims else "position"
     shares = results["recovered"].mean("prompt").transpose("layer", axis)
     labels = [f"role {name}" for name in shares[axis].values]
     if axis == "position":

@@ -187,9 +187,10 @@ class _Log:
     def __init__(self) -> None:
         self._last = time.monotonic()
 
-    def show(self, stage: Stage | None, label: str, share: float | int, estimate: str) -> None:  # noqa: ARG002
+    def show(self, stage: Stage | None, label: str, share: float | int, estimate: str) -> None:
         now = time.monotonic()
-        if now - self._last >= LINE_SECONDS:
+        # What is done needs no line: what comes next says so.
+        if now - self._last >= LINE_SECONDS and share < 1:
             self._last = now
             name = _named(stage, label)
             print(f"{name}: {estimate}", file=sys.stderr, flush=True)

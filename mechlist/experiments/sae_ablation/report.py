@@ -1,5 +1,6 @@
 """Figures, tables and sentences of changed features, from saved results alone."""
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
@@ -63,7 +64,8 @@ def findings(results: xr.Dataset) -> list[str]:
             f"{_value(part, 'changed_mean_items', CHOSEN)} ({others})."
         )
     for quantity in results["quantity"].values.tolist():
-        out.append(_written(results, quantity))
+        value = float(results["change"].sel(quantity=quantity, set=CHOSEN))
+        out += [_written(results, quantity)] if np.isfinite(value) else []
     cut = [int((~results["ended"].sel(set=name).values.astype(bool)).sum()) for name in (CLEAN, CHOSEN)]
     out.append(
         f"Of {number_of(results.sizes['written'], 'lists')} {cut[0]} were cut off at {results.attrs['max_new_tokens']} "
@@ -75,6 +77,8 @@ def findings(results: xr.Dataset) -> list[str]:
 def claims(results: xr.Dataset) -> list[Claim]:
     """How much longer or shorter lists are when they are written again, beside the largest change of a control."""
     part = results.sel(quantity="items")
+    if not np.isfinite(part["change"].sel(set=CHOSEN)):
+        return []
     number = len(next(iter(results.attrs["sets"][CHOSEN].values())))
     largest = max(_controls(results), key=lambda name: abs(float(part["change"].sel(set=name))))
     return [
