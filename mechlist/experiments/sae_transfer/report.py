@@ -79,7 +79,7 @@ def findings(results: xr.Dataset) -> list[str]:
 
 def claims(results: xr.Dataset) -> list[Claim]:
     """How many SAEs pass."""
-    passes = table(results)["passes"]
+    passes = table(results)["passes"].to_numpy(dtype=bool)
     if len(passes) == 1:
         return [Claim(f"The SAE {'passes' if passes.all() else 'fails'} the check on these lists.", "scores")]
     return [Claim(f"{int(passes.sum())} of {number_of(len(passes), 'SAEs')} pass the check on these lists.", "scores")]
