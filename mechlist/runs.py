@@ -19,11 +19,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import xarray as xr
 import yaml
 
 from mechlist.errors import InputError, MechlistError, told
 from mechlist.options import Output, Settings
-from mechlist.results import write_json, write_text
+from mechlist.results import load_dataset, write_json, write_text
 
 PARTIAL = "partial"
 """Folder of finished batches while a run is under way."""
@@ -285,6 +286,28 @@ def runs_in(folder: Path, *, below: bool = False) -> list[RunDirectory]:
     patterns = ["/".join([*["*"] * depth, "config.yaml"]) for depth in (range(5) if below else (1,))]
     files = [file for pattern in patterns for file in folder.glob(pattern)] if folder.is_dir() else []
     return [RunDirectory(f.parent) for f in sorted(files, key=lambda f: (f.stat().st_mtime, f), reverse=True)]
+
+
+def results_file(path: Path) -> Path:
+    """results.nc of a run that is named by its folder, or by that file."""
+    return path / RESULTS if path.is_dir() else path
+
+
+def results_of(path: Path, experiment: str, parameter: str) -> xr.Dataset:
+    """The numbers of a run of a certain experiment, which a parameter names.
+
+    Raises:
+        InputError: nothing there, or results of another experiment.
+    """
+    file = results_file(path)
+    if not file.is_file():
+        raise InputError(
+            f"{file} does not exist: {parameter} must be the folder or the {RESULTS} of a {experiment} run."
+        )
+    results = load_dataset(file)
+    if results.attrs.get("experiment") != experiment:
+        raise InputError(f"{file} must be results of {experiment}, not of {results.attrs.get('experiment')}.")
+    return results
 
 
 def read_config(path: Path) -> dict[str, Any]:

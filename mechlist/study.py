@@ -214,8 +214,9 @@ def run_study(study: Study, path: Path, output: Output) -> RunDirectory:
     directory = RunDirectory(path)
     directory.check(study.config(), output)
     load = functools.lru_cache(maxsize=1)(load_runner)
-    if any(needs_model(step.job.experiment) for step in study.steps):
-        load(study.settings)
+    first = next((step.job for step in steps.steps if needs_model(step.job.experiment)), None)
+    if first is not None:
+        load(complete(first).settings)
     directory.claim(study.config(), output)
     with directory.session(study.settings.device, steps=[step.name for step in study.steps]):
         for number, step in enumerate(steps.steps, 1):

@@ -80,6 +80,12 @@ def field(label: str, part: Component, hint: str = "") -> html.Label:
     return html.Label([html.Span(label), part, *([html.Small(hint)] if hint else [])], className="field")
 
 
+def chat_box(name: str, *, known: bool) -> dcc.Checklist:
+    """Whether a prompt goes into the chat template; ticked where the tokenizer knows one."""
+    options = [{"label": " in the chat template", "value": "chat"}]
+    return dcc.Checklist(id=name, options=options, value=["chat"] if known else [])
+
+
 def frame_table(frame: pd.DataFrame, caption: str) -> html.Div:
     """A data frame as a table that scrolls."""
     shown = frame.head(_ROWS)

@@ -42,7 +42,9 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, description: str, de
 
 def _optional_flags(kind: Any) -> Iterator[str]:
     """Fields that are yes, no or left open, of a dataclass and of those in it."""
-    for field, hint in ((f, get_type_hints(kind)[f.name]) for f in dataclasses.fields(kind)):
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
             yield from _optional_flags(hint)
         elif set(get_args(hint)) == {bool, type(None)}:

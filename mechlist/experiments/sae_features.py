@@ -3,24 +3,43 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.errors import InputError
-from mechlist.results import load_dataset
+from mechlist.experiment import Option
 from mechlist.runner import Runner
+from mechlist.runs import results_file, results_of
 from mechlist.sae.load import Place, load_sae, places
 from mechlist.sae.sae import Sae, flat
 from mechlist.sae.transfer import cross_entropy, reconstruction, warning
 from mechlist.text import visible
 
 Sign = Literal["positive", "negative", "both"]
+
+
+def _without_run(experiment: Any) -> str:
+    return "without features_from" if experiment.features_from is None else ""
+
+
+FROM_RUN: Mapping[str, Option] = {"strongest": Option(_without_run), "sign": Option(_without_run)}
+"""Options that count where features are those of a sae-attribution run."""
+
+
+def check_one_source(features: Sequence[str], source: Path | None) -> None:
+    """Features are named or taken from a run.
+
+    Raises:
+        InputError: both.
+    """
+    if features and source is not None:
+        raise InputError("features and features_from exclude each other: give one of them.")
 
 
 class Feature(NamedTuple):
@@ -102,23 +121,25 @@ def load_chosen(runner: Runner, chosen: Chosen) -> list[Sae | None]:
     return saes
 
 
-def plain_positions(runner: Runner, data: ListSet) -> Bool[Tensor, "list position"]:
-    """Positions of tokens that are not special and not padding."""
-    special = {*runner.tokenizer.all_special_ids, runner.bos_token_id} - {None}
-    real = torch.arange(data.tokens.shape[1]) < data.lengths[:, None]
-    return real & ~torch.isin(data.tokens, torch.tensor(sorted(special)))
+def special_tokens(runner: Runner) -> list[int]:
+    """BOS and the tokenizer's other special tokens, at which SAEs are not asked unless it is said."""
+    return sorted({*runner.tokenizer.all_special_ids, runner.bos_token_id} - {None})
 
 
-def check_transfer(
-    runner: Runner, saes: Iterable[Sae], data: ListSet, counted: Bool[Tensor, "list position"]
-) -> xr.Dataset:
-    """The check of sae-transfer on the lists at hand, for the warning that figures carry.
+def counted_positions(
+    runner: Runner, tokens: Int[Tensor, "list position"], lengths: Int[Tensor, " list"], *, keep_special: bool = False
+) -> Bool[Tensor, "list position"]:
+    """Positions of tokens and not of padding, without special tokens unless they are kept."""
+    real = torch.arange(tokens.shape[1]) < lengths[:, None]
+    return real if keep_special else real & ~torch.isin(tokens, torch.tensor(special_tokens(runner)))
+
+
+def check_transfer(runner: Runner, saes: Iterable[Sae], data: ListSet) -> xr.Dataset:
+    """The check of sae-transfer on the lists at hand without special tokens, for the warning that figures carry.
 
     `checked_explained_variance(checked)` and `checked_ce_recovered(checked)`.
     """
-    where = torch.arange(counted.shape[1])
-    starts = torch.tensor(data.starts)[:, None]
-    scored = (where[:-1] >= starts) & (where[1:] < data.lengths[:, None])
+    counted, scored = counted_positions(runner, data.tokens, data.lengths), data.scored
     names, made, loss = [], [], []
     for sae in saes:
         names.append(short_name(sae.name))
@@ -167,14 +188,7 @@ def _parsed(name: str, where: Sequence[Place]) -> Feature:
 
 
 def _of_run(source: Path, strongest: int, sign: Sign) -> Chosen:
-    file = source / "results.nc" if source.is_dir() else source
-    if not file.is_file():
-        raise InputError(
-            f"{file} does not exist: features_from must be the folder or the results.nc of a sae-attribution run."
-        )
-    results = load_dataset(file)
-    if results.attrs.get("experiment") != "sae-attribution":
-        raise InputError(f"{file} must be results of sae-attribution, not of {results.attrs.get('experiment')}.")
+    results = results_of(source, "sae-attribution", "features_from")
     where = places([str(name) for name in results["sae"].values])
     topics = results["topic"].values
     total: dict[Feature, float] = {}
@@ -189,5 +203,6 @@ def _of_run(source: Path, strongest: int, sign: Sign) -> Chosen:
     size = turned.get(sign, {feature: abs(value) for feature, value in total.items()})
     order = sorted((feature for feature in size if size[feature] > 0), key=lambda feature: (-size[feature], feature))
     if not order:
+        file = results_file(source)
         raise InputError(f"features_from must hold a feature of the sign asked for, {sign}; {file} has none.")
     return Chosen(places=where, features=tuple(order[:strongest]), strength=by_topic)

@@ -1,7 +1,6 @@
 """Runs of one experiment side by side: what differs between them, and every number that they have in common."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +9,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
-import yaml
 
 from mechlist.errors import InputError
 from mechlist.experiment import Experiment
@@ -18,7 +16,7 @@ from mechlist.figures import interval_lines
 from mechlist.registry import register
 from mechlist.results import load_dataset
 from mechlist.runner import Runner
-from mechlist.runs import RESULTS
+from mechlist.runs import RESULTS, read_config
 from mechlist.text import joined, number
 
 FIGURES, TOLD = 12, 6
@@ -117,13 +115,12 @@ def _config(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the directory holds none.
     """
-    files = path / "config.yaml", path / RESULTS
-    if not all(file.is_file() for file in files):
+    if not all((path / name).is_file() for name in ("config.yaml", RESULTS)):
         raise InputError(f"{path} is no directory of a finished run: it must hold config.yaml and {RESULTS}.")
-    config = yaml.safe_load(files[0].read_text(encoding="utf-8"))
-    if not isinstance(config, Mapping) or "experiment" not in config:
-        raise InputError(f"{files[0]} must be the configuration of one experiment.")
-    return dict(config)
+    config = read_config(path)
+    if "experiment" not in config:
+        raise InputError(f"{path / 'config.yaml'} must be the configuration of one experiment.")
+    return config
 
 
 def _numbers(results: xr.Dataset, name: str) -> bool:

@@ -1,5 +1,6 @@
 """What figures over lists share: ends of intervals, what stands behind a value, items from the last, captions."""
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -7,7 +8,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.figures.panels import tick_step
-from mechlist.text import from_last, number_of
+from mechlist.text import from_last, lists_named, number_of
 
 OVER_TOPICS = "95 % bootstrap intervals over topics"
 OVER_LISTS = "95 % bootstrap intervals over a topic's lists"
@@ -24,6 +25,27 @@ class Ends(TypedDict):
 def ends(results: xr.Dataset, name: str, **renamed: str) -> Ends:
     """Both ends of the intervals of a variable, with its dimensions renamed."""
     return Ends(low=results[f"{name}_low"].rename(renamed), high=results[f"{name}_high"].rename(renamed))
+
+
+def beside_truth(results: xr.Dataset, name: str, truth: str, *, also: Sequence[str] = ()) -> xr.Dataset:
+    """`name` with its ends, by adjective, each beside what is known to be true where something is; along `series`.
+
+    Args:
+        results: with the dimension `adjective`.
+        name: of a variable that has `_low` and `_high` beside it.
+        truth: of the variable that holds what is true, NaN where that is not known.
+        also: other variables, which both have.
+    """
+    parts, names = [], []
+    for adjective in results["adjective"].values.tolist():
+        one = results.sel(adjective=adjective, drop=True)
+        parts.append(one[[name, f"{name}_low", f"{name}_high", *also]])
+        names.append(lists_named(adjective))
+        if np.isfinite(one[truth]).any():
+            unknown = one[truth] * np.nan
+            parts.append(parts[-1].assign({name: one[truth], f"{name}_low": unknown, f"{name}_high": unknown}))
+            names.append(f"{names[-1]}, known truth")
+    return xr.concat(parts, dim="series").assign_coords(series=names)
 
 
 def counted(counts: xr.DataArray, unit: str) -> xr.DataArray:

@@ -50,9 +50,8 @@ def evaluate(runner: Runner, folder: Path, dead: Sequence[float]) -> list[dict[s
         for name, lists in data.items():
             where = torch.arange(lists.tokens.shape[1])
             counted: Bool[Tensor, "list position"] = (where > 0) & (where < lists.lengths[:, None])
-            scored = (where[:-1] >= torch.tensor(lists.starts)[:, None]) & (where[1:] < lists.lengths[:, None])
             made[name] = reconstruction(runner, sae, lists.rows, counted)
-            lost[name] = cross_entropy(runner, sae, lists.rows, counted, scored).recovered
+            lost[name] = cross_entropy(runner, sae, lists.rows, counted, lists.scored).recovered
         out.append(
             {
                 "hook": sae.hook,

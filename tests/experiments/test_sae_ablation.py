@@ -20,7 +20,7 @@ from mechlist.experiments.sae_features import Chosen, Feature, choose_features
 from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
 from mechlist.sae.load import load_sae, places
-from tests.sae.saes_for_tests import write_lens
+from tests.sae.saes_for_tests import write_two
 
 pytest.importorskip("sae_lens")
 FEW: dict[str, Any] = {
@@ -40,11 +40,7 @@ def runner() -> Runner:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    own = tmp_path_factory.mktemp("saes")
-    for layer in (2, 4):
-        hook = f"blocks.{layer}.hook_resid_post"
-        write_lens(own / f"layer_{layer}", 256, 512, hook, kind="topk", k=16, seed=layer, model="list-tiny")
-    return own
+    return write_two(tmp_path_factory.mktemp("saes"), k=16)
 
 
 @pytest.fixture(scope="module")

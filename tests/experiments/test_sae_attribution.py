@@ -13,7 +13,7 @@ from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
 from mechlist.sae.attributed import read_attributed
 from mechlist.sae.load import places
-from tests.sae.saes_for_tests import write_lens
+from tests.sae.saes_for_tests import write_two
 
 pytest.importorskip("sae_lens")
 FEW: dict[str, Any] = {"topics": ("Fruits", "Movies"), "lists": 1, "items": 3, "role_items": 1}
@@ -27,11 +27,7 @@ def runner() -> Runner:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two random SAEs."""
-    own = tmp_path_factory.mktemp("saes")
-    for layer in (2, 4):
-        hook = f"blocks.{layer}.hook_resid_post"
-        write_lens(own / f"layer_{layer}", 256, 512, hook, kind="topk", k=8, seed=layer, model="list-tiny")
-    return own
+    return write_two(tmp_path_factory.mktemp("saes"), k=8)
 
 
 @pytest.fixture(scope="module")

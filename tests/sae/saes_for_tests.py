@@ -58,3 +58,11 @@ def write_lens(
             value.copy_(own.get(name, torch.full_like(value, 0.1)))
         sae.save_model(folder)
     return folder
+
+
+def write_two(folder: Path, k: int) -> Path:
+    """Two random TopK SAEs of list-tiny's residual stream, after layers 2 and 4."""
+    for layer in (2, 4):
+        hook = f"blocks.{layer}.hook_resid_post"
+        write_lens(folder / f"layer_{layer}", 256, 512, hook, kind="topk", k=k, seed=layer, model="list-tiny")
+    return folder

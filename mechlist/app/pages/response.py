@@ -12,7 +12,7 @@ from mechlist.app.desk import Desk
 from mechlist.app.documents import Opened
 from mechlist.app.opening import asked, opened, opener, register_opener
 from mechlist.app.response import GoOn, Path, Step, cannot_go_on, likeliest_leaf, record_of, routes, same
-from mechlist.app.widgets import answering, aria, clicked, field, require_click, trigger
+from mechlist.app.widgets import answering, aria, chat_box, clicked, field, require_click, trigger
 from mechlist.decode.records import Record, RecordedToken
 from mechlist.decode.tree import Tree
 from mechlist.figures.token_text import confidence_colour
@@ -74,11 +74,7 @@ def _form(desk: Desk) -> Component:
             field("Prompt", dcc.Textarea(id="response-prompt", value="Write a short list of fruits.", rows=3)),
             html.Div(
                 [
-                    dcc.Checklist(
-                        id="response-chat",
-                        options=[{"label": " in the chat template", "value": "chat"}],
-                        value=["chat"] if desk.live.has_chat else [],
-                    ),
+                    chat_box("response-chat", known=desk.live.has_chat),
                     field("New tokens", dcc.Input(id="response-most", type="number", value=40, min=1, step=1)),
                     html.Button("Write", id="response-write"),
                 ],

@@ -13,7 +13,7 @@ from mechlist.app.pages.response import Shown
 from mechlist.app.response import Path, likeliest_leaf, record_of
 from mechlist.app.tree_elements import STYLE, tree_elements
 from mechlist.app.tree_view import MOST_CHILDREN, TreeSheet, TreeView, matches, next_match, way_to
-from mechlist.app.widgets import answering, aria, clicked, field, require_click, trigger
+from mechlist.app.widgets import answering, aria, chat_box, clicked, field, require_click, trigger
 from mechlist.decode.tree import Tree, TreeConfig
 from mechlist.errors import InputError
 from mechlist.text import number_of, shortened, visible
@@ -73,11 +73,7 @@ def _form(desk: Desk) -> Component:
             field("Prompt", dcc.Textarea(id="tree-prompt", value="Write a short list of fruits.", rows=3)),
             html.Div(
                 [
-                    dcc.Checklist(
-                        id="tree-chat",
-                        options=[{"label": " in the chat template", "value": "chat"}],
-                        value=["chat"] if desk.live.has_chat else [],
-                    ),
+                    chat_box("tree-chat", known=desk.live.has_chat),
                     field("Branch above", dcc.Input(id="tree-low", type="number", value=0.1, min=0, max=1, step="any")),
                     field("up to", dcc.Input(id="tree-high", type="number", value=0.5, min=0, max=1, step="any")),
                     field("Nodes", dcc.Input(id="tree-most", type="number", value=300, min=1, step=1)),

@@ -76,6 +76,12 @@ class ListSet:
         return torch.tensor([len(row) for row in self.rows])
 
     @property
+    def scored(self) -> Bool[Tensor, "list next"]:
+        """Of each position but the last whether the token behind it is the list's own, and not padding."""
+        where = torch.arange(int(self.lengths.max()))
+        return (where[:-1] >= torch.tensor(self.starts)[:, None]) & (where[1:] < self.lengths[:, None])
+
+    @property
     def special(self) -> ListTokens:
         """The special tokens of all lists.
 

@@ -23,11 +23,13 @@ from mechlist.experiments.feature_traces.traces import (
 )
 from mechlist.experiments.list_experiment import MadeListExperiment
 from mechlist.experiments.sae_features import (
+    FROM_RUN,
     Sign,
+    check_one_source,
     check_transfer,
     choose_features,
+    counted_positions,
     load_chosen,
-    plain_positions,
 )
 from mechlist.registry import register
 from mechlist.runner import Runner
@@ -42,10 +44,7 @@ from mechlist.text import visible
 class FeatureTraces(MadeListExperiment):
     """Read chosen SAE features along every list: where they are active, on which topics, and what they write."""
 
-    options: ClassVar[Mapping[str, Option]] = {
-        "strongest": Option(lambda experiment: "without features_from" if experiment.features_from is None else ""),
-        "sign": Option(lambda experiment: "without features_from" if experiment.features_from is None else ""),
-    }
+    options: ClassVar[Mapping[str, Option]] = FROM_RUN
 
     saes: tuple[str, ...] = ()
     """SAEs that features are named of: directories, DIR@HOOK or RELEASE:ID; by default the built-in ones of the model.
@@ -76,8 +75,7 @@ class FeatureTraces(MadeListExperiment):
         for name in ("strongest", "contexts", "tokens", "role_items"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if self.features and self.features_from is not None:
-            raise InputError("features and features_from exclude each other: give one of them.")
+        check_one_source(self.features, self.features_from)
         self.check_options()
 
     def run(self, runner: Runner) -> xr.Dataset:
@@ -90,7 +88,7 @@ class FeatureTraces(MadeListExperiment):
         saes = load_chosen(runner, chosen)
         data = self.data(runner).select(self.adjective)
         twin = data.swapped()
-        counted = plain_positions(runner, data).numpy()
+        counted = counted_positions(runner, data.tokens, data.lengths).numpy()
         own, other = (activations(runner, saes, chosen, lists.rows) for lists in (data, twin))
         peaks = largest(own, counted)
         require_active(chosen, peaks)
@@ -111,7 +109,7 @@ class FeatureTraces(MadeListExperiment):
             by_role(own, counted, data, self.count_from, self.role_items),
             contexts(runner, own, counted, data, self.contexts),
             tokens_written(runner, saes, chosen, self.tokens),
-            check_transfer(runner, [sae for sae in saes if sae is not None], data, plain_positions(runner, data)),
+            check_transfer(runner, [sae for sae in saes if sae is not None], data),
         ]
         coords = {
             "feature": [chosen.label(feature) for feature in chosen.features],

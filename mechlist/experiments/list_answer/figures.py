@@ -8,7 +8,7 @@ from mechlist import figures as draw
 from mechlist.experiments.list_answer.effects import FACTORS, LABELS
 from mechlist.experiments.list_answer.gathering import ENDS
 from mechlist.experiments.list_answer.sentences import margin_of
-from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, counted, ends
+from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, beside_truth, counted, ends
 from mechlist.metrics.by_topic import enough
 from mechlist.text import lists_named, with_ends
 
@@ -45,17 +45,7 @@ def _ending(results: xr.Dataset) -> go.Figure:
 
 
 def _factors(results: xr.Dataset) -> go.Figure:
-    parts, names = [], []
-    for adjective in results["adjective"].values.tolist():
-        one = results.sel(adjective=adjective, drop=True)
-        parts.append(one[[f"coefficient{end}" for end in ENDS]])
-        names.append(lists_named(adjective))
-        if np.isfinite(one["truth"]).any():
-            parts.append(
-                xr.Dataset({f"coefficient{end}": one["truth"] if not end else one["truth"] * np.nan for end in ENDS})
-            )
-            names.append(f"{lists_named(adjective)}, known truth")
-    shown = xr.concat(parts, dim="series").assign_coords(series=names).rename(term="x")
+    shown = beside_truth(results, "coefficient", "truth").rename(term="x")
     shown = shown.assign_coords(x=[LABELS.get(term, term) for term in shown["x"].values.tolist()])
     margin = margin_of(results)
     return draw.interval_bars(

@@ -11,7 +11,7 @@ from mechlist.errors import InputError
 from mechlist.metrics.by_topic import ratio_variables
 from mechlist.metrics.statistics import bootstrap_interval
 from mechlist.results import load_dataset
-from mechlist.runs import RESULTS
+from mechlist.runs import results_file
 
 ENDS = ("", "_low", "_high")
 FILLERS = ("without filler", "with filler")
@@ -26,7 +26,7 @@ def read(path: Path, field: str, needed: Sequence[str]) -> xr.Dataset:
     Raises:
         InputError: there are none, or they lack what is needed.
     """
-    file = path / RESULTS if path.is_dir() else path
+    file = results_file(path)
     if not file.is_file():
         raise InputError(f"{field} must name a run's folder or its results.nc, and {path} is none.")
     results = load_dataset(file)

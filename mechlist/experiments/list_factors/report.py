@@ -9,7 +9,7 @@ from mechlist import figures as draw
 from mechlist.experiment import Claim
 from mechlist.experiments.list_factors.regression import TERMS
 from mechlist.experiments.list_factors.statistics import AGAIN, ALL_EARLIER, BEYOND, ENDS, MANY, ONE, WITHIN
-from mechlist.figures.notes import OVER_TOPICS, counted, ends
+from mechlist.figures.notes import OVER_TOPICS, beside_truth, counted, ends
 from mechlist.metrics.margin import verdict
 from mechlist.text import joined, lists_named, number_of, with_interval
 
@@ -219,16 +219,7 @@ def _value(part: xr.Dataset, name: str) -> str:
 
 
 def _coefficients(results: xr.Dataset) -> go.Figure:
-    parts, names = [], []
-    for adjective in results["adjective"].values.tolist():
-        one = results.sel(adjective=adjective, drop=True)
-        parts.append(one[[f"coefficient{end}" for end in ENDS]])
-        names.append(lists_named(adjective))
-        if np.isfinite(one["truth"]).any():
-            true = one["truth"]
-            parts.append(xr.Dataset({f"coefficient{end}": true if not end else true * np.nan for end in ENDS}))
-            names.append(f"{lists_named(adjective)}, known truth")
-    shown = xr.concat(parts, dim="series").assign_coords(series=names).rename(term="x")
+    shown = beside_truth(results, "coefficient", "truth").rename(term="x")
     shown = shown.assign_coords(x=[NAMES[term] for term in shown["x"].values.tolist()])
     return draw.interval_bars(
         shown["coefficient"],
@@ -242,20 +233,8 @@ def _coefficients(results: xr.Dataset) -> go.Figure:
 
 
 def _curve(results: xr.Dataset, filler: str) -> go.Figure:
-    parts, names, counts = [], [], []
     chosen = results.sel(last_filler=filler, drop=True)
-    for adjective in results["adjective"].values.tolist():
-        one = chosen.sel(adjective=adjective, drop=True)
-        parts.append(one[[f"A{end}" for end in ENDS]])
-        names.append(lists_named(adjective))
-        counts.append(one["A_topics"])
-        if np.isfinite(one["A_truth"]).any():
-            true = one["A_truth"]
-            parts.append(xr.Dataset({f"A{end}": true if not end else true * np.nan for end in ENDS}))
-            names.append(f"{lists_named(adjective)}, known truth")
-            counts.append(one["A_topics"])
-    shown = xr.concat(parts, dim="series").assign_coords(series=names).rename(items="x")
-    note = counted(xr.concat(counts, dim="series").assign_coords(series=names).rename(items="x"), "topics")
+    shown = beside_truth(chosen, "A", "A_truth", also=["A_topics"]).rename(items="x")
     return draw.interval_lines(
         shown["A"],
         **ends(shown, "A"),
@@ -264,7 +243,7 @@ def _curve(results: xr.Dataset, filler: str) -> go.Figure:
         f"{OVER_TOPICS}.",
         x_title="items of the list",
         y_title="A: end of turn - hyphen (logits)",
-        note=note,
+        note=counted(shown["A_topics"], "topics"),
     )
 
 

@@ -17,10 +17,10 @@ from mechlist.experiments.effects import strongest_heads
 from mechlist.experiments.list_experiment import sample_lists
 from mechlist.experiments.list_predictions import Predictions, predict
 from mechlist.patching.ablation import matched_random_heads
-from mechlist.results import load_dataset
 from mechlist.runner import Intervention, Runner, replace
 from mechlist.runner.batch import Batch
 from mechlist.runner.interventions import Rows
+from mechlist.runs import results_of
 from mechlist.types import Head
 
 CLEAN, CHOSEN = "clean", "heads"
@@ -38,13 +38,7 @@ def heads_from(files: Sequence[Path], count: int) -> tuple[Head, ...]:
 
 
 def _strongest(file: Path, count: int) -> list[Head]:
-    file = file / "results.nc" if file.is_dir() else file
-    if not file.is_file():
-        raise InputError(f"{file} does not exist: heads_from must be the folder or the results.nc of a list-heads run.")
-    results = load_dataset(file)
-    if results.attrs.get("experiment") != "list-heads":
-        raise InputError(f"{file} must be results of list-heads, not of {results.attrs.get('experiment')}.")
-    return strongest_heads(results, count)
+    return strongest_heads(results_of(file, "list-heads", "heads_from"), count)
 
 
 def check_heads(runner: Runner, heads: Sequence[Head]) -> None:

@@ -72,17 +72,13 @@ def shares(
     """
     topics = exact["topic"].values
     values = exact.values.reshape(len(exact), -1)
-    drawn = resampled_ratios(
-        np.nan_to_num(values), np.ones_like(values), topics, resamples=RESAMPLES, generator=np.random.default_rng(SEED)
-    )
     gaps = np.repeat(gap[:, None], values.shape[1], axis=1)
-    # The same resamples: both are drawn from one seed.
-    whole = resampled_ratios(
-        gaps, np.ones_like(values), topics, resamples=RESAMPLES, generator=np.random.default_rng(SEED)
+    drawn = resampled_ratios(
+        np.nan_to_num(values), gaps, topics, resamples=RESAMPLES, generator=np.random.default_rng(SEED)
     )
     there = np.isfinite(values).all(axis=0)
     known = there & (clusters_of(np.ones_like(values), topics) > 1)
-    low, high = quantiles(drawn / whole, known, LEVEL)
+    low, high = quantiles(drawn, known, LEVEL)
     chosen = np.stack([_top(np.where(there, one, 0.0), count) for one in drawn]).mean(axis=0)
     cells = exact.isel(list=0, drop=True)
     out = {

@@ -21,18 +21,20 @@ from mechlist.experiments.list_curves import curves_by_set
 from mechlist.experiments.list_experiment import SampledListExperiment, sample_lists
 from mechlist.experiments.list_predictions import Predictions, predict
 from mechlist.experiments.sae_ablation import report as output
-from mechlist.experiments.sae_ablation.positions import AT, Where
+from mechlist.experiments.sae_ablation.positions import Where, check_roles
 from mechlist.experiments.sae_ablation.sets import CHOSEN, CLEAN, SPLICE, FeatureSet, Seen, active_only, feature_sets
 from mechlist.experiments.sae_ablation.written import compared, measured
 from mechlist.experiments.sae_features import (
+    FROM_RUN,
     Chosen,
     Feature,
     Sign,
     activation_by_topic,
+    check_one_source,
     check_transfer,
     choose_features,
     load_chosen,
-    plain_positions,
+    special_tokens,
 )
 from mechlist.registry import register
 from mechlist.runner import Intervention, Runner
@@ -53,8 +55,7 @@ class SaeAblation(SampledListExperiment):
     """
 
     options: ClassVar[Mapping[str, Option]] = {
-        "strongest": Option(lambda experiment: "without features_from" if experiment.features_from is None else ""),
-        "sign": Option(lambda experiment: "without features_from" if experiment.features_from is None else ""),
+        **FROM_RUN,
         "factor": Option(
             lambda experiment: "" if experiment.change in ("scale", "steer") else "unless change is scale or steer"
         ),
@@ -93,11 +94,8 @@ class SaeAblation(SampledListExperiment):
         super().__post_init__()
         if self.controls < 1 or self.strongest < 1:
             raise InputError(f"controls and strongest must be at least 1, not {self.controls} and {self.strongest}.")
-        if self.features and self.features_from is not None:
-            raise InputError("features and features_from exclude each other: give one of them.")
-        wrong = next((role for role in self.at if role not in AT), None)
-        if wrong is not None:
-            raise InputError(f"at must be of {', '.join(AT)}, not {wrong!r}.")
+        check_one_source(self.features, self.features_from)
+        check_roles(self.at)
         if self.factor == 1 and self.change == "scale":
             raise InputError("factor must not be 1 where change is scale: nothing would change.")
         self.check_options()
@@ -130,7 +128,7 @@ class SaeAblation(SampledListExperiment):
             [
                 curves_by_set(runner, lists, read, self.resamples, "features"),
                 self._written(runner, work, lists, sets),
-                check_transfer(runner, list(saes.values()), lists, plain_positions(runner, lists)),
+                check_transfer(runner, list(saes.values()), lists),
             ],
             join="outer",
             compat="equals",
@@ -154,9 +152,12 @@ class SaeAblation(SampledListExperiment):
         return output.claims(results)
 
     def _where(self, runner: Runner, lists: ListSet) -> Where:
-        never = sorted({*runner.tokenizer.all_special_ids, runner.bos_token_id} - {None})
         return Where(
-            prompts=lists.each_prompt, special=lists.special, never=never, at=self.at, written=self.while_writing
+            prompts=lists.each_prompt,
+            special=lists.special,
+            never=special_tokens(runner),
+            at=self.at,
+            written=self.while_writing,
         )
 
     def _written(self, runner: Runner, work: "_Work", lists: ListSet, sets: Mapping[str, FeatureSet]) -> xr.Dataset:

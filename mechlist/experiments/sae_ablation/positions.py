@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Int
@@ -17,6 +18,17 @@ OF_PROMPT = ("adjective", "topic", "prompt", "header", "hyphen")
 OF_LIST = ("hyphen", "item", "filler", "line_break")
 AT = tuple(dict.fromkeys(OF_PROMPT + OF_LIST))
 """Roles that are known while a list is written, where nobody knows yet whether a token is an item's last."""
+
+
+def check_roles(at: Sequence[str]) -> None:
+    """Whether features can be changed at tokens with these roles.
+
+    Raises:
+        InputError: they cannot.
+    """
+    wrong = next((role for role in at if role not in AT), None)
+    if wrong is not None:
+        raise InputError(f"at must be of {', '.join(AT)}, not {wrong!r}.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,9 +47,7 @@ class Where:
     """Whether tokens behind the prompt count."""
 
     def __post_init__(self) -> None:
-        wrong = next((role for role in self.at if role not in AT), None)
-        if wrong is not None:
-            raise InputError(f"at must be of {', '.join(AT)}, not {wrong!r}.")
+        check_roles(self.at)
 
     @property
     def name(self) -> str:
@@ -47,10 +57,10 @@ class Where:
     def __call__(self, tokens: Int[Tensor, "row token"], first: int, last: int) -> Bool[Tensor, "row token"]:
         """Of tokens from position `first` on, in texts whose prompts end at position `last`."""
         found = self._of_list(tokens.cpu())
-        of_prompt = max(0, min(last + 1 - first, tokens.shape[1]))
-        for row in range(len(tokens) if of_prompt else 0):
-            prompt = self._of_prompt[tuple(tokens[row, : last + 1].tolist())] if first == 0 else found[row]
-            found[row, :of_prompt] = prompt[:of_prompt]
+        if first == 0:
+            of_prompt = min(last + 1, tokens.shape[1])
+            for row, own in enumerate(tokens[:, : last + 1].tolist()):
+                found[row, :of_prompt] = self._of_prompt[tuple(own)][:of_prompt]
         return found
 
     def along(self, lists: ListSet) -> Bool[Tensor, "list position"]:
@@ -62,7 +72,7 @@ class Where:
             found[row, length:] = False
         return found
 
-    @property
+    @cached_property
     def _of_prompt(self) -> dict[tuple[int, ...], Bool[Tensor, " position"]]:
         out = {}
         for prompt in self.prompts:

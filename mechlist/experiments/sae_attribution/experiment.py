@@ -9,7 +9,6 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 import xarray as xr
-from jaxtyping import Bool
 from torch import Tensor
 
 from mechlist.datasets.lists.role_positions import CountFrom
@@ -20,7 +19,7 @@ from mechlist.experiments.list_pairs import At, ListPairs, list_pairs
 from mechlist.experiments.sae_attribution import report as output
 from mechlist.experiments.sae_attribution.edges import feature_edges, require_order
 from mechlist.experiments.sae_attribution.statistics import with_statistics
-from mechlist.experiments.sae_features import check_transfer, plain_positions
+from mechlist.experiments.sae_features import check_transfer, counted_positions
 from mechlist.metrics.answers import LogitDifference, LogProb
 from mechlist.registry import register
 from mechlist.runner import Runner
@@ -108,7 +107,7 @@ class SaeAttribution(MadeListExperiment):
         if self.edges:
             results = results.merge(feature_edges(runner, where, found, asked, self.edges))
         lists = data.select(self.adjective)
-        checked = check_transfer(runner, stream_saes(runner, where), lists, plain_positions(runner, lists))
+        checked = check_transfer(runner, stream_saes(runner, where), lists)
         results = results.merge(checked).assign_attrs(
             of=self.of,
             direction=pairs.direction.name,
@@ -150,7 +149,7 @@ class SaeAttribution(MadeListExperiment):
         return Asked(
             question=self._question(pairs, own),
             minus=self._question(pairs, other) if self.contrast else None,
-            counted=_counted(runner, pairs, own, keep_special=self.keep_special),
+            counted=counted_positions(runner, own, pairs.lengths, keep_special=self.keep_special),
             names=[f"list {i} ({visible(topic)})" for i, topic in enumerate(pairs.topic)],
             top=self.top,
             summed=self.summed,
@@ -164,15 +163,6 @@ class SaeAttribution(MadeListExperiment):
             metric = LogitDifference(answer=answer, wrong=wrong, position=where)
             return Question(tokens=tokens, lengths=pairs.lengths, metric=metric)
         return Question(tokens=tokens, lengths=pairs.lengths, metric=LogProb(answer=answer, position=where), sign=-1)
-
-
-def _counted(runner: Runner, pairs: ListPairs, tokens: Tensor, *, keep_special: bool) -> Bool[Tensor, "list position"]:
-    """Positions of tokens and not of padding, without special tokens unless they are kept."""
-    real = torch.arange(tokens.shape[1]) < pairs.lengths[:, None]
-    if keep_special:
-        return real
-    special = {*runner.tokenizer.all_special_ids, runner.bos_token_id} - {None}
-    return real & ~torch.isin(tokens, torch.tensor(sorted(special)))
 
 
 def _dataset(

@@ -12,7 +12,7 @@ import xarray as xr
 from mechlist.errors import InputError
 from mechlist.experiments.list_experiment import MadeListExperiment
 from mechlist.experiments.list_pairs import At, ListPairs, list_pairs
-from mechlist.experiments.sae_features import check_transfer, plain_positions, short_name
+from mechlist.experiments.sae_features import check_transfer, counted_positions, short_name
 from mechlist.experiments.sae_layers import report as output
 from mechlist.experiments.sae_layers.scores import (
     EXPLAINED,
@@ -85,7 +85,7 @@ class SaeLayers(MadeListExperiment):
         }
         change = effects(runner, where, found, question, asked.counted)
         lists = data.select(self.adjective)
-        checked = check_transfer(runner, stream_saes(runner, where), lists, plain_positions(runner, lists))
+        checked = check_transfer(runner, stream_saes(runner, where), lists)
         results = xr.Dataset(
             {
                 "score": (("heuristic", "sae"), np.stack(list(scores.values()))),
@@ -127,9 +127,7 @@ class SaeLayers(MadeListExperiment):
             answer=[pairs.direction.answer], wrong=[pairs.direction.wrong], position=(pairs.lengths - 1).tolist()
         )
         question = Question(tokens=tokens, lengths=pairs.lengths, metric=metric)
-        special = sorted({*runner.tokenizer.all_special_ids, runner.bos_token_id} - {None})
-        real = torch.arange(tokens.shape[1]) < pairs.lengths[:, None]
-        counted = real & ~torch.isin(tokens, torch.tensor(special))
+        counted = counted_positions(runner, tokens, pairs.lengths)
         names = [f"list {i}" for i in range(len(tokens))]
         return question, Asked(question=question, counted=counted, names=names, top=self.top, summed=True)
 

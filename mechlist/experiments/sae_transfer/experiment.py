@@ -14,6 +14,7 @@ from mechlist.datasets.lists.list_set import ListSet
 from mechlist.experiment import Claim
 from mechlist.experiments.list_experiment import MadeListExperiment
 from mechlist.experiments.list_pairs import At
+from mechlist.experiments.sae_features import counted_positions
 from mechlist.experiments.sae_transfer import report as output
 from mechlist.metrics.answers import LogitDifference
 from mechlist.registry import register
@@ -88,16 +89,8 @@ class SaeTransfer(MadeListExperiment):
 
     def _positions(self, runner: Runner, data: ListSet) -> tuple[Tensor, Tensor]:
         """Where SAEs are spliced in, and which next tokens are scored: those of the lists themselves."""
-        lengths = torch.tensor([len(row) for row in data.rows])
-        where = torch.arange(int(lengths.max()))
-        counted = where < lengths[:, None]
-        if not self.keep_special:
-            special = {*runner.tokenizer.all_special_ids, runner.bos_token_id} - {None}
-            tokens = torch.nn.utils.rnn.pad_sequence(list(data.rows), batch_first=True)
-            counted &= ~torch.isin(tokens, torch.tensor(sorted(special)))
-        starts = torch.tensor(data.starts)
-        scored = (where[:-1] >= starts[:, None]) & (where[1:] < lengths[:, None])
-        return counted, scored
+        counted = counted_positions(runner, data.tokens, data.lengths, keep_special=self.keep_special)
+        return counted, data.scored
 
 
 class _Metric:
