@@ -174,13 +174,18 @@ def sample_lists(
     sampling: Sampling,
     samples: int,
     max_new_tokens: int,
+    begun: Sequence[Sequence[int]] | None = None,
     edit: Edit | None = None,
     label: str = "Writing lists",
 ) -> ListSet:
-    """Lists that the model writes, `samples` for each prompt; with the same random numbers whatever `edit` says."""
+    """Lists that the model writes, `samples` for each prompt; with the same random numbers whatever `edit` says.
+
+    With `begun`, a part of a list for each prompt, it is from there that they are written.
+    """
+    there = [()] * len(prompts) if begun is None else [tuple(part) for part in begun]
     written = generate(
         runner,
-        [prompt.tokens for prompt in prompts],
+        [(*prompt.tokens, *part) for prompt, part in zip(prompts, there, strict=True)],
         max_new_tokens=max_new_tokens,
         samples=samples,
         sampling=sampling,
@@ -198,7 +203,11 @@ def sample_lists(
     )
     return list_set(
         [prompt for prompt in prompts for _ in range(samples)],
-        [completion.tokens for of_prompt in written for completion in of_prompt],
+        [
+            (*part, *completion.tokens)
+            for part, of_prompt in zip(there, written, strict=True)
+            for completion in of_prompt
+        ],
         provenance,
         adjective_tokens=adjective_tokens(prompts, runner.tokenizer),
     )

@@ -1,4 +1,4 @@
-"""How far long work is: a bar with an estimate on a terminal and in a notebook, a line every ten seconds elsewhere."""
+"""How far long work is: a bar with an estimate on a terminal and in a notebook; elsewhere a line every ten seconds."""
 
 import sys
 import time
@@ -40,8 +40,11 @@ _BATCH: ContextVar["tuple[Bar, int] | None"] = ContextVar("batch", default=None)
 
 @contextmanager
 def stage(name: str, number: int, total: int) -> Iterator[None]:
-    """Inside, what is shown says that it is of step `number` (from 1) of `total`."""
-    token = _STAGE.set(Stage(name, number, total))
+    """Inside, what is shown says that it is of step `number` (from 1) of `total`; a log gets a line at its start."""
+    entered = Stage(name, number, total)
+    if isinstance(_view(), _Log):
+        print(entered, file=sys.stderr, flush=True)
+    token = _STAGE.set(entered)
     try:
         yield
     finally:

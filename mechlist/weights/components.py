@@ -39,6 +39,8 @@ class Basis:
     complete: bool = True
     """Whether coefficients times directions give the state back; else what is missing, such as the error of a sparse
     autoencoder, is a remainder that is always kept."""
+    number: int | None = None
+    """Of directions, where `directions` holds only those that some state has a coefficient for; None for all of it."""
 
     def remainder(
         self, states: Float[Tensor, "prompt d_model"], coefficients: Float[Tensor, "prompt direction"]

@@ -1,6 +1,8 @@
 import errno
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -251,3 +253,9 @@ def test_a_relative_model_directory_is_recorded_in_full(capsys, monkeypatch, tmp
     flags = ["--model", f"./{directory.name}", "--batch", "2", "--period", "5", "--out", str(tmp_path / "o")]
     assert main(["run", "induction", *flags]) == 0
     assert Path(read_yaml(tmp_path / "o" / "config.yaml")["model"]) == directory.resolve()
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "mechlist", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: mechlist")

@@ -18,8 +18,10 @@ from mechlist.experiments.jacobian_lens.experiment import JacobianLensExperiment
 from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
 from mechlist.runner.raw import raw_runner
+from mechlist.sae.load import load_sae, places
 from mechlist.weights.components import cumulative_curves
 from tests.experiments.plain_for_tests import PROMPTS, changed, load, own_logits, reading
+from tests.sae.saes_for_tests import write_lens
 
 LLAMA, GEMMA, PHI = "LlamaConfig", "Gemma2Config", "PhiConfig"
 SIZES: dict[str, Any] = {"num_hidden_layers": 2, "head_dim": 16, "num_key_value_heads": 2, "sliding_window": 8}
@@ -118,6 +120,46 @@ def test_a_basis_of_lens_directions(runner: Runner, tmp_path: Path):
     np.testing.assert_allclose(found["probability"].sel(basis=name).isel(kept=-1), found["own_probability"], rtol=1e-4)
     with pytest.raises(InputError, match=r"lens_stage must be one of the lens's stages \[0, 1, 2\], not 3"):
         ComponentsNeeded(prompt=PROMPTS, lens=tmp_path / "results.nc", lens_stage=3).run(runner)
+
+
+@pytest.mark.parametrize("kind", [LLAMA, PHI])
+def test_features_of_an_sae_are_kept_in_the_stream_before_a_frozen_norm(
+    directories: dict[str, Path], kind: str, tmp_path: Path
+):
+    runner = load(directories[kind])
+    hook = f"blocks.{runner.shape.n_layers - 1}.hook_resid_post"
+    sae = str(write_lens(tmp_path / "sae", 32, 96, hook, kind="topk", k=8))
+    results = ComponentsNeeded(prompt=PROMPTS, sae=sae).run(runner)
+    name = f"SAE features, {sae}"
+    assert results["basis"].values.tolist()[-1] == name
+    assert results["kept"].values[-1] == 32
+    assert int(results["directions"].sel(basis=name)) == 96
+    model = raw_runner(runner).model
+    loaded = load_sae(places([sae])[0])
+    for prompt, text in enumerate(PROMPTS[:2]):
+        with torch.no_grad():
+            _, cache = model.run_with_cache(torch.tensor([runner.to_tokens(text)]))
+        x, answer = cache[hook][0, -1], int(results["answer"][prompt])
+        centre = kind == PHI
+        feature = loaded.encode(x)
+        seen = (loaded.decoder - centre * loaded.decoder.mean(1, keepdim=True)) * model.ln_final.w
+        largest = (feature.abs() * seen.norm(dim=1)).argsort(descending=True)
+        for kept in (0, 1, 5, 8):
+            left = feature.clone()
+            left[largest[:kept]] = 0
+            stream = x - left @ loaded.decoder
+            stream = (stream - centre * stream.mean()) / cache["ln_final.hook_scale"][0, -1]
+            logits = (stream * model.ln_final.w + (model.ln_final.b if centre else 0)) @ model.W_U + model.b_U
+            found = results["none_kept"] if kept == 0 else results["probability"].sel(kept=kept)
+            assert float(found.sel(prompt=prompt, basis=name)) == pytest.approx(
+                float(logits.detach().softmax(-1)[answer]), 1e-4
+            )
+    expected = (results["last_crossing"].sel(basis=name) / 32).mean()
+    np.testing.assert_allclose(results["needed"].sel(crossing="last_crossing", basis=name), expected)
+    assert "leave out the SAE's error and bias" in ComponentsNeeded(prompt=PROMPTS, sae=sae).findings(results)[-1]
+    other = str(write_lens(tmp_path / "other", 32, 96, "blocks.0.hook_resid_post", kind="topk", k=8))
+    with pytest.raises(InputError, match=r"sae must be one of the residual stream after the last layer.*resid_post;"):
+        ComponentsNeeded(prompt=PROMPTS, sae=other).run(runner)
 
 
 def test_figures_tables_and_findings(results: xr.Dataset):

@@ -12,7 +12,7 @@ import xarray as xr
 from mechlist.errors import InputError, MechlistError
 from mechlist.experiments.list_predictions import Predictions
 from mechlist.experiments.sae_ablation.experiment import SaeAblation, _require_change
-from mechlist.experiments.sae_ablation.positions import Where
+from mechlist.experiments.sae_ablation.positions import Start, Where, before_last_item
 from mechlist.experiments.sae_ablation.sets import Seen, active_only, feature_sets
 from mechlist.experiments.sae_ablation.written import shannon
 from mechlist.experiments.sae_attribution.experiment import SaeAttribution
@@ -131,9 +131,10 @@ def test_positions(runner: Runner):
     lists = SaeAblation(**FEW).data(runner)
     never = runner.tokenizer.all_special_ids
     prompts, special = lists.each_prompt, lists.special
+    starts = [Start(prompt) for prompt in lists.prompts]
     for at, written in (((), True), (("adjective", "hyphen", "filler"), True), ((), False)):
-        where = Where(prompts=prompts, special=special, never=never, at=at, written=written)
-        along = where.along(lists)
+        where = Where(starts=starts, special=special, never=never, at=at, written=written)
+        along = where.along(lists, starts)
         for row, (tokens, start) in enumerate(zip(lists.rows, lists.starts, strict=True)):
             last = where(tokens[None, : start + 1], 0, start)[0]
             later = [where(tokens[None, i : i + 1], i, start)[0, 0] for i in range(start + 1, len(tokens))]
@@ -146,6 +147,39 @@ def test_positions(runner: Runner):
                     special.hyphen,
                     special.blank,
                 }
+
+
+def test_lists_are_cut_before_the_last_token_of_their_last_item(runner: Runner):
+    lists = SaeAttribution(topics=FEW["topics"], lists=1, items=3).data(runner)
+    starts = before_last_item(lists)
+    where = Where(starts=starts, special=lists.special, never=runner.tokenizer.all_special_ids, written=False)
+    along = where.along(lists, starts)
+    for row, (tokens, start) in enumerate(zip(lists.rows, starts, strict=True)):
+        own, text = tokens.tolist(), list(start.tokens)
+        assert own[: len(text)] == text
+        # Behind the last item's last token come its filler, its line break and the end.
+        assert own[len(text) + 1 :] == [lists.special.blank, lists.special.line_break, lists.special.end_of_turn]
+        assert text.count(lists.special.hyphen) >= 3
+        assert not along[row, len(text) :].any()
+        assert along[row, len(start.prompt.tokens) : len(text)].all()
+
+
+def test_lists_written_from_their_last_item_on_keep_what_stands_before(runner: Runner, folder: Path):
+    lists = {"topics": FEW["topics"], "adjectives": ("short",), "samples": 2, "max_new_tokens": 60}
+    asked = SaeAblation(
+        **lists, resamples=20, controls=1, saes=(str(folder),), features=("layer_2:3",), write_from="last-item"
+    )
+    found = asked.run(runner)
+    data = asked.data(runner)
+    given = data.n_items[data.ended]
+    assert found.attrs["write_from"] == "last-item"
+    items = found["value"].sel(quantity="items")
+    assert items.sizes["written"] == 2 * len(given)
+    for name in ("clean", "splice", "features"):
+        assert (items.sel(set=name).values >= np.repeat(given, 2)).all()
+    assert "from before the last token of their last item" in asked.findings(found)[1]
+    with pytest.raises(InputError, match=r"write_from last-item needs lists that ended, and none did"):
+        SaeAblation(**FEW, saes=(str(folder),), features=("layer_2:3",), write_from="last-item").run(runner)
 
 
 def test_controls_are_matched_and_of_the_same_rank(folder: Path, runner: Runner):

@@ -98,6 +98,7 @@ def test_a_log_gets_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch, ca
             bar.advance(2)
     # At 10 and 20 of 25 seconds.
     assert capsys.readouterr().err == (
+        "step 9 of 14 patching\n"
         "step 9 of 14 patching: Patching: 40 %, 0:15 left\nstep 9 of 14 patching: Patching: 80 %, 0:05 left\n"
     )
 

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
 
-from mechlist.experiments.components_needed.bases import NEURONS, ROTATION
+from mechlist.experiments.components_needed.bases import FEATURES, NEURONS, ROTATION
 from mechlist.experiments.plain_prompts import told
 from mechlist.figures import finish, interval_rows, plot_text
 from mechlist.figures.style import SERIES
@@ -83,6 +83,7 @@ def findings(results: xr.Dataset) -> list[str]:
         f"In the model's own dimensions it is first reached at {_share(early, NEURONS)}, and lost again on {lost} of "
         f"{prompts} prompts; with the norm restored it is kept from {_share(restored, NEURONS)} on.",
         *_sparsest(results),
+        *_left_out(results),
     ]
 
 
@@ -123,6 +124,21 @@ def _sparsest(results: xr.Dataset) -> list[str]:
         f"{_named(other)}; it differs from the random rotation by {by}"
         + ("." if np.isnan(p) else f" (corrected p {number(p)}).")
     ]
+
+
+def _left_out(results: xr.Dataset) -> list[str]:
+    """What the error and the bias of an SAE, which are kept throughout, have by themselves."""
+    found = []
+    for basis in results["basis"].values.tolist():
+        if basis.startswith(FEATURES):
+            alone = (results["none_kept"] / results["probability"].isel(kept=-1)).sel(basis=basis).median()
+            found.append(
+                f"The features of {basis.removeprefix(FEATURES)} leave out the SAE's error and bias, which are kept "
+                "throughout (their share is of the stream's width, of which there are fewer dimensions than features): "
+                f"without any feature the answer has a median of {number(float(alone))} times its "
+                "probability."
+            )
+    return found
 
 
 def _named(basis: str) -> str:
@@ -171,5 +187,5 @@ def _needed(results: xr.Dataset) -> go.Figure:
         title=f"Share of the largest components that keep {results.attrs['share']:.0%} of the answer's probability",
         caption=f"Mean over {results.sizes['prompt']} prompts with 95 % bootstrap intervals; first crossing: fewest "
         "that reach it, last: fewest from which on it is never lost.",
-        x_title="share of the basis's directions",
+        x_title="components, as a share of the width of the residual stream",
     )

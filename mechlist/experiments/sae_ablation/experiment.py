@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,14 +14,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mechlist.datasets.lists.list_set import ListSet
-from mechlist.datasets.lists.prompts import ListPrompt
 from mechlist.errors import InputError, MechlistError
 from mechlist.experiment import Claim, Option
 from mechlist.experiments.list_curves import curves_by_set
 from mechlist.experiments.list_experiment import SampledListExperiment, sample_lists
 from mechlist.experiments.list_predictions import Predictions, predict
 from mechlist.experiments.sae_ablation import report as output
-from mechlist.experiments.sae_ablation.positions import Where, check_roles
+from mechlist.experiments.sae_ablation.positions import Start, Where, before_last_item, check_roles
 from mechlist.experiments.sae_ablation.sets import CHOSEN, CLEAN, SPLICE, FeatureSet, Seen, active_only, feature_sets
 from mechlist.experiments.sae_ablation.written import compared, measured
 from mechlist.experiments.sae_features import (
@@ -87,6 +86,9 @@ class SaeAblation(SampledListExperiment):
     line_break; by default all tokens that are not special."""
     while_writing: bool = True
     """Change features at tokens that are written too, and not in the prompt alone."""
+    write_from: Literal["prompt", "last-item"] = "prompt"
+    """Where lists are written again from: their prompt; or, as in the original study, where they stand before the last
+    token of their last item."""
     controls: int = 3
     """Sets of random features, to compare with."""
 
@@ -113,9 +115,10 @@ class SaeAblation(SampledListExperiment):
         )
         runner = raw_activations(runner, hooks_of(runner, chosen.places))
         saes = {i: sae for i, sae in enumerate(load_chosen(runner, chosen)) if sae is not None}
-        lists = self.data(runner)
-        where = self._where(runner, lists)
-        counted = where.along(lists)
+        lists = self._lists(runner)
+        starts, of_lists = self._starts(lists)
+        where = self._where(runner, lists, starts)
+        counted = where.along(lists, of_lists)
         seen = {i: Seen(*activation_by_topic(runner, sae, lists, counted)) for i, sae in saes.items()}
         asked, chosen = chosen.features, active_only(chosen, seen)
         topics = np.unique(lists.clusters).tolist()
@@ -127,7 +130,7 @@ class SaeAblation(SampledListExperiment):
         results = xr.merge(
             [
                 curves_by_set(runner, lists, read, self.resamples, "features"),
-                self._written(runner, work, lists, sets),
+                self._written(runner, work, lists, starts, sets),
                 check_transfer(runner, list(saes.values()), lists),
             ],
             join="outer",
@@ -151,28 +154,45 @@ class SaeAblation(SampledListExperiment):
         """The most telling of it, in a line."""
         return output.claims(results)
 
-    def _where(self, runner: Runner, lists: ListSet) -> Where:
+    def _lists(self, runner: Runner) -> ListSet:
+        """The lists; where they are cut before their last item, those that ended."""
+        lists = self.data(runner)
+        if self.write_from == "prompt":
+            return lists
+        kept = np.flatnonzero(lists.ended & (lists.n_items > 0))
+        if not len(kept):
+            raise InputError("write_from last-item needs lists that ended, and none did: give longer ones.")
+        return lists.of(kept.tolist())
+
+    def _starts(self, lists: ListSet) -> tuple[list[Start], list[Start]]:
+        """What lists are written from, and the start of each given list."""
+        if self.write_from == "prompt":
+            return [Start(prompt) for prompt in lists.each_prompt], [Start(prompt) for prompt in lists.prompts]
+        return (starts := before_last_item(lists)), starts
+
+    def _where(self, runner: Runner, lists: ListSet, starts: list[Start]) -> Where:
         return Where(
-            prompts=lists.each_prompt,
+            starts=starts,
             special=lists.special,
             never=special_tokens(runner),
             at=self.at,
             written=self.while_writing,
         )
 
-    def _written(self, runner: Runner, work: "_Work", lists: ListSet, sets: Mapping[str, FeatureSet]) -> xr.Dataset:
+    def _written(
+        self, runner: Runner, work: "_Work", lists: ListSet, starts: list[Start], sets: Mapping[str, FeatureSet]
+    ) -> xr.Dataset:
         """Lists written with each set; those of the model as it is may have been written already."""
-        prompts = lists.each_prompt
-        clean = work.written(prompts, (), CLEAN) if self.recorded else lists
+        there = not self.recorded and self.write_from == "prompt"
+        clean = lists if there else work.written(starts, (), CLEAN)
         values, ended = {CLEAN: measured(clean, self.samples)}, {CLEAN: clean.ended}
-        spliced = work.written(prompts, (), SPLICE, splice=True)
+        spliced = work.written(starts, (), SPLICE, splice=True)
         values[SPLICE], ended[SPLICE] = measured(spliced, self.samples), spliced.ended
-        number = {prompt.tokens: i for i, prompt in enumerate(prompts)}
         for name, of_topic in sets.items():
             values[name], ended[name] = np.full_like(values[CLEAN], np.nan), np.zeros(len(clean), dtype=bool)
-            for features, own in _grouped(prompts, of_topic).items():
-                made = work.written(own, features, name)
-                rows = [number[prompt.tokens] * self.samples + i for prompt in own for i in range(self.samples)]
+            for features, own in _grouped(starts, of_topic).items():
+                made = work.written([starts[number] for number in own], features, name)
+                rows = [number * self.samples + i for number in own for i in range(self.samples)]
                 values[name][:, rows], ended[name][rows] = measured(made, self.samples), made.ended
         return compared(runner, values, ended, clean, self.resamples)
 
@@ -187,6 +207,7 @@ class SaeAblation(SampledListExperiment):
             "factor": float(self.factor),
             "at": list(self.at),
             "while_writing": self.while_writing,
+            "write_from": self.write_from,
             "sets": named,
             "ranked_by": "attribution" if chosen.strength else "mean activation",
             "basis": basis_words(runner),
@@ -219,17 +240,18 @@ class _Work:
             return predict(self.runner, lists, label="Reading lists")
 
     def written(
-        self, prompts: list[ListPrompt], features: tuple[Feature, ...], name: str, *, splice: bool = False
+        self, starts: list[Start], features: tuple[Feature, ...], name: str, *, splice: bool = False
     ) -> ListSet:
         """Lists that the model writes with the features changed."""
         changes = self._changes(features, splice=splice)
         return sample_lists(
             self.runner,
-            prompts,
+            [start.prompt for start in starts],
             self.where.special,
             sampling=self.asked.sampling,
             samples=self.asked.samples,
             max_new_tokens=self.asked.max_new_tokens,
+            begun=[start.begun for start in starts],
             edit=while_writing(changes, self.where, self.where.name) if changes else None,
             label=f"Writing lists ({name})",
         )
@@ -257,11 +279,11 @@ class _Work:
         return float(self.asked.factor) * torch.from_numpy(seen.largest[list(features)]).float()
 
 
-def _grouped(prompts: list[ListPrompt], own: FeatureSet) -> dict[tuple[Feature, ...], list[ListPrompt]]:
-    """Prompts whose lists are written with the same features."""
-    out: dict[tuple[Feature, ...], list[ListPrompt]] = {}
-    for prompt in prompts:
-        out.setdefault(own[visible(prompt.topic)], []).append(prompt)
+def _grouped(starts: list[Start], own: FeatureSet) -> dict[tuple[Feature, ...], list[int]]:
+    """Numbers of the starts whose lists are written with the same features."""
+    out: dict[tuple[Feature, ...], list[int]] = {}
+    for number, start in enumerate(starts):
+        out.setdefault(own[visible(start.prompt.topic)], []).append(number)
     return out
 
 

@@ -1,6 +1,6 @@
 """Which tokens of prompts and lists features are changed at: along given lists, and in those that are being written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,6 +31,35 @@ def check_roles(at: Sequence[str]) -> None:
         raise InputError(f"at must be of {', '.join(AT)}, not {wrong!r}.")
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a list is written from."""
+
+    prompt: ListPrompt
+    begun: tuple[int, ...] = ()
+    """The part of the list that stands already."""
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Prompt and part."""
+        return self.prompt.with_completion(self.begun)
+
+
+def before_last_item(lists: ListSet) -> list[Start]:
+    """Lists cut just before the last token of their last item, as the original study has them.
+
+    Raises:
+        InputError: a list without an item.
+    """
+    out = []
+    for row, prompt, parsed in zip(lists.rows, lists.prompts, lists.parsed, strict=True):
+        whole = parsed.items[: parsed.n_whole_items]
+        if not whole:
+            raise InputError("write_from last-item needs lists with an item each.")
+        out.append(Start(prompt, tuple(row[len(prompt.tokens) : whole[-1].content.stop - 1].tolist())))
+    return out
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Where:
     """Tokens with chosen roles; all that are not special if none is chosen.
@@ -38,13 +67,13 @@ class Where:
     In a list the token alone decides: any hyphen is a `hyphen`, any blank a `filler`, any other token of a line `item`.
     """
 
-    prompts: Sequence[ListPrompt]
+    starts: Sequence[Start]
     special: ListTokens
     never: Sequence[int]
     """Special tokens, at which nothing is changed."""
     at: Sequence[str] = ()
     written: bool = True
-    """Whether tokens behind the prompt count."""
+    """Whether tokens count that are written behind the start."""
 
     def __post_init__(self) -> None:
         check_roles(self.at)
@@ -56,37 +85,36 @@ class Where:
 
     def __call__(self, tokens: Int[Tensor, "row token"], first: int, last: int) -> Bool[Tensor, "row token"]:
         """Of tokens from position `first` on, in texts whose prompts end at position `last`."""
-        found = self._of_list(tokens.cpu())
+        found = self._of_list(tokens.cpu()) if self.written else torch.zeros(tokens.shape, dtype=torch.bool)
         if first == 0:
-            of_prompt = min(last + 1, tokens.shape[1])
+            of_start = min(last + 1, tokens.shape[1])
             for row, own in enumerate(tokens[:, : last + 1].tolist()):
-                found[row, :of_prompt] = self._of_prompt[tuple(own)][:of_prompt]
+                found[row, :of_start] = self._of_start[tuple(own)][:of_start]
         return found
 
-    def along(self, lists: ListSet) -> Bool[Tensor, "list position"]:
-        """Of whole lists; nothing in padding."""
-        found = self._of_list(lists.tokens)
-        for row, (prompt, length) in enumerate(zip(lists.prompts, lists.lengths.tolist(), strict=True)):
-            own = self._of_prompt[prompt.tokens]
+    def along(self, lists: ListSet, starts: Sequence[Start]) -> Bool[Tensor, "list position"]:
+        """Of whole lists, each with its start; nothing in padding."""
+        found = self._of_list(lists.tokens) if self.written else torch.zeros(lists.tokens.shape, dtype=torch.bool)
+        for row, (start, length) in enumerate(zip(starts, lists.lengths.tolist(), strict=True)):
+            own = self._of_start[start.tokens]
             found[row, : len(own)] = own
             found[row, length:] = False
         return found
 
     @cached_property
-    def _of_prompt(self) -> dict[tuple[int, ...], Bool[Tensor, " position"]]:
+    def _of_start(self) -> Mapping[tuple[int, ...], Bool[Tensor, " position"]]:
         out = {}
-        for prompt in self.prompts:
-            tokens = torch.tensor(prompt.tokens)
+        for start in self.starts:
+            tokens = torch.tensor(start.prompt.tokens)
             plain = ~torch.isin(tokens, torch.tensor(list(self.never)))
             if self.at:
-                masks = list_roles(prompt, (), self.special).masks
+                masks = list_roles(start.prompt, (), self.special).masks
                 plain &= torch.from_numpy(masks[[ROLES.index(r) for r in OF_PROMPT if r in self.at]].any(axis=0))
-            out[prompt.tokens] = plain
+            begun = torch.tensor([start.begun], dtype=torch.long)
+            out[start.tokens] = torch.cat([plain, self._of_list(begun)[0]])
         return out
 
     def _of_list(self, tokens: Int[Tensor, "row token"]) -> Bool[Tensor, "row token"]:
-        if not self.written:
-            return torch.zeros(tokens.shape, dtype=torch.bool)
         plain = ~torch.isin(tokens, torch.tensor(list(self.never)))
         if not self.at:
             return plain

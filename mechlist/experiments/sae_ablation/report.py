@@ -96,12 +96,17 @@ def _what(results: xr.Dataset) -> str:
     at = (
         f"tokens with the roles {joined(results.attrs['at'])}" if results.attrs["at"] else "all tokens but special ones"
     )
-    when = "of the prompt and of the list" if results.attrs["while_writing"] else "of the prompt"
+    cut = results.attrs["write_from"] == "last-item"
+    if results.attrs["while_writing"]:
+        when = "of the prompt and of the list"
+    else:
+        when = "of the prompt and of the list up to its last item" if cut else "of the prompt"
+    begun = " Lists are written again from before the last token of their last item." if cut else ""
     inactive = results.attrs["inactive"]
     left = f" {number_of(inactive, 'features')} of the run that they come from are not active here." if inactive else ""
     return (
         f"{number_of(len(features), 'features')} ({', '.join(features)}) {'is' if len(features) == 1 else 'are'} "
-        f"{_changed(results)} at {at} {when}, the SAEs' errors kept.{left}"
+        f"{_changed(results)} at {at} {when}, the SAEs' errors kept.{begun}{left}"
     )
 
 
