@@ -157,8 +157,11 @@ def test_heads_are_named_by_the_factor_that_they_carry(say):
     filler = heads("filler", {(0, 1): 0.02, (1, 2): 0.8})
     told, results = say(factors=factors(COUNTS_LINES), heads=[adjective, filler])
     said = next(line for line in told if "L1H2" in line)
-    assert "L1H2 80% [75%, 85%] of the effect of a filler on the last item and 1% of that of the adjective" in said
-    assert "L0H1 40% [35%, 45%] of the effect of the adjective and 2% of that of a filler on the last item" in said
+    assert said == (
+        "At the last line break, L1H2 carries 80% [75%, 85%] of the effect of a filler on the last item (the next, "
+        "L0H1, 2%; 1% of that of the adjective); no head carries half of another effect: at most L0H1 40% [35%, 45%] "
+        "of that of the adjective (the next, L1H2, 1%)."
+    )
     assert results["share"].dims == ("factor", "layer", "head")
     assert set(figures(results)) == {"factors", "heads"}
 
@@ -175,14 +178,17 @@ def test_shares_of_earlier_results_are_exact_effects_over_the_whole(say):
         {"layer": [0, 1], "head": [0, 1, 2], "role": ["adjective", "last item line break"]},
         {"own": "last item line break"},
     )
-    assert "L1H2 50% [40%, 60%] of the effect of the adjective" in say(heads=[old])[0][0]
+    assert "L1H2 carries 50% [40%, 60%] of the effect of the adjective" in say(heads=[old])[0][0]
     with pytest.raises(InputError, match="measured at the line break, not at the last item last token"):
         say(heads=[old.assign_attrs(own="last item last token")])
 
 
 def test_endings_are_told_with_and_without_a_filler(say):
     told, results = say(hazard=hazard())
-    assert "short lists after 3 [2, 4] by the model's probabilities, 4 [3, 5] in the lists themselves" in told[0]
+    assert told[0].startswith(
+        "The median number of items by the model's probabilities, the lists themselves and its training process is 3 "
+        "[2, 4], 4 [3, 5] and 4 [3, 5] in short lists; "
+    )
     assert (
         "short lists that have 2 items end with a probability of 80% after a filler and of 20% without one" in told[0]
     )

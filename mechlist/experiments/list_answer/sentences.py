@@ -16,6 +16,9 @@ OWN_TOKENS = 2
 FEWEST = 5
 """Lists behind a probability that a sentence names."""
 MOST_NAMED = 3
+UNKNOWN = "not known"
+HALF = 0.5
+"""Share of an effect from which on a head is said to carry it."""
 
 
 def claims(results: xr.Dataset) -> list[Claim]:
@@ -119,42 +122,49 @@ def _held(results: xr.Dataset) -> str:
         return ""
     layer = results.attrs["close_layer"]
     one = results.sel(after_layer=layer)
-    baseline = float(one["baseline_r2"].max())
     share = one["exchange_share"]
     way = share["way"].values[int(share.values.argmax())]
     random = float(np.abs(results["random_share"]).max())
     carried = _value(one.sel(way=way), "exchange_share", ".0%")
     return (
-        f"; the number of items is read after layer {layer} (R2 {_value(one, 'probe_r2', '.2f')} on topics held out, "
-        f"baselines at most {baseline:.2f}), and exchanging it there carries {carried} of A's "
-        f"difference (random directions at most {random:.0%})"
+        f"; exchanged in the stream after layer {layer}, the number of items carries {carried} of A's difference "
+        f"(random directions at most {random:.0%})"
     )
 
 
 def _heads(results: xr.Dataset) -> Claim:
-    share, told, tops = results["share"], [], []
+    """The strongest head of each factor; of one that carries half of it, what it carries of the others."""
+    half, less = [], []
     for factor in sorted(results["factor"].values.tolist(), key=_place):
-        of_factor = share.sel(factor=factor)
-        if not np.isfinite(of_factor).any():
-            continue
+        of_factor, name = results["share"].sel(factor=factor), FACTORS.get(factor, factor)
         ranked = [head for head in _by_size(of_factor) if np.isfinite(_at(of_factor, head))]
-        top = ranked[0]
-        tops.append(top)
-        others = [
-            f"{_at(share.sel(factor=other), top):.0%} of that of {FACTORS.get(other, other)}"
-            for other in results["factor"].values.tolist()
-            if other != factor and np.isfinite(_at(share.sel(factor=other), top))
-        ]
-        after = f"; the next, {head_name(ranked[1])}, {_at(of_factor, ranked[1]):.0%}" if len(ranked) > 1 else ""
-        beside = f" and {joined(others)}" if others else ""
-        part = results.sel(factor=factor, layer=top[0], head=top[1])
-        told.append(
-            f"{head_name(top)} {_value(part, 'share', '.0%')} of the effect of {FACTORS.get(factor, factor)}{beside} "
-            f"(of {number_of(len(ranked), 'heads')} patched exactly{after})"
-        )
-    start = "One head leads for every factor" if len(set(tops)) == 1 and len(tops) > 1 else "Single heads"
+        if not ranked:
+            continue
+        top, size = ranked[0], abs(_at(of_factor, ranked[0]))
+        value = _value(results.sel(factor=factor, layer=top[0], head=top[1]), "share", ".0%")
+        beside = [f"the next, {head_name(ranked[1])}, {_at(of_factor, ranked[1]):.0%}"] if len(ranked) > 1 else []
+        if size >= HALF:
+            beside += _of_others(results, factor, top)
+        after = f" ({'; '.join(beside)})" if beside else ""
+        if size >= HALF:
+            half.append(f"{head_name(top)} carries {value} of the effect of {name}{after}")
+        else:
+            less.append(f"{head_name(top)} {value} of that of {name}{after}")
+    parts = list(half)
+    if less:
+        parts.append(f"no head carries half of {'another' if half else 'an'} effect: at most {joined(less)}")
     folders = results.attrs["folders"]["heads"]
-    return Claim(f"{start}, at the last line break: {'; '.join(told)}.", results.attrs["heads_figure"], folders[0])
+    return Claim(f"At the last line break, {'; '.join(parts)}.", results.attrs["heads_figure"], folders[0])
+
+
+def _of_others(results: xr.Dataset, factor: str, head: tuple[int, int]) -> list[str]:
+    """What a head carries of the effects of the other factors."""
+    found = []
+    for other in results["factor"].values.tolist():
+        share = _at(results["share"].sel(factor=other), head)
+        if other != factor and np.isfinite(share):
+            found.append(f"{share:.0%} of that of {FACTORS.get(other, other)}")
+    return found
 
 
 def _place(factor: str) -> int:
@@ -174,30 +184,26 @@ def _at(share: xr.DataArray, head: tuple[int, int]) -> float:
 
 def _ends(results: xr.Dataset) -> Claim:
     names = sorted(results["of_lists"].values.tolist(), key=adjective_rank)
-    rules = {
-        "model": "by the model's probabilities",
-        "sampled": "in the lists themselves",
-        "truth": "by its training process",
-    }
+    rules = {"model": "the model's probabilities", "sampled": "the lists themselves", "truth": "its training process"}
+    there = [rule for rule in rules if rule in results["rule"].values]
+    there = [rule for rule in there if np.isfinite(results["median_items"].sel(rule=rule)).any()]
     told = []
     for name in names:
-        one = results.sel(of_lists=name)
-        parts = [
-            f"{_median(one.sel(rule=rule))} {said}"
-            for rule, said in rules.items()
-            if rule in one["rule"].values and np.isfinite(one["median_items"].sel(rule=rule))
-        ]
-        if parts:
-            told.append(f"{lists_named(name)} after {joined(parts)}")
+        parts = [_median(results.sel(of_lists=name, rule=rule)) for rule in there]
+        if set(parts) != {UNKNOWN}:
+            told.append(f"{joined(parts)} in {lists_named(name)}")
     folder = results.attrs["folders"].get("hazard", results.attrs["folders"].get("statistics", ""))
     if not told:
         return Claim("Too few lists ended for a median of their length.", "", folder)
-    said = f"Half of all lists are over (medians of the number of items): {'; '.join(told)}"
+    by = joined([rules[rule] for rule in there])
+    said = f"The median number of items by {by} is {'; '.join(told)}"
     return Claim(f"{said}{_by_filler(results)}.", f"hazard-{names[0]}" if "end_probability" in results else "", folder)
 
 
 def _median(one: xr.Dataset) -> str:
     value, low, high = (float(one[f"median_items{end}"]) for end in ENDS)
+    if not np.isfinite(value):
+        return UNKNOWN
     end = "not reached" if np.isinf(high) else f"{high:.0f}"
     return f"{value:.0f}" + (f" [{low:.0f}, {end}]" if low < high else "")
 
