@@ -1,5 +1,6 @@
 """Small value types shared by every layer: processing choices, model shapes, sizes in bytes."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Sequence
@@ -46,6 +47,10 @@ class ModelShape:
         """Logits are of the whole vocabulary where nothing else is said."""
         if not self.d_vocab_out:
             object.__setattr__(self, "d_vocab_out", self.d_vocab)
+
+    def ungrouped(self) -> "ModelShape":
+        """The same with keys and values for every head."""
+        return dataclasses.replace(self, n_key_value_heads=self.n_heads)
 
 
 @dataclass(frozen=True, kw_only=True)

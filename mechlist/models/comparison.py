@@ -69,26 +69,19 @@ def walked(
 ) -> tuple[dict[tuple[str, int], Tensor], Float[Tensor, "row token d_model"]]:
     """Activations by site and layer of a plain run, and the final, normalised residual stream."""
     rows, length = tokens.shape
-    positions = torch.arange(length, device=tokens.device)
     seen: dict[tuple[str, int], Tensor] = {}
-    layer = 0
+    layer = -1
 
     def touch(name: str, activation: Tensor) -> Tensor:
+        nonlocal layer
+        layer += name == "resid_pre"
         seen[name, layer] = (
             activation if name in ATTENTION_SITES else activation.view(rows, length, *activation.shape[1:])
         ).clone()
         return activation
 
-    x = layers.embed(tokens).flatten(0, 1)
-    for layer in range(layers.n_layers):
-        x = touch("resid_pre", x)
-        q, k, v = (
-            touch(n, t).view(rows, length, *t.shape[1:]) for n, t in zip("qkv", layers.project(layer, x), strict=True)
-        )
-        q, k = layers.place(layer, q, positions, "q"), layers.place(layer, k, positions, "k")
-        z = layers.attend(layer, q, k, v, positions, touch)
-        x = layers.finish(layer, x, touch("z", z.flatten(0, 1)), touch)
-    return seen, layers.final(x).view(rows, length, -1)
+    final = layers.run(layers.embed(tokens), touch).flatten(0, 1)
+    return seen, layers.final(final).view(rows, length, -1)
 
 
 def miss(ours: Tensor, theirs: Tensor) -> float:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Metric
+from mechlist.models.layers.layers import Layers
 from mechlist.patching.arguments import PatchArguments, prepare, read_runs
-from mechlist.patching.gradients.gradient import require_gradients
+from mechlist.patching.gradients.gradient import Rule, require_gradients
 from mechlist.patching.gradients.work import Attribution
 from mechlist.patching.replacements import Replacement
 from mechlist.patching.sweep.task import Task
@@ -37,6 +38,7 @@ def attribution_grid(
     source_positions: Int[Tensor, "..."] | None = None,
     steps: int = 1,
     fix_qk: bool = False,
+    rule: Rule = "gradient",
 ) -> xr.Dataset:
     """Estimate what replacing each part of the base run would do to the metric, to first order.
 
@@ -54,6 +56,10 @@ def attribution_grid(
     respect to the attention pattern) x (the exact change of the pattern when the cell's queries, or keys, are
     replaced) (Kramar et al. 2024, section 3.1.1). Keys that one cell replaces together change the pattern together.
 
+    With the rule `relp` the gradient is replaced by relevance, at the same price: norms' scales are constants,
+    activation functions are f(x) / x, and gates and what they multiply get half each (RelP, Jafari et al. 2025, arXiv
+    2508.21258; `mechlist.models.layers.relevance`).
+
     Entries that the causal mask or a window hides (scores of minus infinity) count as unchanged.
 
     Args:
@@ -70,6 +76,7 @@ def attribution_grid(
         source_positions: as for `patch_grid`.
         steps: gradients a layer; 1 takes the gradient of the base run.
         fix_qk: keep the softmax exact.
+        rule: what runs back.
 
     Returns:
         `effect(prompt, layer, head, position)`, the estimate of patched - base, with the axes that `per` names and
@@ -77,16 +84,19 @@ def attribution_grid(
 
     Raises:
         InputError: as `patch_grid`; weights or a metric without a gradient; `fix_qk` at another site, with several
-            steps, or on a model whose attention cannot be run by itself; scores that become minus infinity.
+            steps, or on a model whose attention cannot be run by itself; the rule `relp` with several steps, or on a
+            model through whose layers no relevance runs back; scores that become minus infinity.
         ModelError: a model in train mode whose dropout would make every number noise.
     """
     runs = read_runs(runner, base, source, metric, lengths)
     arguments = PatchArguments(site=site, per=per, roles=roles, source_positions=source_positions, **runs)
-    return estimate_cells(runner, arguments, steps=steps, fix_qk=fix_qk)
+    return estimate_cells(runner, arguments, steps=steps, fix_qk=fix_qk, rule=rule)
 
 
 @torch.inference_mode(mode=False)
-def estimate_cells(runner: Runner, arguments: PatchArguments, *, steps: int = 1, fix_qk: bool = False) -> xr.Dataset:
+def estimate_cells(
+    runner: Runner, arguments: PatchArguments, *, steps: int = 1, fix_qk: bool = False, rule: Rule = "gradient"
+) -> xr.Dataset:
     """`attribution_grid` with its arguments as one value; they may not name `cells`."""
     if steps < 1:
         raise InputError(f"steps must be 1 or more, not {steps}.")
@@ -94,6 +104,7 @@ def estimate_cells(runner: Runner, arguments: PatchArguments, *, steps: int = 1,
     task = prepare(runner, arguments)
     if fix_qk:
         _check_softmax(task, steps)
+    back = relevant_layers(task, steps) if rule == "relp" else None
     if task.measure.needs_base and steps == 1:
         warnings.warn(
             "The metric compares with the base run, where such a comparison can be at its minimum, with a gradient of "
@@ -101,12 +112,12 @@ def estimate_cells(runner: Runner, arguments: PatchArguments, *, steps: int = 1,
             stacklevel=4,
         )
     places = _places(task, arguments.roles)
-    found = Attribution(task, places, steps, fix_qk, _digest(arguments)).run()
+    found = Attribution(task, places, steps, fix_qk, back, _digest(arguments)).run()
     effect = task.of_cells(_by_cell(found["effect"], task).masked_fill(task.outside, torch.nan))
     units = {"units": arguments.metric.unit}
     variables: dict[str, Any] = {"effect": effect.assign_attrs(units)}
     variables |= {name: ("prompt", found[name].double().numpy(), units) for name in ("base", "source") if name in found}
-    return xr.Dataset(variables, attrs={"site": task.site, "method": _method(steps, fix_qk)})
+    return xr.Dataset(variables, attrs={"site": task.site, "method": _method(steps, fix_qk, rule)})
 
 
 def _check_softmax(task: Task, steps: int) -> None:
@@ -116,6 +127,19 @@ def _check_softmax(task: Task, steps: int) -> None:
         raise InputError(f"fix_qk takes the gradient of the base run alone: steps must be 1, not {steps}.")
     if task.reason is not None:
         raise InputError(f"fix_qk needs a model whose attention can be run by itself, but {task.reason}.")
+
+
+def relevant_layers(task: Task, steps: int = 1) -> Layers:
+    """Layers through which relevance runs back to a site.
+
+    Raises:
+        InputError: there is no such way, or several steps.
+    """
+    if steps > 1:
+        raise InputError(f"rule relp takes the relevance of the base run alone: steps must be 1, not {steps}.")
+    if task.reason is not None:
+        raise InputError(f"rule relp needs a model whose layers can be run one by one, but {task.reason}.")
+    return task.runner.language_model.require_layers("Relevance").relevance()
 
 
 def _places(
@@ -138,10 +162,11 @@ def _by_cell(effect: Float[Tensor, "prompt layer place head"], task: Task) -> Fl
     return by_head.reshape(len(effect), -1)
 
 
-def _method(steps: int, fix_qk: bool) -> str:
+def _method(steps: int, fix_qk: bool, rule: Rule) -> str:
     if steps > 1:
         return f"integrated gradients of each layer, {steps} steps"
-    return "attribution patching" + (", with the softmax of attention exact" if fix_qk else "")
+    what = "relevance patching" if rule == "relp" else "attribution patching"
+    return what + (", with the softmax of attention exact" if fix_qk else "")
 
 
 def _digest(arguments: PatchArguments) -> str:

@@ -10,10 +10,11 @@ from torch import Tensor
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Metric
 from mechlist.models.language_model import LanguageModel
+from mechlist.models.layers.layers import Layers
 from mechlist.patching.circuits.passes import Receivers, WithoutGradient
 from mechlist.patching.edges import EdgeTask, edge_task
 from mechlist.patching.gradients.cost import gradient_bytes, weight_copies
-from mechlist.patching.gradients.gradient import differentiable, metric_gradient, require_gradients
+from mechlist.patching.gradients.gradient import Rule, differentiable, metric_gradient, require_gradients
 from mechlist.patching.replacements import Mean
 from mechlist.patching.sweep.cost import Sizes
 from mechlist.runner import Runner
@@ -42,12 +43,15 @@ def edge_scores(
     metric: Metric,
     lengths: Int[Tensor, "..."] | None = None,
     steps: int = 1,
+    rule: Rule = "gradient",
+    ungrouped: bool = False,
 ) -> EdgeScores:
     """Score every edge: (what it would carry - what it carries) . (gradient of the metric at its receiver's input).
 
     With one step the gradient is the base run's: edge attribution patching (Syed et al. 2023, arXiv 2310.10348), which
     is the gradient of a mask on the edge. With more, the gradient is averaged over runs whose embeddings lie on the way
     from the source's (left out) to the base's (included), at k / steps: EAP-IG (Hanna et al. 2024, arXiv 2403.17806).
+    With the rule `relp` the gradient is replaced by relevance (`mechlist.models.layers.relevance`), of one step alone.
 
     A score estimates what `run_edges` measures with that edge alone patched, whose sign it shares: negative where the
     edge holds the metric up. It takes `steps` forward and backward passes, and one forward pass of the source. Memory
@@ -60,21 +64,27 @@ def edge_scores(
         metric: what is measured; it must change smoothly with the logits.
         lengths: real tokens of prompts that are padded on the right.
         steps: runs whose gradients are averaged.
+        rule: what runs back.
+        ungrouped: as for `run_edges`.
 
     Raises:
-        InputError: as `run_edges`; a metric without a gradient; fewer than 1 step; weights that are quantised.
+        InputError: as `run_edges`; a metric without a gradient; fewer than 1 step; weights that are quantised; several
+            steps, or layers that no relevance runs back through, with the rule `relp`.
     """
     require_gradients(runner.language_model)
-    return score_edges(edge_task(runner, base=base, source=source, metric=metric, lengths=lengths), steps)
+    task = edge_task(runner, base=base, source=source, metric=metric, lengths=lengths, ungrouped=ungrouped)
+    return score_edges(task, steps, rule)
 
 
-def score_edges(task: EdgeTask, steps: int) -> EdgeScores:
+def score_edges(task: EdgeTask, steps: int, rule: Rule = "gradient") -> EdgeScores:
     """`edge_scores` of a task."""
     if steps < 1:
         raise InputError(f"steps must be 1 or more, not {steps}.")
+    if rule == "relp" and steps > 1:
+        raise InputError(f"rule relp takes the relevance of the base run alone: steps must be 1, not {steps}.")
     with torch.inference_mode(mode=False):
-        work = _Scoring(task, steps)
-        name = task.digest(f"edge scores {steps} {work.plan}")
+        work = _Scoring(task, steps, task.runs.layers.relevance() if rule == "relp" else task.runs.layers)
+        name = task.digest(f"edge scores {steps} {rule} {work.plan}")
         found = task.runner.execute(work, work.plan, name, "Scoring edges")
     return EdgeScores(found["scores"], found["base"])
 
@@ -82,8 +92,10 @@ def score_edges(task: EdgeTask, steps: int) -> EdgeScores:
 class _Scoring:
     """Scores of all edges, for batches of prompts."""
 
-    def __init__(self, task: EdgeTask, steps: int) -> None:
+    def __init__(self, task: EdgeTask, steps: int, back: Layers) -> None:
         self._task, self._steps = task, steps
+        self._back = back
+        """Layers through which gradients, or relevance, run back."""
         shape, length = task.runner.shape, task.base.shape[1]
         sizes = Sizes(shape, task.model.dtype.itemsize)
         compact = sizes.element * length * shape.n_layers * (sizes.heads + shape.d_model)
@@ -118,7 +130,7 @@ class _Scoring:
         with differentiable(self.model.module):
             for step in range(1, self._steps + 1):
                 start = base.embedded + (1 - step / self._steps) * (away - base.embedded)
-                self._add(scores, members, plain, Receivers(layers, start), base, source)
+                self._add(scores, members, plain, Receivers(self._back, start), base, source)
                 part_done(step / self._steps)
         return {"scores": (scores / self._steps * task.nodes.reads).float(), "base": metric}
 
@@ -134,7 +146,7 @@ class _Scoring:
         """Add the change of what senders write times the gradients of one run, a few positions at a time."""
         task = self._task
         measure = task.measure.block(slice(members[0], members[-1] + 1))
-        final = task.runs.layers.final(run.final.flatten(0, 1)).view(run.final.shape)
+        final = self._back.final(run.final.flatten(0, 1)).view(run.final.shape)
         read = self._at_read(final, members)
         budget, d_vocab = task.runner.shares.metric_logits, task.runner.shape.d_vocab_out
         run.backward(read, metric_gradient(measure, read, plain, self.model.unembed, d_vocab, budget))

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from mechlist.errors import InputError
 from mechlist.metrics.measure import Measure, Metric
 from mechlist.models.language_model import LanguageModel
+from mechlist.models.layers.ungrouped import Ungrouped
 from mechlist.patching.arguments import PatchArguments, prepare, read_runs
 from mechlist.patching.circuits.nodes import Nodes
 from mechlist.patching.circuits.runs import EdgeRuns
@@ -35,16 +36,19 @@ class EdgeTask:
     source: Int[Tensor, "prompt position"] | Mean
     lengths: Int[Tensor, " prompt"]
     measure: Measure
+    ungrouped: bool = False
+    """Whether shared keys and values count as each head's own."""
 
     @cached_property
     def nodes(self) -> Nodes:
         """Of the model."""
-        return nodes_of(self.runner)
+        return nodes_of(self.runner, ungrouped=self.ungrouped)
 
     @cached_property
     def runs(self) -> EdgeRuns:
         """The engine."""
-        return EdgeRuns(self.model.require_layers("Patching edges"), self.nodes)
+        layers = self.model.require_layers("Patching edges")
+        return EdgeRuns(Ungrouped(layers) if self.ungrouped else layers, self.nodes)
 
     @property
     def model(self) -> LanguageModel:
@@ -104,7 +108,7 @@ class EdgeTask:
         if self.runner.journal is None:
             return what
         source = self.source if isinstance(self.source, Tensor) else self.source.tokens
-        digest = hashlib.sha256(repr((what, type(self.source).__name__, self.measure.columns)).encode())
+        digest = hashlib.sha256(repr((what, type(self.source).__name__, self.measure.columns, self.ungrouped)).encode())
         for tensor in (source, self.lengths, self.measure.read, self.measure.weight, *others):
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return f"{self.measure.of.__qualname__} {digest.hexdigest()}"
@@ -121,8 +125,8 @@ class EdgeTask:
         )
 
 
-def nodes_of(runner: Runner) -> Nodes:
-    """Senders and receivers of the runner's model.
+def nodes_of(runner: Runner, *, ungrouped: bool = False) -> Nodes:
+    """Senders and receivers of the runner's model; with keys and values of every head's own if `ungrouped`.
 
     Raises:
         InputError: a model whose edges cannot be run by themselves, or that is changed by interventions or hooks.
@@ -130,7 +134,8 @@ def nodes_of(runner: Runner) -> Nodes:
     reason = whole_passes(runner)
     if reason is not None:
         raise InputError(f"The edges of this model cannot be patched, because {reason}.")
-    return Nodes(runner.shape, parallel=runner.language_model.require_layers("Patching edges").parallel)
+    shape = runner.shape.ungrouped() if ungrouped else runner.shape
+    return Nodes(shape, parallel=runner.language_model.require_layers("Patching edges").parallel)
 
 
 def edge_task(
@@ -140,6 +145,7 @@ def edge_task(
     source: Prompts | Mean,
     metric: Metric,
     lengths: Int[Tensor, "..."] | None = None,
+    ungrouped: bool = False,
 ) -> EdgeTask:
     """What `run_edges` and `edge_scores` take, checked.
 
@@ -155,7 +161,7 @@ def edge_task(
     if isinstance(given, Mean):
         given.real(runner, int(checked.lengths.max()))
     assert isinstance(given, Tensor | Mean)
-    task = EdgeTask(runner, tokens, given, checked.lengths, checked.measure)
+    task = EdgeTask(runner, tokens, given, checked.lengths, checked.measure, ungrouped)
     first = tokens[:1, : checked.lengths[0]]
     with torch.no_grad():
         task.model.compare(first, task.runs.plain(first.to(task.model.device)))
@@ -170,6 +176,7 @@ def run_edges(
     patched: Bool[Tensor, "variant sender receiver"],
     metric: Metric,
     lengths: Int[Tensor, "..."] | None = None,
+    ungrouped: bool = False,
 ) -> Float[Tensor, "variant prompt"]:
     """The metric of every prompt with each set of edges patched, exactly.
 
@@ -181,11 +188,13 @@ def run_edges(
         patched: sets of edges, over the senders and receivers of `nodes_of(runner)`; what is no edge is ignored.
         metric: what is measured.
         lengths: real tokens of prompts that are padded on the right.
+        ungrouped: take keys and values that heads share as each head's own, as `nodes_of` then does.
 
     Raises:
         InputError: as `patch_grid`; a model whose layers cannot be run one by one; sets of another shape.
     """
-    return edge_task(runner, base=base, source=source, metric=metric, lengths=lengths).values(patched)
+    task = edge_task(runner, base=base, source=source, metric=metric, lengths=lengths, ungrouped=ungrouped)
+    return task.values(patched)
 
 
 class EdgeWork:

@@ -19,6 +19,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge import generalized_components as parts
 from transformers.pytorch_utils import Conv1D
 
+from mechlist.models.layers.relevance import Parts
+
 
 class NotOrdinaryError(Exception):
     """A layer is built in a way that is not known here; says how."""
@@ -249,6 +251,35 @@ def _matrix(module: Any) -> Matrix:
     if not isinstance(module, nn.Linear):
         raise NotOrdinaryError(f"a projection of its attention is a {type(module).__name__}")
     return Matrix(module.weight, module.bias)
+
+
+ACTIVATIONS = ("act_fn", "act", "activation_fn", "activation")
+"""What MLPs of Hugging Face call their activation function."""
+MISSES = 1e-5
+"""By how much an MLP that is written out may miss the module, of its largest output; in half precision 100 times."""
+
+
+def mlp_parts(bridge: Any, width: int) -> Parts:
+    """An MLP written out, if that gives what the module itself does on random numbers.
+
+    Raises:
+        NotOrdinaryError: it does not, or there is more to it than matrices and an activation function.
+    """
+    module: Any = bridge.original_component
+    matrices = {name: part.original_component for name, part in bridge.submodules.items() if _is_there(part)}
+    activation = next((getattr(module, name) for name in ACTIVATIONS if callable(getattr(module, name, None))), None)
+    if activation is None or not {"in", "out"} <= set(matrices) <= {"in", "out", "gate"}:
+        raise NotOrdinaryError(f"its MLP is a {type(module).__name__}")
+    found = Parts(matrices["in"], activation, matrices["out"], matrices.get("gate"))
+    like = next(module.parameters())
+    probe = torch.randn(4, width, generator=torch.Generator().manual_seed(0)).to(like)
+    with torch.no_grad():
+        out = module(probe[None])
+        expected = (out[0] if isinstance(out, tuple) else out)[0]
+        by = (found.plain(probe) - expected).abs().max()
+    if not by <= MISSES * (1 if like.dtype in (torch.float32, torch.float64) else 100) * expected.abs().max():
+        raise NotOrdinaryError(f"its MLP is a {type(module).__name__}, which computes something of its own")
+    return found
 
 
 def windows_of(hf_model: Any, config: Any, n_layers: int) -> list[int | None]:

@@ -20,8 +20,12 @@ from transformer_lens.components.rms_norm import RMSNorm
 from transformer_lens.components.rms_norm_pre import RMSNormPre
 from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
+from mechlist.errors import InputError
+from mechlist.models.layers import relevance
 from mechlist.models.layers.layers import Layers, Touch, in_pieces, mixed, scores_of, unseen
 from mechlist.models.layers.norms import Norm
+
+NORMS = (LayerNorm, LayerNormPre, RMSNorm, RMSNormPre)
 
 
 def unsupported(module: HookedTransformer) -> str | None:
@@ -48,8 +52,9 @@ def unsupported(module: HookedTransformer) -> str | None:
 class HookedLayers(Layers):
     """The layers of a HookedTransformer for which `unsupported` is None."""
 
-    def __init__(self, module: HookedTransformer) -> None:
-        self._module = module
+    def __init__(self, module: HookedTransformer, *, relevant: bool = False) -> None:
+        """Layers of `module`; relevance runs back through them if they are `relevant`, and else gradients."""
+        self._module, self._relevant = module, relevant
         cfg = self._cfg = module.cfg
         self.n_layers, self.n_heads = int(cfg.n_layers), int(cfg.n_heads)
         self.n_key_value_heads = int(cfg.n_key_value_heads or cfg.n_heads)
@@ -76,7 +81,7 @@ class HookedLayers(Layers):
 
     def normed(self, layer: int, residual: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
         """See Layers."""
-        return _norm(self._module.blocks[layer].ln1, residual)
+        return self._norm(self._module.blocks[layer].ln1, residual)
 
     def queries(self, layer: int, normed: Float[Tensor, "token d_model"]) -> Float[Tensor, "token head d_head"]:
         """See Layers."""
@@ -101,7 +106,7 @@ class HookedLayers(Layers):
         attention: Any = self._module.blocks[layer].attn
         if self._cfg.use_qk_norm:
             norm = attention.q_norm if kind == "q" else attention.k_norm
-            x = _norm(norm, x.reshape(-1, x.shape[-1])).reshape(x.shape)
+            x = self._norm(norm, x.reshape(-1, x.shape[-1])).reshape(x.shape)
         if self._cfg.positional_embedding_type != "rotary":
             return x
         cos, sin = (table[positions][None, :, None] for table in (attention.rotary_cos, attention.rotary_sin))
@@ -132,7 +137,7 @@ class HookedLayers(Layers):
         """See Layers."""
         block = self._module.blocks[layer]
         out = torch.addmm(block.attn.b_O, z.flatten(1), block.attn.W_O.flatten(0, 1))
-        return _norm(block.ln1_post, out) if self._cfg.use_normalization_before_and_after else out
+        return self._norm(block.ln1_post, out) if self._cfg.use_normalization_before_and_after else out
 
     def project_each(
         self, layer: int, kind: str, residual: Float[Tensor, "token any_head d_model"]
@@ -142,7 +147,7 @@ class HookedLayers(Layers):
         name = kind.upper()
         grouped = kind != "q" and isinstance(attention, GroupedQueryAttention)
         weight, bias = (getattr(attention, f"{'_' if grouped else ''}{part}_{name}") for part in "Wb")
-        normed = _norm(self._module.blocks[layer].ln1, residual.flatten(0, 1)).view(residual.shape)
+        normed = self._norm(self._module.blocks[layer].ln1, residual.flatten(0, 1)).view(residual.shape)
         return torch.einsum("thm,hmd->thd", normed, weight) + bias
 
     def head_outputs(self, layer: int, z: Float[Tensor, "token head d_head"]) -> Float[Tensor, "token head d_model"]:
@@ -160,12 +165,29 @@ class HookedLayers(Layers):
     def mlp(self, layer: int, residual: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
         """See Layers."""
         block = self._module.blocks[layer]
-        out = in_pieces(lambda piece: _mlp(block.mlp, _norm(block.ln2, piece)), residual)
-        return _norm(block.ln2_post, out) if self._cfg.use_normalization_before_and_after else out
+        out = in_pieces(lambda piece: self._mlp(block.mlp, self._norm(block.ln2, piece)), residual)
+        return self._norm(block.ln2_post, out) if self._cfg.use_normalization_before_and_after else out
 
     def final(self, residual: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
         """See Layers."""
-        return residual if self._cfg.normalization_type is None else _norm(self._module.ln_final, residual)
+        return residual if self._cfg.normalization_type is None else self._norm(self._module.ln_final, residual)
+
+    def relevance(self) -> "HookedLayers":
+        """See Layers."""
+        for block in [] if self.attn_only else self._module.blocks:
+            if not _is_plain(block.mlp):
+                known = type(block.mlp) in (MLP, GatedMLP)
+                what = f"in {self._cfg.act_fn} the activation is normed" if known else _kind(block.mlp)
+                raise InputError(relevance.no_rule(what))
+        return HookedLayers(self._module, relevant=True)
+
+    def _norm(self, module: Any, x: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
+        out = _norm(module, x)
+        constant = self._relevant and type(module) in NORMS
+        return relevance.normed(_written_out(module), out, x) if constant else out
+
+    def _mlp(self, module: Any, x: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
+        return _parts(module).relevance(x) if self._relevant else _mlp(module, x)
 
 
 def _linear(
@@ -181,7 +203,7 @@ def _norm(module: Any, x: Float[Tensor, "token width"]) -> Float[Tensor, "token 
     """A norm of TransformerLens in one pass; in half precision it works in float32, as theirs does."""
     size = x.shape[-1:]
     kind = type(module)
-    if kind not in (LayerNorm, LayerNormPre, RMSNorm, RMSNormPre):
+    if kind not in NORMS:
         return module(x[None])[0]
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
     if kind is LayerNorm and wide is x:
@@ -206,13 +228,40 @@ def _written_out(module: Any) -> Norm:
 
 
 def _mlp(module: Any, x: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
-    plain = type(module) in (MLP, GatedMLP) and not module.cfg.is_layer_norm_activation()
-    if not plain:
+    if not _is_plain(module):
         return module(x[None])[0]
     if type(module) is MLP:
         return torch.addmm(module.b_out, _activate(module, torch.addmm(module.b_in, x, module.W_in)), module.W_out)
     inner = _activate(module, x @ module.W_gate).mul_(x @ module.W_in).add_(module.b_in)
     return torch.addmm(module.b_out, inner, module.W_out)
+
+
+def _kind(mlp: Any) -> str:
+    return f"its MLPs are of the kind {type(mlp).__name__}"
+
+
+def _is_plain(module: Any) -> bool:
+    return type(module) in (MLP, GatedMLP) and not module.cfg.is_layer_norm_activation()
+
+
+def _parts(module: Any) -> relevance.Parts:
+    """A plain MLP written out."""
+
+    def activation(x: Tensor) -> Tensor:
+        return _activate(module, x)
+
+    if type(module) is MLP:
+        return relevance.Parts(
+            lambda x: torch.addmm(module.b_in, x, module.W_in),
+            activation,
+            lambda inner: torch.addmm(module.b_out, inner, module.W_out),
+        )
+    return relevance.Parts(
+        lambda x: x @ module.W_in,
+        activation,
+        lambda inner: torch.addmm(module.b_out, inner + module.b_in, module.W_out),
+        gate=lambda x: x @ module.W_gate,
+    )
 
 
 def _activate(module: Any, x: Float[Tensor, "token d_mlp"]) -> Float[Tensor, "token d_mlp"]:

@@ -103,6 +103,14 @@ class Layers(ABC):
     def output_bias(self, layer: int) -> Float[Tensor, " d_model"]:
         """What attention adds whatever its heads do; 0 where a norm of the sum of both comes after it."""
 
+    @abstractmethod
+    def relevance(self) -> "Layers":
+        """The same layers, through which relevance runs back in the place of gradients: see `relevance.py`.
+
+        Raises:
+            InputError: norms or MLPs for which there is no rule, or not of a kind that is known here.
+        """
+
     @typing.final
     def project(
         self, layer: int, residual: Float[Tensor, "token d_model"]
@@ -129,6 +137,27 @@ class Layers(ABC):
             return touch("resid_post", residual + attn_out + mlp_out)
         mid = touch("resid_mid", residual + attn_out)
         return touch("resid_post", mid + touch("mlp_out", self.mlp(layer, touch("mlp_in", mid))))
+
+    @typing.final
+    def run(
+        self, embedded: Float[Tensor, "row position d_model"], touch: Touch
+    ) -> Float[Tensor, "row position d_model"]:
+        """The residual stream after the last layer of whole rows.
+
+        `touch` sees, layer by layer, resid_pre, q, k, v, and z of packed tokens, attn_scores and pattern by row, and
+        all of `finish`.
+        """
+        length = embedded.shape[1]
+        positions = torch.arange(length, device=embedded.device)
+        x = embedded.flatten(0, 1)
+        for layer in range(self.n_layers):
+            x = touch("resid_pre", x)
+            q, k, v = (touch(name, t) for name, t in zip("qkv", self.project(layer, x), strict=True))
+            q, k, v = (t.view(-1, length, *t.shape[1:]) for t in (q, k, v))
+            q, k = self.place(layer, q, positions, "q"), self.place(layer, k, positions, "k")
+            z = self.attend(layer, q, k, v, positions, touch)
+            x = self.finish(layer, x, touch("z", z.reshape(-1, *z.shape[2:])), touch)
+        return x.view(embedded.shape)
 
 
 def scores_of(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechlist.models.layers.layers import Layers, Touch
+from mechlist.models.layers.layers import Layers
 from mechlist.patching.circuits.nodes import LOGITS, QKV, Nodes
 from mechlist.patching.gradients.gradient import site_gradients
 
@@ -29,7 +29,7 @@ class WithoutGradient:
                 keep[name].append(activation.view(*embedded.shape[:2], *activation.shape[1:]))
             return activation
 
-        self.final = run(layers, embedded, touch)
+        self.final = layers.run(embedded, touch)
         """The residual stream after the last layer."""
 
     def written(self, prompt: int, piece: slice) -> Float[Tensor, "sender position d_model"]:
@@ -61,7 +61,7 @@ class Receivers:
                 self._kept[name.removesuffix("_in"), len(self._read) - 1] = activation
             return activation
 
-        self.final = run(layers, embedded.detach().requires_grad_(), touch)
+        self.final = layers.run(embedded.detach().requires_grad_(), touch)
         self._kept[LOGITS, len(self._read)] = self.final
         self._gradients: dict[tuple[str, int], Tensor] = {}
 
@@ -92,24 +92,3 @@ class Receivers:
         own = self._read[layer][prompt, piece][:, None].repeat(1, gradient.shape[1], 1).requires_grad_()
         (found,) = torch.autograd.grad(self._layers.project_each(layer, kind, own), own, gradient)
         return found.transpose(0, 1)
-
-
-def run(
-    layers: Layers, embedded: Float[Tensor, "prompt position d_model"], touch: Touch
-) -> Float[Tensor, "prompt position d_model"]:
-    """The residual stream after the last layer; `touch` sees resid_pre, q, k, v, z and all of `Layers.finish`."""
-    length = embedded.shape[1]
-    positions = torch.arange(length, device=embedded.device)
-    x = embedded.flatten(0, 1)
-    for layer in range(layers.n_layers):
-        x = touch("resid_pre", x)
-        q, k, v = (touch(name, t) for name, t in zip(QKV, layers.project(layer, x), strict=True))
-        q, k, v = (t.view(-1, length, *t.shape[1:]) for t in (q, k, v))
-        q, k = layers.place(layer, q, positions, "q"), layers.place(layer, k, positions, "k")
-        z = layers.attend(layer, q, k, v, positions, _leave)
-        x = layers.finish(layer, x, touch("z", z.reshape(-1, *z.shape[2:])), touch)
-    return x.view(embedded.shape)
-
-
-def _leave(name: str, activation: Tensor) -> Tensor:  # noqa: ARG001 (a Touch)
-    return activation

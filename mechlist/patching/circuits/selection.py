@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechlist.errors import InputError
-from mechlist.patching.circuits.nodes import LOGITS, Nodes
+from mechlist.patching.circuits.nodes import Nodes
 
 FIRST_WAYS, MANY_WAYS = 64, 4096
 """Random ways that are drawn at a time: few for a small circuit, and many for a large one."""
@@ -131,14 +131,3 @@ def heads_of(nodes: Nodes, circuit: Bool[Tensor, "sender receiver"]) -> list[str
     """Names of the nodes in a circuit, but for the input and the logits, in the model's order."""
     inside = circuit.any(dim=1)
     return [sender.name for sender, is_in in zip(nodes.senders, inside.tolist(), strict=True) if is_in and sender.stage]
-
-
-def to_json(
-    nodes: Nodes, circuit: Bool[Tensor, "sender receiver"], scores: Float[Tensor, "sender receiver"]
-) -> dict[str, object]:
-    """A circuit as other programs read it: its nodes, and its edges with their scores."""
-    edges = [
-        {"sender": nodes.senders[s].name, "receiver": nodes.receivers[r].name, "score": float(scores[s, r])}
-        for s, r in circuit.nonzero().tolist()
-    ]
-    return {"nodes": ["input", *heads_of(nodes, circuit), LOGITS], "edges": edges}

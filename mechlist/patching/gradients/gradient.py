@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,9 @@ from torch import Tensor
 from mechlist.errors import InputError
 from mechlist.metrics.measure import COPIES, Logits, Measure
 from mechlist.models.language_model import LanguageModel
+
+Rule = Literal["gradient", "relp"]
+"""What runs back: gradients, or relevance (RelP; `mechlist.models.layers.relevance`)."""
 
 
 def require_gradients(model: LanguageModel) -> None:

@@ -2,6 +2,7 @@
 
 Hooks, and not the layers one by one as in `mechlist.patching.sweep.sweep`, because gradients are then those of the
 model's own forward pass, whatever its kind: HookedTransformer or TransformerBridge, with or without interventions.
+Relevance runs back through the layers one by one.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from mechlist.errors import InputError
 from mechlist.models.language_model import Hook, LanguageModel
+from mechlist.models.layers.layers import Layers
 from mechlist.patching.gradients.cost import gradient_bytes, weight_copies
 from mechlist.patching.gradients.gradient import differentiable, metric_gradient, site_gradients
 from mechlist.patching.gradients.softmax import keys_replaced, queries_replaced, scores
@@ -35,6 +37,8 @@ class Attribution:
     """Positions that a cell replaces together; None where each is a cell's only one."""
     steps: int
     fix_qk: bool
+    back: Layers | None
+    """Layers through which relevance runs back; None for gradients of the model's own pass."""
     replacement: str
     """Digest of what is put in."""
 
@@ -56,7 +60,8 @@ class Attribution:
         """`effect` [prompt layer place head], and the metric of the `base` and, if there are any, `source` runs."""
         task, plan = self.task, self._plan()
         read = f"{task.measure.read.tolist()} {task.measure.columns} {task.measure.of.__qualname__}"
-        name = f"attribution {task.site} {self.steps} {self.fix_qk} {self.replacement} {self.places} {read} {plan}"
+        kind = "attribution" if self.back is None else "relevance"
+        name = f"{kind} {task.site} {self.steps} {self.fix_qk} {self.replacement} {self.places} {read} {plan}"
         return task.runner.execute(self, plan, name, "Attribution patching")
 
     def compute(self, members: list[int]) -> dict[str, Tensor]:
@@ -196,16 +201,25 @@ class _Block:
         read: Int[Tensor, "prompt n"] | None = None,
     ) -> Float[Tensor, "prompt n d_model"]:
         """Final, normalised residual stream at the positions that the metric reads, or at others."""
+        own = tokens[self._prompts].to(self._work.model.device)
+        layers = self._work.back
+        normalized = self._hooked(own, changes) if layers is None else _walked(layers, own, changes)
+        read = (self._measure.read if read is None else read).to(own.device)
+        return normalized[torch.arange(len(read), device=own.device)[:, None], read]
+
+    def _hooked(
+        self, tokens: Int[Tensor, "prompt position"], changes: Sequence[tuple[str, Any]]
+    ) -> Float[Tensor, "prompt position d_model"]:
+        """By the model's own pass."""
         model, fired = self._work.model, set[str]()
         # What is put in comes after them, as in a nested `intervene`.
         placed = [(i.hook, partial(_intervened, i, self._rows)) for i in self._task.runner.interventions]
         hooks: list[Hook] = [(name, partial(_call, fired, name, change)) for name, change in (*placed, *changes)]
-        normalized = model.residual(tokens[self._prompts].to(model.device), hooks)
+        normalized = model.residual(tokens, hooks)
         for name, _ in hooks:
             if name not in fired:
                 raise InputError(f"The hook {name} exists but never fires with this model and its settings.")
-        read = (self._measure.read if read is None else read).to(model.device)
-        return normalized[torch.arange(len(read), device=model.device)[:, None], read]
+        return normalized
 
     def _gradients(self, finals: Tensor, base: Float[Tensor, "prompt n d_model"], kept: list[Tensor]) -> list[Tensor]:
         model, runner = self._work.model, self._task.runner
@@ -217,6 +231,26 @@ class _Block:
         model, runner = self._work.model, self._task.runner
         every = torch.arange(len(finals))
         return self._measure(finals, every, base, model.unembed, runner.shape.d_vocab_out, runner.shares.metric_logits)
+
+
+def _walked(
+    layers: Layers, tokens: Int[Tensor, "prompt position"], changes: Sequence[tuple[str, Any]]
+) -> Float[Tensor, "prompt position d_model"]:
+    """Layer by layer."""
+    of_hook, layer = dict(changes), -1
+
+    def touch(site: str, activation: Tensor) -> Tensor:
+        nonlocal layer
+        layer += site == "resid_pre"
+        change = of_hook.get(hook_name(site, layer))
+        if change is None:
+            return activation
+        if site in ATTENTION_SITES:
+            return change(activation)
+        return change(activation.view(*tokens.shape, *activation.shape[1:])).flatten(0, 1)
+
+    final = layers.run(layers.embed(tokens), touch)
+    return layers.final(final.flatten(0, 1)).view(final.shape)
 
 
 def _keep(kept: dict[str, Tensor], name: str, activation: Tensor) -> Tensor:
