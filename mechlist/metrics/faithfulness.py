@@ -53,7 +53,8 @@ def faithfulness_interval(
 def performance_ratio(values: Float[np.ndarray, " size"], shares: Sequence[float] = MIB_SHARES) -> float:
     """CPR: area under the curve of faithfulness over the share of edges, by the trapezoidal rule; more is better.
 
-    The curve begins at the smallest share, as in MIB, so that a circuit as good as the model gives .999.
+    The curve begins at the smallest share, as in MIB, so that a circuit as good as the model gives .999. Its code takes
+    circuits of the edges with the largest signed scores here, and of those with the largest sizes for `model_distance`.
 
     Raises:
         InputError: as many values as shares are needed, and two at least.

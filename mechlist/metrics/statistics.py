@@ -136,5 +136,10 @@ def rank_correlation(x: Float[np.ndarray, " unit"], y: Float[np.ndarray, " unit"
     """Spearman's; ties share their mean rank. NaN where either side has one value only."""
     from scipy.stats import rankdata  # half a second, which only this needs
 
-    ranks = np.stack([rankdata(x), rankdata(y)])
-    return float(np.corrcoef(ranks)[0, 1]) if (np.ptp(ranks, axis=1) > 0).all() else float("nan")
+    return correlation(rankdata(x), rankdata(y))
+
+
+def correlation(x: Float[np.ndarray, " unit"], y: Float[np.ndarray, " unit"]) -> float:
+    """Pearson's. NaN where either side has one value only."""
+    sides = np.stack([x, y]).astype(float)
+    return float(np.corrcoef(sides)[0, 1]) if (np.ptp(sides, axis=1) > 0).all() else float("nan")

@@ -4,6 +4,7 @@ from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mechlist.cli.main import main
@@ -56,7 +57,32 @@ def test_cells_that_some_prompts_lack_are_ranked_by_the_prompts_that_have_them(r
 def test_it_is_an_experiment_of_its_own():
     assert not issubclass(AttributionPatch, Patch)
     own = [field.name for field in fields_of(AttributionPatch)]
-    assert own == [*[field.name for field in fields_of(Patch)], "steps", "fix_qk", "verify_top"]
+    assert own == [*[field.name for field in fields_of(Patch)], "steps", "rule", "fix_qk", "verify_top"]
+
+
+@pytest.mark.parametrize("rule", ["gradient", "relp"])
+def test_both_rules_are_held_against_exact_patching(runner: Runner, rule: Any):
+    fields: dict[str, Any] = {"topics": TOPICS, "site": "mlp_out", "verify_top": 8, "noise_repeats": 0}
+    experiment = AttributionPatch(**fields, rule=rule)
+    results = experiment.run(runner)
+    found = results["correlation"]
+    assert found["rule"].values.tolist() == ["gradient", "relp"]
+    assert found.attrs["chosen_by"] == rule
+    assert found.attrs["cells"] == 8
+    table = experiment.tables(results)["verified"]
+    own = found.sel(rule=rule)
+    assert float(own[0]) == pytest.approx(np.corrcoef(table["estimate"], table["exact"])[0, 1], rel=1e-6)
+    ranks = table[["estimate", "exact"]].rank().to_numpy()
+    assert float(own[1]) == pytest.approx(np.corrcoef(ranks.T)[0, 1], rel=1e-6)
+    # By the other rule: what a run by it says of the same cells.
+    other = AttributionPatch(**fields, rule="relp" if rule == "gradient" else "gradient").run(runner)
+    chosen = results["exact"].notnull().any("prompt").values
+    estimate, exact = (one.mean("prompt").values[chosen] for one in (other["effect"], results["exact"]))
+    assert float(found.drop_sel(rule=rule)[0, 0]) == pytest.approx(np.corrcoef(estimate, exact)[0, 1], rel=1e-4)
+    said = experiment.findings(results)[-1]
+    assert "Over the 8 cells that were patched exactly, chosen by " in said
+    name = {"gradient": "gradients", "relp": "relevance (RelP)"}[rule]
+    assert f"{float(own[0]):.3f} ({float(own[1]):.3f}) with {name}" in said
 
 
 def test_few_checks_say_so(runner: Runner):
@@ -82,7 +108,11 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"steps": 0}, "steps must be at least 1"), ({"verify_top": -1}, "verify_top must be 0 or more")],
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"verify_top": -1}, "verify_top must be 0 or more"),
+        ({"rule": "relp", "steps": 4}, "steps must be 1 with rule relp, which takes the unchanged run's, not 4"),
+    ],
 )
 def test_bad_parameters_are_refused(changes: dict[str, Any], words: str):
     with pytest.raises(InputError, match=words):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from mechlist.experiments.circuit.experiment import Circuit
 from mechlist.experiments.circuit.findings import ends
 from mechlist.experiments.circuit.published import IOI_GPT2, published, roc_area
 from mechlist.experiments.circuit.statistics import shares
+from mechlist.metrics.faithfulness import MIB_SHARES, model_distance, performance_ratio
 from mechlist.metrics.statistics import bootstrap_interval
 from mechlist.models.quiet import quiet
+from mechlist.patching.circuits.selection import strongest
+from mechlist.patching.edges import nodes_of
 from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
 from mechlist.types import readable
@@ -148,6 +152,100 @@ def test_a_number_of_edges_a_threshold_and_the_mean(tiny_runner: Runner):
     assert (signed["score"].mean("prompt").values[signed["in_circuit"].values.astype(bool)] < 0).all()
 
 
+def test_relevance_in_the_place_of_gradients(tiny_runner: Runner, tiny_results: xr.Dataset):
+    circuit = Circuit(examples=8, rule="relp", random_circuits=2)
+    results = circuit.run(tiny_runner)
+    assert results.attrs["steps"] == 1
+    assert found(results) == found(tiny_results)
+    for one, names in ((results, "EAP and"), (tiny_results, "EAP-IG with 5 steps and")):
+        table = Circuit().tables(one)["edges"].dropna(subset=["exact"])
+        own = one["correlation"].sel(rule=one.attrs["rule"])
+        assert float(own[0]) == pytest.approx(np.corrcoef(table["score"], table["exact"])[0, 1], rel=1e-5)
+        assert one["correlation"].notnull().all()
+        said = next(text for text in circuit.findings(one) if text.startswith("Over the 20 edges"))
+        assert re.search(rf"is \d\.\d+ \(\d\.\d+\) with {names} \d\.\d+ \(\d\.\d+\) with RelP\.", said)
+
+
+def test_mibs_areas_are_of_edges_by_signed_scores_and_by_sizes(tiny_runner: Runner):
+    results = Circuit(examples=4, steps=2, random_circuits=0, verify_top=0).run(tiny_runner)
+    task_edges = results["edge"].values.tolist()
+    mean = results["score"].mean("prompt").values
+    nodes = nodes_of(tiny_runner)
+    for name, keys in (("mib_metric", -mean), ("mib_absolute", np.abs(mean))):
+        table = torch.full(nodes.reads.shape, -torch.inf, dtype=torch.float64)
+        for edge, key in zip(task_edges, keys, strict=True):
+            table[nodes.edge(edge)] = float(key)
+        kept = torch.stack([strongest(nodes, table, int(share * len(task_edges))) for share in MIB_SHARES])
+        expected = (
+            Circuit(examples=4)._task(tiny_runner, Circuit(examples=4)._pairs(tiny_runner)).values(nodes.reads & ~kept)
+        )
+        np.testing.assert_allclose(results[name].values, expected.T.numpy(), atol=1e-5)
+    words = " ".join(Circuit().findings(results))
+    ratio, distance = performance_ratio(shares(results, "mib_metric")), model_distance(shares(results, "mib_absolute"))
+    assert f"CPR is {ratio:.3f} (" in words
+    assert f"CMD {distance:.3f} (" in words
+
+
+def test_a_circuit_goes_through_eap_igs_json(tiny_runner: Runner, tmp_path: Path):
+    few: dict[str, Any] = {"examples": 6, "steps": 1, "random_circuits": 0, "verify_top": 0}
+    results = Circuit(**few).run(tiny_runner)
+    file = tmp_path / "eap-ig.json"
+    file.write_text(Circuit().files(results)["eap-ig.json"])
+    value = json.loads(file.read_text())
+    assert value["cfg"] == {"n_layers": 2, "n_heads": 4, "d_model": value["cfg"]["d_model"], "parallel_attn_mlp": False}
+    assert len(value["edges"]) == results.sizes["edge"]
+    assert {name for name, edge in value["edges"].items() if edge["in_graph"]} == found(results)
+    mean = dict(zip(results["edge"].values, results["score"].mean("prompt").values, strict=True))
+    assert value["edges"]["a1.h0->logits"]["score"] == pytest.approx(-mean["a1.h0->logits"], rel=1e-5)
+    again = Circuit(**few, circuit_file=file).run(tiny_runner)
+    assert found(again) == found(results)
+    assert again.attrs["chosen_by"] == "circuit_file"
+    np.testing.assert_allclose(again["chosen"].values, results["chosen"].values, atol=1e-5)
+    # Another circuit than would be chosen: one edge is taken out, and what is no longer connected with it.
+    for name in value["edges"]:
+        value["edges"][name]["in_graph"] &= "a1.h0" not in name
+    file.write_text(json.dumps(value))
+    less = Circuit(**few, circuit_file=file).run(tiny_runner)
+    assert found(less) == {name for name in found(results) if "a1.h0" not in name}
+    for edge in value["edges"].values():
+        edge["in_graph"] = False
+    file.write_text(json.dumps(value))
+    with pytest.raises(InputError, match="that are in_graph hold no way from the input to the logits"):
+        Circuit(examples=2, circuit_file=file).run(tiny_runner)
+
+
+def test_edges_as_mib_counts_them(loaded: Callable[[str], Runner], tmp_path: Path):
+    """Where two heads share keys and values."""
+    runner = loaded("llama")
+    few: dict[str, Any] = {"examples": 2, "period": 5, "steps": 1, "random_circuits": 1, "verify_top": 2}
+    shared, own = Circuit(**few, faithful=1.0).run(runner), Circuit(**few, faithful=1.0, edges="mib").run(runner)
+    assert own.sizes["edge"] == len(nodes_of(runner, ungrouped=True).edges) > shared.sizes["edge"]
+    np.testing.assert_allclose(own["base"].values, shared["base"].values, atol=1e-5)
+    np.testing.assert_allclose(own["empty"].values, shared["empty"].values, atol=1e-5)
+    assert "keys and values are every head's own" in " ".join(Circuit().findings(own))
+    assert "eap-ig.json" not in Circuit().files(shared)
+    file = tmp_path / "eap-ig.json"
+    file.write_text(Circuit().files(own)["eap-ig.json"])
+    again = Circuit(**few, circuit_file=file).run(runner)
+    assert found(again) == found(own)
+    np.testing.assert_allclose(again["chosen"].values, own["chosen"].values, atol=1e-5)
+
+
+def test_held_out_prompts_and_prompts_drawn_again(tiny_results: xr.Dataset):
+    # Induction heads are the same whatever the tokens: halves agree, and every edge of the circuit is stable.
+    assert float(shares(tiny_results, "held_out")) == pytest.approx(float(shares(tiny_results, "chosen")), abs=0.05)
+    assert float(tiny_results["halves_jaccard"]) > 0.7
+    inside = tiny_results["in_circuit"].values.astype(bool)
+    assert tiny_results["selected"].values[inside].min() > 0.5
+    assert tiny_results["selected"].values[~inside].max() < 0.5
+    words = " ".join(Circuit().findings(tiny_results))
+    assert re.search(
+        r"Chosen on one half of the prompts and measured on the other, both ways, circuits of as many", words
+    )
+    assert "resamples of prompts." in words
+    assert "selected" in Circuit().tables(tiny_results)["edges"].columns
+
+
 def test_one_prompt_has_no_interval_and_says_so(tiny_runner: Runner):
     circuit = Circuit(examples=1, steps=1, random_circuits=0, verify_top=0)
     results = circuit.run(tiny_runner)
@@ -175,6 +273,9 @@ def test_one_prompt_has_no_interval_and_says_so(tiny_runner: Runner):
         ({"pairs": Path("x"), "data": "induction"}, "data does nothing with pairs of one's own"),
         ({"edges": 3, "faithful": 0.5}, "faithful does nothing with edges"),
         ({"threshold": 1.0, "faithful": 0.9}, "faithful does nothing with threshold"),
+        ({"circuit_file": Path("x"), "faithful": 0.9}, "faithful does nothing with circuit_file"),
+        ({"circuit_file": Path("x"), "edges": 3}, "edges and circuit_file exclude each other"),
+        ({"rule": "relp", "steps": 5}, "steps does nothing with rule relp: leave it out"),
     ],
 )
 def test_fields_that_make_no_sense(fields: dict[str, Any], words: str):

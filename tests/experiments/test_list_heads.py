@@ -93,6 +93,21 @@ def test_rank_correlation_is_spearmans(results: xr.Dataset):
     assert rank_agreement(results).rank == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("rule", ["gradient", "relp"])
+def test_both_rules_are_held_against_exact_patching(runner: Runner, results: xr.Dataset, rule: Any):
+    experiment = ListHeads(**FEW, verify_top=12, rule=rule)
+    own = results if rule == "gradient" else experiment.run(runner)
+    found, table = own["correlation"], checked_cells(own)
+    assert found.attrs["chosen_by"] == rule
+    assert found.notnull().all()
+    assert float(found.sel(rule=rule, measure="spearman")) == pytest.approx(rank_agreement(own).rank, abs=1e-6)
+    pearson = np.corrcoef(table["estimate"], table["exact"])[0, 1]
+    assert float(found.sel(rule=rule, measure="pearson")) == pytest.approx(pearson, rel=1e-4)
+    assert "Over the 12 heads and roles that were patched exactly, chosen by" in experiment.findings(own)[-1]
+    with pytest.raises(InputError, match="steps must be 1 with rule relp"):
+        ListHeads(**FEW, rule="relp", steps=2)
+
+
 def test_nothing_verified_says_so(runner: Runner):
     experiment = ListHeads(topics=("Fruits",), items=2, verify_top=0, noising=True, at="break")
     results = experiment.run(runner)

@@ -58,6 +58,26 @@ def test_areas_of_known_curves():
     assert performance_ratio(np.array([0.0, 1.0]), (0.0, 0.5)) == 0.25
 
 
+def test_areas_worked_out_by_hand():
+    values = np.array([0, 0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.1, 1, 1])
+    ratio = 0.003 * 0.05 + 0.005 * 0.15 + 0.01 * 0.3 + 0.03 * 0.5 + 0.05 * 0.7 + 0.1 * 0.95 + 0.3 * 1.05 + 0.5 * 1
+    assert performance_ratio(values) == pytest.approx(ratio)
+    distance = 0.001 + 0.003 * 0.95 + 0.005 * 0.85 + 0.01 * 0.7 + 0.03 * 0.5 + 0.05 * 0.3 + 0.1 * 0.15 + 0.3 * 0.05
+    assert model_distance(values) == pytest.approx(distance)
+
+
+def test_areas_that_mibs_own_code_gave():
+    """EAP-IG of GPT-2 small on IOI, edges by the size of their score: its `area_under` and `area_from_1`."""
+    values = np.array(
+        [
+            *(0.019733655092845453, 0.0887017567842513, 0.30987243945853277, 0.6089829995759188, 0.9111720307934588),
+            *(0.8767607049910842, 0.9323771262762143, 0.9045808511402504, 1.013144402912753, 1.0),
+        ]
+    )
+    assert performance_ratio(values) == pytest.approx(0.9653902172751483, abs=1e-12)
+    assert model_distance(values) == pytest.approx(0.04412530505505405, abs=1e-12)
+
+
 def test_a_curve_needs_a_value_a_share():
     with pytest.raises(InputError, match="not 2 for 10"):
         performance_ratio(np.ones(2))

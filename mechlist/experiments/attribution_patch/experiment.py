@@ -10,16 +10,15 @@ from mechlist.errors import InputError
 from mechlist.experiments import grid_report
 from mechlist.experiments.effects import verified
 from mechlist.experiments.grid_experiment import GridExperiment
+from mechlist.experiments.rules import FEWEST, by_rule, by_rule_words, means_of
 from mechlist.figures import agreement
 from mechlist.metrics.ratios import recoverable
 from mechlist.metrics.statistics import rank_correlation
 from mechlist.patching.arguments import PatchArguments, prepare
 from mechlist.patching.attribution import estimate_cells
+from mechlist.patching.gradients.gradient import Rule
 from mechlist.registry import register
 from mechlist.runner import Runner
-
-FEWEST = 3
-"""Cells from which on a rank correlation says something."""
 
 
 @register("attribution-patch")
@@ -29,8 +28,11 @@ class AttributionPatch(GridExperiment):
 
     steps: int = 1
     """Gradients a layer: 1 takes the unchanged run's, more average them on the way to what is put in."""
+    rule: Rule = "gradient"
+    """What runs back from the metric: gradients, or relevance, in which norms, activation functions and gates are
+    taken as linear with the coefficients of the run (RelP)."""
     fix_qk: bool = False
-    """Keep attention's softmax exact at the sites q and k."""
+    """Keep attention's softmax exact at the sites q and k: a part of AtP*, which drops gradients (GradDrop) besides."""
     verify_top: int = 20
     """Cells, the strongest by their estimate, that are patched exactly."""
 
@@ -38,20 +40,29 @@ class AttributionPatch(GridExperiment):
         super().__post_init__()
         if self.steps < 1:
             raise InputError(f"steps must be at least 1, not {self.steps}.")
+        if self.rule == "relp" and self.steps > 1:
+            raise InputError(f"steps must be 1 with rule relp, which takes the unchanged run's, not {self.steps}.")
         if self.verify_top < 0:
             raise InputError(f"verify_top must be 0 or more, not {self.verify_top}.")
 
     def run(self, runner: Runner) -> xr.Dataset:
         """The estimated effect of every cell and prompt, and the exact one of the strongest cells; noise and null."""
 
-        def estimates(of: PatchArguments) -> xr.Dataset:
-            return estimate_cells(runner, of, steps=self.steps, fix_qk=self.fix_qk)
+        def estimates(of: PatchArguments, rule: Rule = self.rule) -> xr.Dataset:
+            steps = self.steps if rule == self.rule else 1
+            return estimate_cells(runner, of, steps=steps, fix_qk=self.fix_qk, rule=rule)
 
         found = self.found_pairs(runner)
         arguments = self.arguments(runner, found)
         results = estimates(arguments)
         effects, base = results["effect"], results["base"]
         results["exact"] = verified(prepare(runner, arguments), effects, self.verify_top).assign_attrs(base.attrs)
+        results["correlation"] = by_rule(
+            self.rule,
+            means_of(effects, results["exact"]),
+            means_of(results["exact"], results["exact"]),
+            lambda rule: means_of(estimates(arguments, rule)["effect"], results["exact"]),
+        )
         if "source" in results:
             gap = recoverable(base.values, results["source"].values)
             results["recovered"] = effects / xr.DataArray(gap, dims="prompt")
@@ -90,6 +101,7 @@ class AttributionPatch(GridExperiment):
             *said,
             f"These are estimates. Of the {len(checked)} cells with the largest, patched exactly, the rank correlation "
             f"is {rank:.2f}; the worst is {where}: estimated {worst['estimate']:+.3f}, exact {worst['exact']:+.3f}.",
+            *by_rule_words(results, "cells"),
         ]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -9,6 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 import xarray as xr
+from jaxtyping import Bool
+from torch import Tensor
 
 from mechlist.datasets.pairs.pair import Pairs, block_pairs
 from mechlist.errors import InputError
@@ -18,7 +21,11 @@ from mechlist.experiments.circuit import findings as circuit_output
 from mechlist.experiments.circuit.find import Choice, find_circuit
 from mechlist.experiments.circuit.statistics import with_statistics
 from mechlist.experiments.pair_experiment import PairExperiment, metric_of, only_with, padded_pairs, pair_options
-from mechlist.patching.edges import EdgeTask, edge_task
+from mechlist.patching.circuits.eap_ig import read_eap_ig, sizes_of
+from mechlist.patching.circuits.nodes import Nodes
+from mechlist.patching.circuits.selection import connected
+from mechlist.patching.edges import EdgeTask, edge_task, nodes_of
+from mechlist.patching.gradients.gradient import Rule
 from mechlist.patching.replacements import Mean
 from mechlist.registry import register
 from mechlist.runner import Runner
@@ -26,8 +33,8 @@ from mechlist.runner import Runner
 
 def _chosen_otherwise(experiment: "Circuit") -> str:
     """Where the size of the circuit does not follow from its faithfulness."""
-    given = [name for name in ("edges", "threshold") if getattr(experiment, name) is not None]
-    return f"with {given[0]}" if given else ""
+    given = experiment.chosen_by
+    return "" if given == "faithful" else f"with {given}"
 
 
 @register("circuit")
@@ -40,6 +47,7 @@ class Circuit(PairExperiment):
     options: ClassVar[Mapping[str, Option]] = {
         **pair_options(data="induction"),
         "period": Option(only_with("induction"), 20),
+        "steps": Option(lambda experiment: "with rule relp" if experiment.rule == "relp" else "", 5),
         "faithful": Option(_chosen_otherwise, 0.9),
     }
 
@@ -53,20 +61,26 @@ class Circuit(PairExperiment):
     metric: Literal["logit_difference", "log_prob", "probability"] = "logit_difference"
     """What is measured at the end of the prompt: the answer's logit minus the wrong one's, or the answer's
     log-probability or probability."""
-    steps: int = 5
-    """Runs between the corrupt and the clean prompt whose gradients are averaged (EAP-IG); 1 is EAP."""
+    rule: Rule = "gradient"
+    """What runs back from the metric: gradients, or relevance, in which norms, activation functions and gates are
+    taken as linear with the coefficients of the clean run (RelP)."""
+    steps: int | None = None
+    """Runs between the corrupt and the clean prompt whose gradients are averaged (EAP-IG); 1 is EAP; by default 5."""
     ablation: Literal["counterfactual", "mean"] = "counterfactual"
     """What edges outside the circuit carry: what they carry in the corrupt prompt, or on average over all prompts."""
     select: Literal["greedy", "top"] = "greedy"
     """Grow the circuit from the logits, or take the strongest edges and drop what is not connected."""
     signed: bool = False
     """Rank edges by how much they hold the metric up, and not by the size of their effect either way."""
-    edges: int | None = None
-    """Edges that are chosen; by default as few as reach --faithful."""
+    edges: int | Literal["mib"] | None = None
+    """Edges that are chosen; by default as few as reach --faithful. With mib these, too, of a graph whose edges are
+    counted as in MIB and EAP-IG: keys and values that heads share are each head's own."""
     threshold: float | None = None
     """Choose all edges with this score or more, instead of a number of edges."""
+    circuit_file: Path | None = None
+    """Measure the circuit in this file, as EAP-IG writes it in JSON, and choose none; edges are counted as with mib."""
     faithful: float | None = None
-    """Faithfulness that the circuit must reach where neither --edges nor --threshold is given; by default 0.9."""
+    """Faithfulness that the circuit must reach where no size, threshold or file is given; by default 0.9."""
     random_circuits: int = 10
     """Random connected circuits of the same size that the found one is compared with."""
     verify_top: int = 20
@@ -78,26 +92,47 @@ class Circuit(PairExperiment):
         super().__post_init__()
         least = {"steps": 1, "random_circuits": 0, "verify_top": 0}
         for name, minimum in least.items():
-            if getattr(self, name) < minimum:
+            if self.value_of(name) < minimum:
                 raise InputError(f"{name} must be at least {minimum}, not {getattr(self, name)}.")
-        if self.edges is not None and self.edges < 1:
+        if self._size is not None and self._size < 1:
             raise InputError(f"edges must be at least 1, not {self.edges}.")
-        if self.edges is not None and self.threshold is not None:
-            raise InputError("edges and threshold exclude each other: give one of them.")
+        given = self._given
+        if len(given) > 1:
+            raise InputError(f"{given[0]} and {given[1]} exclude each other: give one of them.")
         if not 0 < self.value_of("faithful") <= 1:
             raise InputError(f"faithful must be above 0 and at most 1, not {self.faithful}.")
 
+    @property
+    def chosen_by(self) -> str:
+        """The parameter by which the circuit is chosen."""
+        return (*self._given, "faithful")[0]
+
+    @property
+    def _given(self) -> list[str]:
+        """The parameters that say which circuit it is, instead of its faithfulness."""
+        given = {"edges": self._size, "threshold": self.threshold, "circuit_file": self.circuit_file}
+        return [name for name, value in given.items() if value is not None]
+
+    @property
+    def _size(self) -> int | None:
+        return None if self.edges == "mib" else self.edges
+
     def run(self, runner: Runner) -> xr.Dataset:
         """Scores of all edges and prompts, and the metric of circuits, of all but them, and of controls."""
+        nodes = nodes_of(runner, ungrouped=self._ungrouped)
+        given = None if self.circuit_file is None else _read(self.circuit_file, nodes)
         found = self._pairs(runner)
-        choice = Choice(self.select, self.signed, self.edges, self.threshold, self.value_of("faithful"))
+        choice = Choice(self.select, self.signed, self._size, self.threshold, self.value_of("faithful"), given)
+        steps = 1 if self.rule == "relp" else self.value_of("steps")
         results = find_circuit(
             self._task(runner, found),
-            steps=self.steps,
+            rule=self.rule,
+            steps=steps,
             choice=choice,
             random_circuits=self.random_circuits,
             verify_top=self.verify_top,
             verify=self.verify,
+            clusters=None if found.clusters is None else np.array(found.clusters),
             units=metric_of(self.metric, found.pairs).unit,
         )
         if found.clusters is not None:
@@ -105,13 +140,17 @@ class Circuit(PairExperiment):
         return with_statistics(results).assign_attrs(
             data=self.origin,
             metric=self.metric,
-            steps=self.steps,
+            rule=self.rule,
+            steps=steps,
             ablation=self.ablation,
             select=self.select,
             signed=self.signed,
             faithful=choice.faithful,
-            chosen_by="edges" if self.edges is not None else "threshold" if self.threshold is not None else "faithful",
+            chosen_by=self.chosen_by,
             model=runner.language_model.info["name"],
+            shared=int(nodes.shape.n_heads != nodes.shape.n_key_value_heads),
+            ungrouped=int(self._ungrouped),
+            **{name: int(size) for name, size in sizes_of(nodes).items()},
         )
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
@@ -123,7 +162,7 @@ class Circuit(PairExperiment):
         return circuit_output.tables(results)
 
     def files(self, results: xr.Dataset) -> dict[str, str]:
-        """The circuit as JSON."""
+        """The circuit as JSON: its edges; and the whole graph as EAP-IG reads it."""
         return circuit_output.files(results)
 
     def findings(self, results: xr.Dataset) -> list[str]:
@@ -147,4 +186,20 @@ class Circuit(PairExperiment):
         clean, corrupt, lengths = padded_pairs(found.pairs)
         source = Mean(torch.cat([clean, corrupt]), lengths.repeat(2)) if self.ablation == "mean" else corrupt
         metric = metric_of(self.metric, found.pairs)
-        return edge_task(runner, base=clean, source=source, metric=metric, lengths=lengths)
+        return edge_task(runner, base=clean, source=source, metric=metric, lengths=lengths, ungrouped=self._ungrouped)
+
+    @property
+    def _ungrouped(self) -> bool:
+        return self.edges == "mib" or self.circuit_file is not None
+
+
+def _read(file: Path, nodes: Nodes) -> Bool[Tensor, "sender receiver"]:
+    """What is connected of the circuit in a file.
+
+    Raises:
+        InputError: nothing is.
+    """
+    circuit = connected(nodes, read_eap_ig(file, nodes)[1])
+    if not circuit.any():
+        raise InputError(f"The edges of {file} that are in_graph hold no way from the input to the logits.")
+    return circuit

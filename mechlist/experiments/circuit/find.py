@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from mechlist.errors import InputError
+from mechlist.experiments.circuit.stability import held_out, selected
+from mechlist.experiments.rules import by_rule
 from mechlist.metrics.faithfulness import MIB_SHARES, faithfulness
 from mechlist.patching.circuits.nodes import Nodes
-from mechlist.patching.circuits.selection import SELECTIONS, above, random_circuit
+from mechlist.patching.circuits.selection import SELECTIONS, above, random_circuit, strongest
 from mechlist.patching.edge_attribution import score_edges
 from mechlist.patching.edges import EdgeTask
+from mechlist.patching.gradients.gradient import Rule
 from mechlist.runner import Runner
 
 GROWTH, EACH = 1.5, 12
@@ -31,58 +34,70 @@ class Choice:
     edges: int | None
     threshold: float | None
     faithful: float
+    given: Bool[Tensor, "sender receiver"] | None = None
+    """A circuit that is not chosen here."""
 
 
 def find_circuit(
     task: EdgeTask,
     *,
+    rule: Rule = "gradient",
     steps: int,
     choice: Choice,
     random_circuits: int,
     verify_top: int,
     verify: Sequence[str] = (),
+    clusters: Shaped[np.ndarray, " prompt"] | None = None,
     units: str,
 ) -> xr.Dataset:
     """Scores, the circuit, and the metric of everything that is compared.
 
     Args:
         task: the prompts, what patched edges carry in them, and the metric.
-        steps: as for `edge_scores`.
+        rule: as for `edge_scores`.
+        steps: likewise.
         choice: of the circuit.
         random_circuits: controls of the circuit's size.
         verify_top: edges that are patched exactly, each by itself, by their scores.
         verify: names of others that are.
+        clusters: of prompts; None where each is one.
         units: of the metric.
 
     Raises:
         InputError: an edge that there is not; nothing to explain, or no circuit to be found; as `run_edges`.
     """
     nodes, others = task.nodes, _named(task.nodes, verify)
-    scores = score_edges(task, steps).scores
-    keys = _keys(scores.double().mean(0), signed=choice.signed)
+    scores = score_edges(task, steps, rule).scores
+    mean = scores.double().mean(0)
+    keys = _keys(mean, signed=choice.signed)
     select = SELECTIONS[choice.select]
     total = len(nodes.edges)
     sizes = _sizes(total, choice.edges)
     circuits = torch.stack([select(nodes, keys, size) for size in sizes])
-    shares = torch.stack([select(nodes, keys, int(share * total)) for share in MIB_SHARES])
-    single = _single(nodes, scores.double().mean(0), verify_top, others)
+    # As in MIB: the strongest edges, and then what is connected; CPR goes by signed scores, and CMD by their sizes.
+    signed, absolute = (
+        torch.stack([strongest(nodes, _keys(mean, signed=one), int(share * total)) for share in MIB_SHARES])
+        for one in (True, False)
+    )
+    single = _single(nodes, mean, verify_top, others)
     whole = torch.zeros(1, *nodes.reads.shape, dtype=torch.bool)
     named = {
         "base": whole,
         "empty": whole | nodes.reads,
         "circuit_metric": nodes.reads & ~circuits,
         "complement_metric": circuits,
-        "mib_metric": nodes.reads & ~shares,
-        "mib_complement": shares,
+        "mib_metric": nodes.reads & ~signed,
+        "mib_complement": signed,
+        "mib_absolute": nodes.reads & ~absolute,
         "exact": single,
     }
-    if choice.threshold is not None:
-        named["chosen"] = nodes.reads & ~above(nodes, keys, choice.threshold)[None]
+    chosen = above(nodes, keys, choice.threshold) if choice.threshold is not None else choice.given
     found = _run(task, named)
     base, empty = found["base"][:, 0], found["empty"][:, 0]
     if base.mean() == empty.mean():
         raise InputError("The metric is the same with all edges patched as with none: there is nothing to explain.")
-    chosen = _chosen(found, circuits, sizes, choice) if choice.threshold is None else nodes.reads & ~named["chosen"][0]
+    asked = _asked(found, sizes, choice)
+    chosen = circuits[sizes.index(asked)] if chosen is None else chosen
     if not chosen.any():
         raise InputError(
             f"The {choice.edges} strongest edges hold no way from the input to the logits: give more edges, or "
@@ -92,7 +107,30 @@ def find_circuit(
     found |= _run(
         task, {"chosen": nodes.reads & ~chosen[None], "without": chosen[None], "random": nodes.reads & ~controls}
     )
-    return _dataset(nodes, scores, found, chosen, sizes, circuits, single, units)
+    results = _dataset(nodes, scores, found, chosen, sizes, circuits, single, units)
+    if choice.given is None:
+        count = asked if choice.threshold is None else int(chosen.sum())
+        labels = np.arange(len(base)) if clusters is None else clusters
+
+        def again(of: Float[Tensor, "sender receiver"]) -> Bool[Tensor, "sender receiver"]:
+            return select(nodes, _keys(of, signed=choice.signed), count)
+
+        results = results.assign(held_out(task, scores, labels, again).data_vars)
+        generator = task.runner.numpy_generator("resamples of the prompts")
+        results["selected"] = ("edge", selected(nodes, scores, labels, again, generator))
+    exact = (results["exact"] - results["base"]).mean("prompt").values
+    results["correlation"] = by_rule(
+        rule,
+        _at(mean, single),
+        exact,
+        lambda other: _at(score_edges(task, 1, other).scores.double().mean(0), single),
+    )
+    return results
+
+
+def _at(mean: Float[Tensor, "sender receiver"], single: Bool[Tensor, "edge sender receiver"]) -> np.ndarray:
+    """Scores of single edges."""
+    return (mean * single).sum(dim=(1, 2)).numpy()
 
 
 def _named(nodes: Nodes, names: Sequence[str]) -> list[tuple[int, int]]:
@@ -135,14 +173,12 @@ def _single(
     return out
 
 
-def _chosen(
-    found: dict[str, np.ndarray], circuits: Bool[Tensor, "size sender receiver"], sizes: list[int], choice: Choice
-) -> Bool[Tensor, "sender receiver"]:
-    """Of the number of edges asked for, or the smallest that is faithful enough; all edges are."""
+def _asked(found: dict[str, np.ndarray], sizes: list[int], choice: Choice) -> int:
+    """The number of edges asked for, or that of the smallest circuit that is faithful enough; all edges are."""
     if choice.edges is not None:
-        return circuits[sizes.index(min(choice.edges, sizes[-1]))]
+        return min(choice.edges, sizes[-1])
     values = faithfulness(found["circuit_metric"], found["base"][:, 0], found["empty"][:, 0])
-    return circuits[int(np.argmax(values >= min(choice.faithful, values[-1])))]
+    return sizes[int(np.argmax(values >= min(choice.faithful, values[-1])))]
 
 
 def _controls(runner: Runner, nodes: Nodes, count: int, controls: int) -> Bool[Tensor, "random sender receiver"]:
@@ -170,6 +206,7 @@ def _dataset(
         "complement_metric": ("size",),
         "mib_metric": ("share",),
         "mib_complement": ("share",),
+        "mib_absolute": ("share",),
         "exact": ("verified",),
         "random": ("random",),
     }

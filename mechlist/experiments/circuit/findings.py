@@ -7,17 +7,20 @@ import pandas as pd
 import xarray as xr
 
 from mechlist.experiments.circuit.published import published, roc_area
+from mechlist.experiments.circuit.stability import RESAMPLES
 from mechlist.experiments.circuit.statistics import interval, scores, shares, verified
+from mechlist.experiments.rules import FEWEST, by_rule_words
 from mechlist.metrics.faithfulness import model_distance, performance_ratio
 from mechlist.metrics.statistics import rank_correlation
+from mechlist.patching.circuits.eap_ig import to_eap_ig
 from mechlist.patching.circuits.nodes import ARROW
 from mechlist.text import between
 from mechlist.types import readable
 
+STABLE = 0.9
+"""Share of resamples from which on an edge counts as stable."""
 STRONGEST = 30
 """Edges in the table besides the circuit's own."""
-FEWEST = 3
-"""Edges from which on a rank correlation says something."""
 
 
 def many(results: xr.Dataset) -> bool:
@@ -46,6 +49,8 @@ def _edges(results: xr.Dataset) -> pd.DataFrame:
     table = pd.DataFrame(columns)
     if many(results):
         table = table.assign(**{name: cells[name].values for name in ("low", "high", "n", "p_corrected")})
+    if "selected" in results:
+        table["selected"] = results["selected"].values[chosen]
     exact = dict(verified(results)[["edge", "exact"]].to_numpy().tolist())
     return table.assign(exact=[exact.get(name, np.nan) for name in names])
 
@@ -87,7 +92,10 @@ def head_strength(results: xr.Dataset) -> dict[str, float]:
 
 
 def files(results: xr.Dataset) -> dict[str, str]:
-    """The circuit with its nodes, edges, scores and faithfulness."""
+    """The circuit with its nodes, edges, scores and faithfulness; and all edges as EAP-IG has them, in `eap-ig.json`.
+
+    Not the latter where edges lead to keys and values that heads share: there it has more of them.
+    """
     mean = scores(results)["estimate"].values
     kept = np.flatnonzero(results["in_circuit"].values)
     nodes = dict.fromkeys(name for i in kept for name in ends(str(results["edge"].values[i]))[:2])
@@ -96,13 +104,23 @@ def files(results: xr.Dataset) -> dict[str, str]:
         sender, receiver = str(results["edge"].values[i]).split(ARROW)
         edges.append({"sender": sender, "receiver": receiver, "score": float(mean[i])})
     value = {
-        **{name: results.attrs[name] for name in ("model", "data", "metric", "steps", "ablation", "select")},
+        **{name: results.attrs[name] for name in ("model", "data", "metric", "rule", "steps", "ablation", "select")},
         "units": results["base"].attrs.get("units", ""),
         "faithfulness": float(shares(results, "chosen")),
         "nodes": list(nodes),
         "edges": edges,
     }
-    return {"circuit.json": json.dumps(value, indent=1) + "\n"}
+    written = {"circuit.json": json.dumps(value, indent=1) + "\n"}
+    if results.attrs["shared"]:
+        return written
+    sizes = {name: int(results.attrs[name]) for name in ("n_layers", "n_heads", "d_model")}
+    graph = to_eap_ig(
+        {**sizes, "parallel_attn_mlp": bool(results.attrs["parallel_attn_mlp"])},
+        results["edge"].values.tolist(),
+        mean.tolist(),
+        results["in_circuit"].values.astype(bool).tolist(),
+    )
+    return written | {"eap-ig.json": json.dumps(graph) + "\n"}
 
 
 def findings(results: xr.Dataset) -> list[str]:
@@ -119,24 +137,47 @@ def findings(results: xr.Dataset) -> list[str]:
         f"{_between(results, 'chosen')}; with its edges patched and all others kept, "
         f"{float(shares(results, 'without')):.3f} is left.",
     ]
+    if results.attrs["ungrouped"]:
+        sentences.append("Edges are counted as in MIB and EAP-IG: keys and values are every head's own.")
     if results.attrs["chosen_by"] == "faithful" and own < results.attrs["faithful"]:
         sentences.append(f"No circuit reaches a faithfulness of {results.attrs['faithful']:g}.")
     if not many(results):
         what = "one prompt" if prompts == 1 else "one cluster of prompts"
         sentences.append(f"With {what} there is no interval and no test.")
+    sentences += _stable(results)
     if results.sizes["random"]:
         values = shares(results, "random")
         sentences.append(
             f"{len(values)} random connected circuits of as many edges or a few more have a faithfulness of "
             f"{values.mean():.3f} on average, {values.max():.3f} at most."
         )
-    curve = shares(results, "mib_metric")
-    sentences.append(
-        f"Over all sizes, CPR is {performance_ratio(curve):.3f} (more is better, a perfect circuit has .999) and CMD "
-        f"{model_distance(curve):.3f} (0 is best), as MIB defines them; the area under the curve of what is left "
-        f"without the circuit is {performance_ratio(shares(results, 'mib_complement')):.3f} (less is more complete)."
+    sentences += [_mib(results), *_checked(results, unit), *by_rule_words(results, "edges", _names(results))]
+    return [*sentences, *_reference(results)]
+
+
+def _stable(results: xr.Dataset) -> list[str]:
+    """What becomes of the circuit on prompts that it was not chosen on, and on prompts drawn again."""
+    if "held_out" not in results:
+        return []
+    what = "clusters of prompts" if "cluster" in results else "prompts"
+    often = results["selected"].values[results["in_circuit"].values.astype(bool)]
+    return [
+        f"Chosen on one half of the {what} and measured on the other, both ways, circuits of as many edges have a "
+        f"faithfulness of {float(shares(results, 'held_out')):.3f}{_between(results, 'held_out')}; the two share "
+        f"{float(results['halves_jaccard']):.0%} of the edges that either has. Of the circuit's {len(often)} edges "
+        f"{int((often >= STABLE).sum())} are chosen in {STABLE:.0%} or more of {RESAMPLES} resamples of {what}."
+    ]
+
+
+def _mib(results: xr.Dataset) -> str:
+    """The areas that MIB's code gives."""
+    ratio, left = (performance_ratio(shares(results, name)) for name in ("mib_metric", "mib_complement"))
+    return (
+        f"At MIB's sizes, as its code has them, CPR is {ratio:.3f} (more is better, a perfect circuit has .999; edges "
+        f"are taken by how much they hold the metric up) and CMD {model_distance(shares(results, 'mib_absolute')):.3f} "
+        "(0 is best; by the size of their score); the area under the curve of what is left without CPR's circuits is "
+        f"{left:.3f} (less is more complete)."
     )
-    return [*sentences, *_checked(results, unit), *_reference(results)]
 
 
 def _between(results: xr.Dataset, name: str) -> str:
@@ -153,8 +194,27 @@ def _checked(results: xr.Dataset, unit: str) -> list[str]:
     return [
         f"Of the {len(table)} edges that were patched one by one, the rank correlation of score and "
         f"exact effect is {rank:.2f}; the worst is {readable(worst['edge'])}: score {worst['score']:+.3f}, exact "
-        f"{worst['exact']:+.3f} {unit}."
+        f"{worst['exact']:+.3f} {unit}. {_reach(results, table, unit)}"
     ]
+
+
+def _reach(results: xr.Dataset, table: pd.DataFrame, unit: str) -> str:
+    """What an edge that was not patched could do, if its score is no worse than the worst that was checked."""
+    score, exact = (np.abs(table[name].to_numpy(float)) for name in ("score", "exact"))
+    ratio = np.max(exact[score > 0] / score[score > 0], initial=1.0)
+    rest = scores(results)["estimate"].drop_sel(edge=table["edge"].tolist()).values
+    reach = float(ratio * np.abs(rest).max(initial=0.0))
+    beyond = int((exact > reach).sum())
+    return (
+        "Unless other scores are worse than the worst of these, no other edge moves the metric by more than "
+        f"{reach:.3g} {unit} (patched edges beyond that: {beyond})."
+    )
+
+
+def _names(results: xr.Dataset) -> dict[str, str]:
+    """What the rules by which edges are scored are called; only the one that was chosen takes several steps."""
+    steps = int(results.attrs["steps"])
+    return {"gradient": f"EAP-IG with {steps} steps" if steps > 1 else "EAP", "relp": "RelP"}
 
 
 def _reference(results: xr.Dataset) -> list[str]:

@@ -11,9 +11,10 @@ from mechlist.metrics.faithfulness import faithfulness, faithfulness_interval
 
 SCORE = "mean_score"
 """Name of the mean scores over prompts."""
-MEASURED = ("circuit_metric", "complement_metric", "mib_metric", "mib_complement", "random", "chosen", "without")
+MIB = ("mib_metric", "mib_complement", "mib_absolute")
+MEASURED = ("circuit_metric", "complement_metric", *MIB, "random", "chosen", "without", "held_out")
 """What has a faithfulness."""
-WITH_INTERVAL = ("circuit_metric", "complement_metric", "chosen")
+WITH_INTERVAL = ("circuit_metric", "complement_metric", "chosen", "held_out")
 
 
 def with_statistics(results: xr.Dataset) -> xr.Dataset:
@@ -21,7 +22,7 @@ def with_statistics(results: xr.Dataset) -> xr.Dataset:
     base, empty = results["base"].values, results["empty"].values
     labels = results["cluster"].values if "cluster" in results else None
     variables = {}
-    for name in MEASURED:
+    for name in (one for one in MEASURED if one in results):
         dims, values = results[name].dims[1:], results[name].values
         variables[f"{name}_faithfulness"] = (dims, faithfulness(values, base, empty))
         if name in WITH_INTERVAL:

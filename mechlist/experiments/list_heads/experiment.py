@@ -20,8 +20,10 @@ from mechlist.experiments.list_heads import report as output
 from mechlist.experiments.list_heads.shares import differing, joint, shares, verified_until
 from mechlist.experiments.list_heads.statistics import with_statistics
 from mechlist.experiments.list_pairs import At, ListPairs, Side, list_pairs
+from mechlist.experiments.rules import by_rule, means_of
 from mechlist.patching.arguments import PatchArguments, prepare
 from mechlist.patching.attribution import estimate_cells
+from mechlist.patching.gradients.gradient import Rule
 from mechlist.registry import register
 from mechlist.runner import Runner
 
@@ -59,6 +61,9 @@ class ListHeads(MadeListExperiment):
     """Put long into short, instead of short into long; fewer items into more, or no filler into one."""
     steps: int = 1
     """Gradients a layer: 1 takes the unchanged run's, more average them on the way to what is put in."""
+    rule: Rule = "gradient"
+    """What runs back from the metric: gradients, or relevance, in which norms, activation functions and gates are
+    taken as linear with the coefficients of the run (RelP)."""
     verify_top: int = 20
     """Heads with a role, the strongest by their mean estimate, that are patched exactly; 0 leaves all at estimates."""
     strongest: int = 5
@@ -80,6 +85,8 @@ class ListHeads(MadeListExperiment):
         for name in ("verify_top", "strongest", "random_sets"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}.")
+        if self.rule == "relp" and self.steps > 1:
+            raise InputError(f"steps must be 1 with rule relp, which takes the unchanged run's, not {self.steps}.")
         if self.factor == "filler" and self.at == "item":
             raise InputError("at must be break with factor filler, not item: before the filler the two runs are one.")
         self.check_options()
@@ -89,9 +96,15 @@ class ListHeads(MadeListExperiment):
         pairs = self._pairs(runner)
         side: Side = "noising" if self.noising else "denoising"
         arguments = pairs.arguments(side, "z", "head_position")
-        found = estimate_cells(runner, arguments, steps=self.steps)
+        found = estimate_cells(runner, arguments, steps=self.steps, rule=self.rule)
         exact = verified(prepare(runner, arguments), found["effect"], self.verify_top)
         found["exact"] = exact.assign_attrs(units="logits")
+        found["correlation"] = by_rule(
+            self.rule,
+            means_of(found["effect"], exact),
+            means_of(exact, exact),
+            lambda rule: means_of(estimate_cells(runner, arguments, rule=rule)["effect"], exact),
+        )
         results = with_statistics(found.rename(prompt="list").assign_coords(pairs.coords))
         results = self._with_shares(runner, pairs, arguments, results)
         return results.assign_attrs(
@@ -144,7 +157,7 @@ class ListHeads(MadeListExperiment):
         if own.roles == {pairs.own: arguments.roles[pairs.own]}:  # pyright: ignore[reportOptionalSubscript]
             estimate = results["effect"].sel(role=pairs.own, drop=True)
         else:
-            estimate = estimate_cells(runner, own, steps=self.steps)["effect"].isel(role=0, drop=True)
+            estimate = estimate_cells(runner, own, steps=self.steps, rule=self.rule)["effect"].isel(role=0, drop=True)
             estimate = estimate.rename(prompt="list").assign_coords(pairs.coords)
         task = prepare(runner, own)
         flat = estimate.transpose("list", "layer", "head").values.reshape(len(gap), -1)

@@ -8,6 +8,7 @@ import xarray as xr
 from mechlist.experiments.effects import MEAN, notes, read, rows, shown
 from mechlist.experiments.list_heads.statistics import WHOLE, checked_cells, rank_agreement
 from mechlist.experiments.list_pairs import run_names, side_name
+from mechlist.experiments.rules import by_rule_words
 from mechlist.figures import agreement, head_heatmap, position_heatmap
 from mechlist.metrics.margin import verdict
 from mechlist.text import between, joined, with_interval
@@ -123,6 +124,7 @@ def findings(results: xr.Dataset) -> list[str]:
         *out,
         f"Of the {len(checked)} heads and roles with the largest estimates, the rank correlation with exact patching "
         f"is {found.rank:.2f}{between(found.low, found.high, '.2f')}; {far}.",
+        *by_rule_words(results, "heads and roles"),
     ]
 
 
