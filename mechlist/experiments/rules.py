@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from mechlist.errors import InputError
 from mechlist.metrics.statistics import correlation, rank_correlation
@@ -83,3 +84,22 @@ def by_rule_words(results: xr.Dataset, what: str, names: Mapping[str, str] = NAM
         f"Over the {found.attrs['cells']} {what} that were patched exactly, chosen by {chosen}, the correlation (rank "
         f"correlation) of estimates and exact effects is {joined(texts)}."
     ]
+
+
+def reach_words(estimate: ArrayLike, exact: ArrayLike, rest: ArrayLike, what: str, unit: str) -> str:
+    """What cells that were not patched could do, by the worst of the estimates that were checked.
+
+    Args:
+        estimate: of the cells that were patched exactly.
+        exact: their effects.
+        rest: estimates of all others; NaN where there is none.
+        what: a cell, in the singular.
+        unit: of the metric.
+    """
+    size, effect = np.abs(np.asarray(estimate, float)), np.abs(np.asarray(exact, float))
+    ratio = np.max(effect[size > 0] / size[size > 0], initial=1.0)
+    reach = float(ratio * np.nanmax(np.abs(np.asarray(rest, float)), initial=0.0))
+    return (
+        f"Unless other estimates are worse than the worst of these, no other {what} moves the metric by more than "
+        f"{reach:.3g} {unit}; {int((effect > reach).sum())} of {len(effect)} do."
+    )

@@ -79,7 +79,12 @@ def test_both_rules_are_held_against_exact_patching(runner: Runner, rule: Any):
     chosen = results["exact"].notnull().any("prompt").values
     estimate, exact = (one.mean("prompt").values[chosen] for one in (other["effect"], results["exact"]))
     assert float(found.drop_sel(rule=rule)[0, 0]) == pytest.approx(np.corrcoef(estimate, exact)[0, 1], rel=1e-4)
-    said = experiment.findings(results)[-1]
+    sure, said = experiment.findings(results)[-2:]
+    rest = abs(results["effect"].mean("prompt")).where(results["exact"].isnull().all("prompt")).max()
+    estimates, effects = (np.abs(table[name].to_numpy(float)) for name in ("estimate", "exact"))
+    reach = max(1.0, (effects / estimates).max()) * float(rest)
+    assert f"no other cell moves the metric by more than {reach:.3g} logits; " in sure
+    assert f"; {int((effects > reach).sum())} of 8 do." in sure
     assert "Over the 8 cells that were patched exactly, chosen by " in said
     name = {"gradient": "gradients", "relp": "relevance (RelP)"}[rule]
     assert f"{float(own[0]):.3f} ({float(own[1]):.3f}) with {name}" in said

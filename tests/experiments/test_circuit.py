@@ -207,11 +207,39 @@ def test_a_circuit_goes_through_eap_igs_json(tiny_runner: Runner, tmp_path: Path
     file.write_text(json.dumps(value))
     less = Circuit(**few, circuit_file=file).run(tiny_runner)
     assert found(less) == {name for name in found(results) if "a1.h0" not in name}
-    for edge in value["edges"].values():
-        edge["in_graph"] = False
+    for name, edge in value["edges"].items():
+        edge["in_graph"] = name == "input->a0.h0<v>"
     file.write_text(json.dumps(value))
     with pytest.raises(InputError, match="that are in_graph hold no way from the input to the logits"):
         Circuit(examples=2, circuit_file=file).run(tiny_runner)
+
+
+def test_edges_are_ranked_by_the_scores_of_a_file(tiny_runner: Runner, tmp_path: Path):
+    """As MIB measures a file of scores alone."""
+    few: dict[str, Any] = {"examples": 6, "random_circuits": 0, "verify_top": 0}
+    results = Circuit(**few).run(tiny_runner)
+    value = json.loads(Circuit().files(results)["eap-ig.json"])
+    for edge in value["edges"].values():
+        edge["in_graph"] = False
+    file = tmp_path / "importances.json"
+    file.write_text(json.dumps(value))
+    again = Circuit(**few, rule="relp", circuit_file=file).run(tiny_runner)
+    assert found(again) == found(results)
+    for name in ("circuit_metric", "mib_metric", "mib_absolute"):
+        np.testing.assert_allclose(again[name].values, results[name].values, atol=1e-5)
+    assert "Circuits of other sizes are made of the edges that the file ranks first." in Circuit().findings(again)
+    # The other way round, the same edges come last.
+    for edge in value["edges"].values():
+        edge["score"] *= -1
+    file.write_text(json.dumps(value))
+    turned = Circuit(**few, circuit_file=file).run(tiny_runner)
+    assert performance_ratio(shares(turned, "mib_metric")) < performance_ratio(shares(results, "mib_metric")) - 0.1
+    np.testing.assert_allclose(turned["mib_absolute"].values, results["mib_absolute"].values, atol=1e-5)
+    for edge in value["edges"].values():
+        edge["score"] = 0
+    file.write_text(json.dumps(value))
+    with pytest.raises(InputError, match="holds neither scores nor an edge that is in_graph"):
+        Circuit(**few, circuit_file=file).run(tiny_runner)
 
 
 def test_edges_as_mib_counts_them(loaded: Callable[[str], Runner], tmp_path: Path):

@@ -10,7 +10,7 @@ from mechlist.errors import InputError
 from mechlist.experiments import grid_report
 from mechlist.experiments.effects import verified
 from mechlist.experiments.grid_experiment import GridExperiment
-from mechlist.experiments.rules import FEWEST, by_rule, by_rule_words, means_of
+from mechlist.experiments.rules import FEWEST, by_rule, by_rule_words, means_of, reach_words
 from mechlist.figures import agreement
 from mechlist.metrics.ratios import recoverable
 from mechlist.metrics.statistics import rank_correlation
@@ -97,10 +97,12 @@ class AttributionPatch(GridExperiment):
         rank = rank_correlation(checked["estimate"].to_numpy(), checked["exact"].to_numpy())
         worst = checked.loc[(checked["estimate"] - checked["exact"]).abs().idxmax()]
         where = grid_report.place(worst, results.attrs["site"])
+        rest = results["effect"].mean("prompt").where(results["exact"].isnull().all("prompt"))
         return [
             *said,
             f"These are estimates. Of the {len(checked)} cells with the largest, patched exactly, the rank correlation "
-            f"is {rank:.2f}; the worst is {where}: estimated {worst['estimate']:+.3f}, exact {worst['exact']:+.3f}.",
+            f"is {rank:.2f}; the worst is {where}: estimated {worst['estimate']:+.3f}, exact {worst['exact']:+.3f}. "
+            + reach_words(checked["estimate"], checked["exact"], rest, "cell", results["base"].attrs["units"]),
             *by_rule_words(results, "cells"),
         ]
 

@@ -78,7 +78,8 @@ class Circuit(PairExperiment):
     threshold: float | None = None
     """Choose all edges with this score or more, instead of a number of edges."""
     circuit_file: Path | None = None
-    """Measure the circuit in this file, as EAP-IG writes it in JSON, and choose none; edges are counted as with mib."""
+    """Measure the circuit in this file, as EAP-IG and MIB write it in JSON, and rank edges by the file's scores; where
+    it has scores alone, a circuit is chosen by them. Edges are counted as with mib."""
     faithful: float | None = None
     """Faithfulness that the circuit must reach where no size, threshold or file is given; by default 0.9."""
     random_circuits: int = 10
@@ -120,9 +121,10 @@ class Circuit(PairExperiment):
     def run(self, runner: Runner) -> xr.Dataset:
         """Scores of all edges and prompts, and the metric of circuits, of all but them, and of controls."""
         nodes = nodes_of(runner, ungrouped=self._ungrouped)
-        given = None if self.circuit_file is None else _read(self.circuit_file, nodes)
+        given, ranking = (None, None) if self.circuit_file is None else _read(self.circuit_file, nodes)
         found = self._pairs(runner)
-        choice = Choice(self.select, self.signed, self._size, self.threshold, self.value_of("faithful"), given)
+        faithful = self.value_of("faithful")
+        choice = Choice(self.select, self.signed, self._size, self.threshold, faithful, given, ranking)
         steps = 1 if self.rule == "relp" else self.value_of("steps")
         results = find_circuit(
             self._task(runner, found),
@@ -146,7 +148,8 @@ class Circuit(PairExperiment):
             select=self.select,
             signed=self.signed,
             faithful=choice.faithful,
-            chosen_by=self.chosen_by,
+            chosen_by=self.chosen_by if given is not None or ranking is None else "faithful",
+            ranked_by="score" if ranking is None else "circuit_file",
             model=runner.language_model.info["name"],
             shared=int(nodes.shape.n_heads != nodes.shape.n_key_value_heads),
             ungrouped=int(self._ungrouped),
@@ -193,13 +196,19 @@ class Circuit(PairExperiment):
         return self.edges == "mib" or self.circuit_file is not None
 
 
-def _read(file: Path, nodes: Nodes) -> Bool[Tensor, "sender receiver"]:
-    """What is connected of the circuit in a file.
+def _read(file: Path, nodes: Nodes) -> tuple[Bool[Tensor, "sender receiver"] | None, Tensor | None]:
+    """What is connected of the circuit in a file, and its scores; None for what it has not.
 
     Raises:
-        InputError: nothing is.
+        InputError: nothing is connected; neither edges of a circuit nor scores.
     """
-    circuit = connected(nodes, read_eap_ig(file, nodes)[1])
+    scores, inside = read_eap_ig(file, nodes)
+    ranking = scores if scores.any() else None
+    if not inside.any():
+        if ranking is None:
+            raise InputError(f"{file} holds neither scores nor an edge that is in_graph.")
+        return None, ranking
+    circuit = connected(nodes, inside)
     if not circuit.any():
         raise InputError(f"The edges of {file} that are in_graph hold no way from the input to the logits.")
-    return circuit
+    return circuit, ranking

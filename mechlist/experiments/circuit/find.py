@@ -36,6 +36,8 @@ class Choice:
     faithful: float
     given: Bool[Tensor, "sender receiver"] | None = None
     """A circuit that is not chosen here."""
+    ranking: Float[Tensor, "sender receiver"] | None = None
+    """Effects by which edges are ranked, in the place of their scores."""
 
 
 def find_circuit(
@@ -69,14 +71,15 @@ def find_circuit(
     nodes, others = task.nodes, _named(task.nodes, verify)
     scores = score_edges(task, steps, rule).scores
     mean = scores.double().mean(0)
-    keys = _keys(mean, signed=choice.signed)
+    ranking = mean if choice.ranking is None else choice.ranking
+    keys = _keys(ranking, signed=choice.signed)
     select = SELECTIONS[choice.select]
     total = len(nodes.edges)
     sizes = _sizes(total, choice.edges)
     circuits = torch.stack([select(nodes, keys, size) for size in sizes])
     # As in MIB: the strongest edges, and then what is connected; CPR goes by signed scores, and CMD by their sizes.
     signed, absolute = (
-        torch.stack([strongest(nodes, _keys(mean, signed=one), int(share * total)) for share in MIB_SHARES])
+        torch.stack([strongest(nodes, _keys(ranking, signed=one), int(share * total)) for share in MIB_SHARES])
         for one in (True, False)
     )
     single = _single(nodes, mean, verify_top, others)
@@ -108,7 +111,7 @@ def find_circuit(
         task, {"chosen": nodes.reads & ~chosen[None], "without": chosen[None], "random": nodes.reads & ~controls}
     )
     results = _dataset(nodes, scores, found, chosen, sizes, circuits, single, units)
-    if choice.given is None:
+    if choice.given is None and choice.ranking is None:
         count = asked if choice.threshold is None else int(chosen.sum())
         labels = np.arange(len(base)) if clusters is None else clusters
 

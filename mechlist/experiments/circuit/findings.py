@@ -9,7 +9,7 @@ import xarray as xr
 from mechlist.experiments.circuit.published import published, roc_area
 from mechlist.experiments.circuit.stability import RESAMPLES
 from mechlist.experiments.circuit.statistics import interval, scores, shares, verified
-from mechlist.experiments.rules import FEWEST, by_rule_words
+from mechlist.experiments.rules import FEWEST, by_rule_words, reach_words
 from mechlist.metrics.faithfulness import model_distance, performance_ratio
 from mechlist.metrics.statistics import rank_correlation
 from mechlist.patching.circuits.eap_ig import to_eap_ig
@@ -139,6 +139,8 @@ def findings(results: xr.Dataset) -> list[str]:
     ]
     if results.attrs["ungrouped"]:
         sentences.append("Edges are counted as in MIB and EAP-IG: keys and values are every head's own.")
+    if results.attrs["ranked_by"] == "circuit_file":
+        sentences.append("Circuits of other sizes are made of the edges that the file ranks first.")
     if results.attrs["chosen_by"] == "faithful" and own < results.attrs["faithful"]:
         sentences.append(f"No circuit reaches a faithfulness of {results.attrs['faithful']:g}.")
     if not many(results):
@@ -191,24 +193,12 @@ def _checked(results: xr.Dataset, unit: str) -> list[str]:
         return ["Too few edges were patched one by one to say how good the scores are."]
     rank = rank_correlation(table["score"].to_numpy(), table["exact"].to_numpy())
     worst = table.loc[(table["score"] - table["exact"]).abs().idxmax()]
+    rest = scores(results)["estimate"].drop_sel(edge=table["edge"].tolist())
     return [
         f"Of the {len(table)} edges that were patched one by one, the rank correlation of score and "
         f"exact effect is {rank:.2f}; the worst is {readable(worst['edge'])}: score {worst['score']:+.3f}, exact "
-        f"{worst['exact']:+.3f} {unit}. {_reach(results, table, unit)}"
+        f"{worst['exact']:+.3f} {unit}. {reach_words(table['score'], table['exact'], rest, 'edge', unit)}"
     ]
-
-
-def _reach(results: xr.Dataset, table: pd.DataFrame, unit: str) -> str:
-    """What an edge that was not patched could do, if its score is no worse than the worst that was checked."""
-    score, exact = (np.abs(table[name].to_numpy(float)) for name in ("score", "exact"))
-    ratio = np.max(exact[score > 0] / score[score > 0], initial=1.0)
-    rest = scores(results)["estimate"].drop_sel(edge=table["edge"].tolist()).values
-    reach = float(ratio * np.abs(rest).max(initial=0.0))
-    beyond = int((exact > reach).sum())
-    return (
-        "Unless other scores are worse than the worst of these, no other edge moves the metric by more than "
-        f"{reach:.3g} {unit} (patched edges beyond that: {beyond})."
-    )
 
 
 def _names(results: xr.Dataset) -> dict[str, str]:
