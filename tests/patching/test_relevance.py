@@ -1,6 +1,7 @@
 """RelP: against a pass that is written out here with the rules put in by `detach`, and against exact patching."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from mechlist.errors import InputError
 from mechlist.metrics.answers import LogitDifference
 from mechlist.models.huggingface import load_hf
+from mechlist.models.layers.bridge_parts import NotOrdinaryError, mlp_parts
 from mechlist.models.layers.relevance import carried, secant
 from mechlist.models.quiet import quiet
 from mechlist.models.tokenizer import stand_in
@@ -314,3 +316,23 @@ def test_what_is_refused(toys: dict[str, Runner], loaded: Callable[[str], Runner
         edge_scores(normed, base=base, source=source, metric=METRIC, rule="relp")
     with pytest.raises(InputError, match="rule relp needs a model whose layers can be run one by one, but"):
         estimated(loaded("mpt"), "z")
+
+
+def test_an_mlp_of_its_own_kind_is_refused():
+    class Doubled(torch.nn.Module):
+        """Twice what its parts make."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down, self.act_fn = torch.nn.Linear(4, 8), torch.nn.Linear(8, 4), torch.nn.GELU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * self.down(self.act_fn(self.up(x)))
+
+    module = Doubled()
+    parts = {"in": SimpleNamespace(original_component=module.up)}
+    with pytest.raises(NotOrdinaryError, match=r"its MLP is a Doubled$"):
+        mlp_parts(SimpleNamespace(original_component=module, submodules=parts), 4)
+    parts["out"] = SimpleNamespace(original_component=module.down)
+    with pytest.raises(NotOrdinaryError, match="its MLP is a Doubled, which computes something of its own"):
+        mlp_parts(SimpleNamespace(original_component=module, submodules=parts), 4)
