@@ -9,6 +9,7 @@ import xarray as xr
 from mechlist.errors import InputError
 from mechlist.experiment import Experiment
 from mechlist.figures import head_heatmap, position_heatmap
+from mechlist.figures.tokens import MIXED, MIXED_SAID, tokens_of_all
 from mechlist.registry import find
 from mechlist.text import number_of
 
@@ -89,6 +90,8 @@ def _map(results: xr.Dataset, values: xr.DataArray, place: str, words: dict[str,
         return head_heatmap(values, diverging=True, **words)
     labels = [str(label) for label in values[place].values.tolist()] if place in values.coords else []
     if place == "position" and "token" in results:
-        labels = [column[0] if len(set(column)) == 1 else "•" for column in results["token"].values.T.tolist()]
+        labels = tokens_of_all(results["token"].values.tolist())
+        if any(MIXED in label for label in labels):
+            words = words | {"caption": f"{words['caption']} {MIXED_SAID}"}
     numbered = values if place == "position" else values.rename({place: "position"})
     return position_heatmap(numbered.drop_vars("position", errors="ignore"), labels, **words)

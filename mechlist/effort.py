@@ -16,6 +16,8 @@ RESAMPLES = 200
 """Draws that stand for all: enough that what a draw takes is more than what happens once."""
 PIECE, PIECES = 64, 32
 """Work that is cut into pieces is cut into so many, of so many entries at least."""
+ASIDE = "Looking at the prompts"
+"""Label of calls that a plan counts and does not name: they come before what a run is about."""
 FEW, SECONDS = 2, 0.05
 """Steps that stand for all are so many at least, and go on for so long."""
 

@@ -211,7 +211,7 @@ def _embedded(runner: Runner, meter: Meter) -> Iterator[None]:
 
 
 def _path(meter: Meter) -> str:
-    calls = meter.calls
+    calls = [call for call in meter.calls if call.label != effort.ASIDE]
     if not calls and not meter.paths:
         return "no pass through the model"
     if all(call.of_sweep for call in calls):

@@ -11,7 +11,9 @@ from jaxtyping import Float
 
 from mechlist.experiments.effects import AGAINST, MEAN, legend, marked, notes, read, sentences, site_name
 from mechlist.experiments.pair_experiment import METRICS
+from mechlist.experiments.pair_look import look_findings, look_table
 from mechlist.figures import head_heatmap, position_heatmap, token_labels
+from mechlist.figures.tokens import MIXED, MIXED_SAID, tokens_of_all
 from mechlist.patching.sweep.cells import KEY_VALUE_SITES
 from mechlist.text import joined
 from mechlist.types import head_name
@@ -30,9 +32,10 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
         return {"heads": head_heatmap(values, diverging=True, caption=caption, marked=dotted, note=note, **words)}
     axis = "role" if "role" in values.dims else "position"
     labels = values[axis].values.tolist() if axis == "role" else token_labels(_tokens(results))
+    placed = f"{caption} {MIXED_SAID}" if axis == "position" and any(MIXED in label for label in labels) else caption
     if results.attrs["per"] == "position":
         grids = {"marked": _numbered(dotted, axis), "note": _numbered(note, axis)}
-        return {f"{axis}s": position_heatmap(_numbered(values, axis), labels, caption=caption, **grids, **words)}
+        return {f"{axis}s": position_heatmap(_numbered(values, axis), labels, caption=placed, **grids, **words)}
     best = {axis: abs(values).fillna(0).argmax(axis)}
     by_place = {"head": abs(values).fillna(0).argmax("head")}
     heads = {"marked": dotted.isel(best), "note": note.isel(best)}
@@ -44,7 +47,7 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
         f"{axis}s": position_heatmap(
             _numbered(values.isel(by_place), axis),
             labels,
-            caption=f"The strongest head of each layer. {caption}",
+            caption=f"The strongest head of each layer. {placed}",
             **places,
             **words,
         ),
@@ -56,7 +59,7 @@ def tables(results: xr.Dataset, top: int) -> dict[str, pd.DataFrame]:
     columns = {"prompt": ["".join(row) for row in results["token"].values], "base": results["base"].values}
     if "source" in results:
         columns["source"] = results["source"].values
-    return {"cells": cell_table(results).head(top), "prompts": pd.DataFrame(columns)}
+    return {"cells": cell_table(results).head(top), "prompts": pd.DataFrame(columns)} | look_table(results)
 
 
 def cell_table(results: xr.Dataset) -> pd.DataFrame:
@@ -106,7 +109,8 @@ def findings(results: xr.Dataset) -> list[str]:
         moved = f"changes it by {best['effect']:+.3f}" if np.isnan(share) else f"recovers {share:.1%}"
         token = f" ({best['token']!r})" if "token" in table else ""
         said.append(f"The largest effect is at {place(best, results.attrs['site'])}{token}: it {moved}.")
-    return said + sentences(results, read(results, MEAN), results["base"].attrs.get("units", ""))
+    said += sentences(results, read(results, MEAN), results["base"].attrs.get("units", ""))
+    return said + look_findings(results)
 
 
 def _way(results: xr.Dataset) -> str:
@@ -209,5 +213,5 @@ def _numbered(values: xr.DataArray, axis: str) -> xr.DataArray:
 
 
 def _tokens(results: xr.Dataset) -> list[str]:
-    """The token at each position, where all prompts have the same; else a dot."""
-    return [column[0] if len(set(column)) == 1 else "•" for column in results["token"].values.T.tolist()]
+    """The token at each position; see `tokens_of_all`."""
+    return tokens_of_all(results["token"].values.tolist())

@@ -13,6 +13,7 @@ from torch import Tensor
 from mechlist.datasets.pairs.pair import KEYS, Pair, Pairs, list_pairs, name_pairs, own_pairs, read_pairs
 from mechlist.errors import InputError
 from mechlist.experiment import Experiment, Option
+from mechlist.experiments.pair_look import CAPTION
 from mechlist.metrics.answers import LogitDifference, LogProb, Probability, Rank
 from mechlist.metrics.distributions import Entropy, KLFromBase, Loss
 from mechlist.metrics.measure import Metric
@@ -56,6 +57,7 @@ class PairExperiment(Experiment):
     default_model: ClassVar[str] = "list-tiny"
     options: ClassVar[Mapping[str, Option]] = pair_options(data="list")
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = PROMPT_GROUP
+    captions: ClassVar[Mapping[str, str]] = CAPTION
 
     clean: str = ""
     """Prompt that has the answer as its continuation; without, the pairs of --data."""

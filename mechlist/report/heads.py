@@ -85,7 +85,7 @@ def of_head(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         pairs = zip(frame["layer"], frame["head"], strict=True)
         mine = [pd.notna(a) and pd.notna(b) and head_name((int(a), int(b))) == name for a, b in pairs]
         return frame.loc[mine].drop(columns=["layer", "head"]).reset_index(drop=True)
-    for key in ("head", "heads", "component", "sender", "set", "name"):
+    for key in ("head", "heads", "component", "node", "edge", "sender", "set", "name"):
         if key in frame.columns:
             mine = [bool(re.search(rf"\b{name}\b", str(value))) for value in frame[key]]
             return frame.loc[mine].reset_index(drop=True)

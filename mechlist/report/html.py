@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 import plotly.graph_objects as go
 
+from mechlist.figures.style import meta
 from mechlist.report.exhibits import exhibit
 from mechlist.report.heads import entries, linked, named
 from mechlist.report.model import Report, Section, Sentence
@@ -30,7 +31,9 @@ def render(report: Report) -> str:
     anchors = Anchors()
     shown = [figure for figures in _figures(report) for figure in figures.values()]
     answer, parts = _answer(report, anchors), _parts(report, anchors)
-    if names := named("".join([answer, *(part.body for part in parts)])):
+    # A click on a node of a graph leads to its entry.
+    nodes = [" ".join(meta(figure).get("nodes", [])) for figure in shown]
+    if names := named(" ".join([answer, *(part.body for part in parts), *nodes])):
         parts.insert(_own_parts(report), _Part("Heads", anchors.new("Heads"), "Heads", entries(report, names)))
     body = [
         "<header>",

@@ -61,6 +61,77 @@
       toImageButtonOptions: { format: "svg", filename: plot.dataset.name },
     };
     Plotly.newPlot(plot, { data, layout: { ...layout, ...size }, frames, config });
+    if (data.some((trace) => trace.meta && trace.meta.nodes)) {
+      tell(plot);
+      plot.on("plotly_click", ({ points: [point] }) => {
+        if (!point.data.meta || !point.data.meta.nodes) return;
+        if (plot.dataset.picked === point.text) delete plot.dataset.picked;
+        else plot.dataset.picked = point.text;
+        light(plot);
+        tell(plot);
+      });
+      plot.on("plotly_sliderchange", ({ slider }) => tell(plot, slider.active));
+    }
+  }
+
+  // The place of the slider at which a trace is shown.
+  const stepOf = ({ layout: { sliders } }, number) =>
+    sliders ? sliders[0].steps.findIndex(({ args: [{ visible }] }) => visible[number]) : 0;
+
+  // A click on a node of a graph lights its edges, at every place of the slider; a second one puts them out.
+  function light(plot) {
+    const name = plot.dataset.picked;
+    const ends = ({ meta }) => (meta && meta.ends) || [];
+    const numbers = [...plot.data.keys()];
+    const lines = numbers.filter((number) => ends(plot.data[number]).length);
+    const touches = (trace) => ends(trace).includes(name) || ((trace.meta && trace.meta.readers) || []).includes(name);
+    const opacity = lines.map((number) => (!name ? 0.75 : touches(plot.data[number]) ? 1 : 0.07));
+    Plotly.restyle(plot, { opacity }, lines);
+    const graphs = numbers.filter((number) => plot.data[number].meta && plot.data[number].meta.nodes);
+    const selectedpoints = graphs.map((number) => {
+      if (!name) return null;
+      const { text } = plot.data[number];
+      const own = lines.filter((line) => touches(plot.data[line]) && stepOf(plot, line) === stepOf(plot, number));
+      const near = new Set([name, ...own.flatMap((line) => ends(plot.data[line]))]);
+      return [...text.keys()].filter((place) => near.has(text[place]));
+    });
+    Plotly.restyle(plot, { selectedpoints }, graphs);
+  }
+
+  // Below a graph: the numbers of the node that was clicked, and the way to all that the page knows of it.
+  function tell(plot, step = plot.layout.sliders ? plot.layout.sliders[0].active : 0) {
+    const box = plot.parentElement, name = plot.dataset.picked;
+    if (box.nextElementSibling && box.nextElementSibling.className === "picked") box.nextElementSibling.remove();
+    if (!name) return;
+    const shown = ({ meta }, number) => meta && meta.nodes && stepOf(plot, number) === step;
+    const { text, customdata, meta } = plot.data.find(shown);
+    const found = text.indexOf(name), rows = found < 0 ? [] : customdata[found][1].split("\n");
+    const made = (tag, text, parent) => {
+      const element = parent.appendChild(document.createElement(tag));
+      element.textContent = text;
+      return element;
+    };
+    const part = document.createElement("div");
+    part.className = "picked";
+    part.setAttribute("aria-live", "polite");
+    const entry = document.getElementById(`head-${name.toLowerCase()}`);
+    const title = made("p", "", part);
+    const heading = made(entry ? "a" : "b", name, title);
+    if (entry) heading.href = `#${entry.id}`;
+    const said = rows.length ? ": its edges in this graph" : ": not among the edges shown";
+    made("span", entry ? `${said}; the link opens all that this page knows of it` : said, title);
+    box.after(part);
+    if (!rows.length) return;
+    const table = made("table", "", part);
+    const head = made("tr", "", made("thead", "", table));
+    ["edge", `score (${meta.unit})`, "patched exactly"].forEach((label, column) => {
+      made("th", label, head).className = column ? "number" : "";
+    });
+    const body = made("tbody", "", table);
+    for (const row of rows) {
+      const line = made("tr", "", body);
+      row.split("\t").forEach((cell, column) => { made("td", cell || "\u2013", line).className = column ? "number" : ""; });
+    }
   }
 
   const margin = 600;
@@ -120,6 +191,7 @@
     figures.clear();
     for (const plot of plots.filter((one) => one.dataset.drawn)) {
       Plotly.purge(plot);
+      delete plot.dataset.picked;
       delete plot.dataset.drawn;
       if (!folded(plot)) draw(plot, room);
     }

@@ -112,7 +112,7 @@ def test_statistics_are_saved_and_never_computed_while_drawing(
     assert circuit.findings(loaded) == circuit.findings(tiny_results)
     assert circuit.files(loaded) == circuit.files(tiny_results)
     assert list(circuit.figures(loaded)) == ["circuit", "faithfulness", "agreement"]
-    assert set(circuit.tables(loaded)) == {"edges", "sizes", "nodes"}
+    assert set(circuit.tables(loaded)) == {"edges", "sizes", "nodes", "look"}
     nodes: Any = circuit.figures(loaded)["circuit"]
     assert "L1H3" in nodes.data[-1].text
 

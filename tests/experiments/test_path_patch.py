@@ -118,7 +118,7 @@ def test_few_senders_are_drawn_as_far_as_they_go(runner: Runner):
 def test_one_prompt_has_no_interval(runner: Runner):
     experiment = PathPatch(**PAIR)
     results = experiment.run(runner)
-    assert experiment.findings(results)[-1].startswith("There is no interval and no test: one prompt")
+    assert experiment.findings(results)[-2].startswith("There is no interval and no test: one prompt")
     assert "low" not in experiment.tables(results)["senders"]
     assert set(experiment.figures(results)) == {"heads", "others"}
 

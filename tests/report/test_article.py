@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 from mechlist.figures import finish
+from mechlist.figures.graph import GraphEdge, circuit_graph
 from mechlist.figures.token_text import coloured_text
 from mechlist.report import Report, Section, Sentence, render
 from mechlist.report.heads import of_head
@@ -111,6 +112,10 @@ def test_a_head_named_anywhere_opens_all_that_is_known_of_it(page):
 
 
 def test_rows_of_a_head_are_found_by_number_and_by_name():
+    nodes = pd.DataFrame({"node": ["L4H2", "m3"], "edges_in": [2, 1]})
+    assert of_head(nodes, "L4H2")["edges_in"].tolist() == [2]
+    edges = pd.DataFrame({"edge": ["L4H2->L5H1.k", "input->L4H20.v"], "score": [1.0, 2.0]})
+    assert of_head(edges, "L4H2")["score"].tolist() == [1.0]
     by_name = pd.DataFrame({"heads": ["L1H0, L4H5", "L11H0"], "items": [2.0, 3.0]})
     assert of_head(by_name, "L1H0")["items"].tolist() == [2.0]
     assert of_head(pd.DataFrame({"layer": [1, None], "head": [0, 2], "x": [5, 6]}), "L1H0")["x"].tolist() == [5]
@@ -159,3 +164,16 @@ def test_backgrounds_turn_dark_and_bands_keep_their_opacity():
     assert contrast(dark("#fdf0d5"), "#e4e6eb") >= READABLE
     assert re.fullmatch(r"rgba\(\d+, \d+, \d+, 0.16\)", dark("rgba(42, 95, 158, 0.16)"))
     assert dark("coloraxis") == "coloraxis"
+
+
+def test_nodes_of_a_graph_have_entries_even_where_no_sentence_names_them():
+    graph = circuit_graph(
+        [["input"], ["L3H1", "m3"], ["logits"]],
+        [GraphEdge("input", "L3H1", "v", -1.0), GraphEdge("L3H1", "logits", "", -1.0)],
+        title="The circuit",
+        caption="Nothing.",
+        unit="logits",
+    )
+    made = body(render(Report(title="T", sections=(Section(title="Results", figures={"circuit": graph}),))))
+    assert 'id="head-l3h1"' in made
+    assert made.count('class="head-entry"') == 1

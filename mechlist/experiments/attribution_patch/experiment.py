@@ -10,6 +10,7 @@ from mechlist.errors import InputError
 from mechlist.experiments import grid_report
 from mechlist.experiments.effects import verified
 from mechlist.experiments.grid_experiment import GridExperiment
+from mechlist.experiments.pair_look import look_at
 from mechlist.experiments.rules import FEWEST, by_rule, by_rule_words, means_of, reach_words
 from mechlist.figures import agreement
 from mechlist.metrics.ratios import recoverable
@@ -53,6 +54,7 @@ class AttributionPatch(GridExperiment):
             return estimate_cells(runner, of, steps=steps, fix_qk=self.fix_qk, rule=rule)
 
         found = self.found_pairs(runner)
+        seen = look_at(runner, found.pairs)
         arguments = self.arguments(runner, found)
         results = estimates(arguments)
         effects, base = results["effect"], results["base"]
@@ -66,7 +68,7 @@ class AttributionPatch(GridExperiment):
         if "source" in results:
             gap = recoverable(base.values, results["source"].values)
             results["recovered"] = effects / xr.DataArray(gap, dims="prompt")
-        results = results.assign_attrs(estimated=True)
+        results = results.merge(seen).assign_attrs(estimated=True)
         # Batches are of prompts alone, and groups of fewer prompts are smaller ones.
         return self.finished(runner, results, effects, arguments, found, lambda of, _: estimates(of)["effect"])
 

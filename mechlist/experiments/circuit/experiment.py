@@ -19,8 +19,10 @@ from mechlist.experiment import Option
 from mechlist.experiments.circuit import figures as circuit_figures
 from mechlist.experiments.circuit import findings as circuit_output
 from mechlist.experiments.circuit.find import Choice, find_circuit
+from mechlist.experiments.circuit.graph_json import graph_file
 from mechlist.experiments.circuit.statistics import with_statistics
 from mechlist.experiments.pair_experiment import PairExperiment, metric_of, only_with, padded_pairs, pair_options
+from mechlist.experiments.pair_look import look_at, look_findings, look_table
 from mechlist.patching.circuits.eap_ig import read_eap_ig, sizes_of
 from mechlist.patching.circuits.nodes import Nodes
 from mechlist.patching.circuits.selection import connected
@@ -123,6 +125,7 @@ class Circuit(PairExperiment):
         nodes = nodes_of(runner, ungrouped=self._ungrouped)
         given, ranking = (None, None) if self.circuit_file is None else _read(self.circuit_file, nodes)
         found = self._pairs(runner)
+        seen = look_at(runner, found.pairs)
         faithful = self.value_of("faithful")
         choice = Choice(self.select, self.signed, self._size, self.threshold, faithful, given, ranking)
         steps = 1 if self.rule == "relp" else self.value_of("steps")
@@ -139,7 +142,7 @@ class Circuit(PairExperiment):
         )
         if found.clusters is not None:
             results["cluster"] = ("prompt", np.array(found.clusters))
-        return with_statistics(results).assign_attrs(
+        return with_statistics(results).merge(seen).assign_attrs(
             data=self.origin,
             metric=self.metric,
             rule=self.rule,
@@ -162,15 +165,16 @@ class Circuit(PairExperiment):
 
     def tables(self, results: xr.Dataset) -> dict[str, pd.DataFrame]:
         """The circuit's edges and the strongest of all, circuits by size, and nodes."""
-        return circuit_output.tables(results)
+        return circuit_output.tables(results) | look_table(results)
 
     def files(self, results: xr.Dataset) -> dict[str, str]:
-        """The circuit as JSON: its edges; and the whole graph as EAP-IG reads it."""
-        return circuit_output.files(results)
+        """The circuit as JSON; the whole graph as EAP-IG reads it, and as Neuronpedia and circuit-tracer do."""
+        return circuit_output.files(results) | graph_file(results)
 
     def findings(self, results: xr.Dataset) -> list[str]:
         """How small the circuit is, what it does by itself and what is left without it, and what the controls say."""
-        return circuit_output.findings(results)
+        first, *more = circuit_output.findings(results)
+        return [first, *look_findings(results), *more]
 
     def _pairs(self, runner: Runner) -> Pairs:
         if self.origin != "induction":

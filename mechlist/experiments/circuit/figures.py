@@ -4,14 +4,11 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from mechlist.experiments.circuit.findings import ends
-from mechlist.experiments.circuit.statistics import interval, scores, shares, verified
+from mechlist.experiments.circuit.statistics import interval, shares, verified
+from mechlist.experiments.circuit.view import view_of
 from mechlist.figures import agreement, interval_lines
-from mechlist.figures.graph import GraphEdge, circuit_graph
-from mechlist.types import read_head, readable
-
-DRAWN = 120
-"""Edges of the graph, the strongest of the circuit; more are unreadable."""
+from mechlist.figures.graph import circuit_graph
+from mechlist.types import readable
 
 
 def figures(results: xr.Dataset) -> dict[str, go.Figure]:
@@ -33,37 +30,28 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
 
 
 def _graph(results: xr.Dataset) -> go.Figure:
-    mean = scores(results)["estimate"].values
-    kept = np.flatnonzero(results["in_circuit"].values)
-    strongest = kept[np.argsort(-np.abs(mean[kept]), kind="stable")[:DRAWN]]
-    edges = [_edge(str(results["edge"].values[i]), float(mean[i])) for i in strongest]
+    view, count = view_of(results), int(results["in_circuit"].sum())
+    edges, steps = view.parts()
     names = {name for edge in edges for name in (edge.sender, edge.receiver)}
-    floors: dict[tuple[int, int], list[str]] = {}
-    for name in sorted(names, key=_order):
-        floors.setdefault(_order(name)[:2], []).append(name)
-    left = f" The {DRAWN} strongest of {len(kept)} edges are drawn." if len(kept) > DRAWN else ""
+    left = f" The strongest {len(edges)} of them are drawn at most." if len(edges) < count else ""
+    shared = " L0KV1 stands for the keys and values that several heads of layer 0 share." if view.joins else ""
+    more = (
+        " The slider shows fewer or more of the strongest, with the edges that join them to the input and the logits."
+        if len(steps) > 1
+        else ""
+    )
     return circuit_graph(
-        [floors[key] for key in sorted(floors)],
+        [[name for name in floor if name in names] for floor in view.floors],
         edges,
-        beside={name for name in names if name.startswith("m")},
-        title=f"The circuit: {len(kept)} edges",
-        caption="Heads (L0H1 is head 1 of layer 0) and MLPs (m0) between the input and the logits. The wider an arrow, "
-        f"the more the metric changes when it is patched; dotted where patching it raises the metric.{left}",
+        steps=steps,
+        joins=[join for join in view.joins if set(join) <= names],
+        beside={name for name, node in view.nodes.items() if node.kind == "mlp"},
+        title=f"The circuit: {count} edges",
+        caption="Heads (L0H1 is head 1 of layer 0) and MLPs (m0) between the input, below, and the logits. The wider a "
+        "line, the more the metric changes when it is patched; dotted where patching it raises the metric."
+        f"{shared}{more}{left} Point at a node for its edges; a click in the report lights them and lists all.",
         unit=results["base"].attrs.get("units", ""),
     )
-
-
-def _edge(name: str, score: float) -> GraphEdge:
-    sender, receiver, entry = ends(name)
-    return GraphEdge(readable(sender), readable(receiver), entry, score)
-
-
-def _order(name: str) -> tuple[int, int, int]:
-    """Layer, attention before MLP, and head."""
-    if name in ("input", "logits"):
-        return (-1, 0, 0) if name == "input" else (10**9, 0, 0)
-    found = read_head(name)
-    return (int(name[1:]), 1, 0) if found is None else (found[0][0], 0, found[0][1])
 
 
 def _curve(results: xr.Dataset) -> go.Figure:

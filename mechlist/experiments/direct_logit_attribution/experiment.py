@@ -20,6 +20,7 @@ from mechlist.experiments.direct_logit_attribution.statistics import with_statis
 from mechlist.experiments.direct_logit_attribution.terms import on_lists, on_pairs
 from mechlist.experiments.list_experiment import MadeListExperiment, text_direction
 from mechlist.experiments.pair_experiment import named_pairs, pairs_of_texts
+from mechlist.experiments.pair_look import CAPTION, look_at, look_findings, look_table
 from mechlist.registry import register
 from mechlist.runner import Runner
 
@@ -58,6 +59,7 @@ class DirectLogitAttribution(MadeListExperiment):
         "components": "what each part writes, by direction, lists and items, in logits",
         "heads": "the heads that write most, by direction and lists, in logits",
         "changed_heads": "the heads that the other adjective changes most, in logits",
+        **CAPTION,
     }
 
     data_set: Literal["list", "ioi"] = "list"
@@ -93,7 +95,9 @@ class DirectLogitAttribution(MadeListExperiment):
     def run(self, runner: Runner) -> xr.Dataset:
         """Every term of the logit difference, by direction, run, list and item."""
         if self._of_pairs:
-            results = on_pairs(runner, self._pairs(runner))
+            pairs = self._pairs(runner)
+            seen = look_at(runner, pairs.pairs)
+            results = on_pairs(runner, pairs).merge(seen.rename(prompt="list"))
         else:
             lists = self.data(runner)
             results = on_lists(runner, lists, self._directions(runner, lists))
@@ -107,11 +111,11 @@ class DirectLogitAttribution(MadeListExperiment):
 
     def tables(self, results: xr.Dataset) -> dict[str, pd.DataFrame]:
         """Components, heads, and heads by what the adjective changes; with intervals over topics."""
-        return words.tables(results, self.top)
+        return words.tables(results, self.top) | look_table(results)
 
     def findings(self, results: xr.Dataset) -> list[str]:
         """That the terms add up, the difference itself, and the parts that write most of it."""
-        return words.findings(results)
+        return [*words.findings(results), *look_findings(results)]
 
     def claims(self, results: xr.Dataset) -> list[Claim]:
         """The most telling of it, in a line."""

@@ -9,6 +9,7 @@ import xarray as xr
 
 from mechlist.experiments import grid_report
 from mechlist.experiments.grid_experiment import GridExperiment
+from mechlist.experiments.pair_look import look_at
 from mechlist.patching.grid import patch_cells
 from mechlist.patching.noise import exact_effects
 from mechlist.registry import register
@@ -23,10 +24,11 @@ class Patch(GridExperiment):
     def run(self, runner: Runner) -> xr.Dataset:
         """The metric of every cell and prompt, with the tokens of the prompts that are changed; noise and null."""
         found = self.found_pairs(runner)
+        seen = look_at(runner, found.pairs)
         arguments = self.arguments(runner, found)
         results = patch_cells(runner, arguments)
         effects = results["patched"] - results["base"]
-        return self.finished(runner, results, effects, arguments, found, partial(exact_effects, runner))
+        return self.finished(runner, results, effects, arguments, found, partial(exact_effects, runner)).merge(seen)
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
         """The share of the effect that each cell recovers, or its effect, averaged over the prompts."""

@@ -11,6 +11,7 @@ import xarray as xr
 from mechlist.errors import InputError
 from mechlist.experiments.effects import MEAN, estimated_prompts, saved
 from mechlist.experiments.pair_experiment import PairExperiment, metric_of, padded_pairs
+from mechlist.experiments.pair_look import look_at
 from mechlist.experiments.path_patch import report
 from mechlist.patching.arguments import token_labels_of
 from mechlist.patching.circuits.nodes import node_label
@@ -58,6 +59,7 @@ class PathPatch(PairExperiment):
     def run(self, runner: Runner) -> xr.Dataset:
         """The metric of every sender, set of receivers and prompt, with the tokens of the prompts that are changed."""
         found = self.found_pairs(runner)
+        seen = look_at(runner, found.pairs)
         clean, corrupt, lengths = padded_pairs(found.pairs)
         base, source = (clean, corrupt) if self.noising else (corrupt, clean)
         results = path_patch(
@@ -75,7 +77,9 @@ class PathPatch(PairExperiment):
             results["cluster"] = ("prompt", np.array(found.clusters))
         effects = results["patched"] - results["base"]
         results = results.assign(saved(estimated_prompts(results, effects), MEAN, results["base"].attrs["units"]))
-        return results.assign_attrs(noising=self.noising, metric=self.metric, model=runner.language_model.info["name"])
+        return results.merge(seen).assign_attrs(
+            noising=self.noising, metric=self.metric, model=runner.language_model.info["name"]
+        )
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
         """Effects of the heads, and of the embedding and the MLPs, averaged over the prompts."""

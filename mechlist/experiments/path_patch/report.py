@@ -7,6 +7,7 @@ import xarray as xr
 
 from mechlist.experiments.effects import MEAN, legend, marked, notes, read, sentences
 from mechlist.experiments.pair_experiment import METRICS
+from mechlist.experiments.pair_look import look_findings, look_table
 from mechlist.figures import grouped_bars, head_heatmap
 from mechlist.text import joined
 from mechlist.types import Head, read_head, readable
@@ -33,7 +34,7 @@ def tables(results: xr.Dataset, top: int) -> dict[str, pd.DataFrame]:
     prompts |= {name: results[name].values for name in ("base", "source")}
     table = sender_table(results).head(top)
     names = {name: table[name].map(readable) for name in ("receiver", "sender")}
-    return {"senders": table.assign(**names), "prompts": pd.DataFrame(prompts)}
+    return {"senders": table.assign(**names), "prompts": pd.DataFrame(prompts)} | look_table(results)
 
 
 def sender_table(results: xr.Dataset) -> pd.DataFrame:
@@ -69,7 +70,7 @@ def findings(results: xr.Dataset) -> list[str]:
             )
         else:
             said.append(f"Nothing that is sent to {_words(receiver)} changes it.")
-    return said + sentences(results, read(results, MEAN), _unit(results))
+    return said + sentences(results, read(results, MEAN), _unit(results)) + look_findings(results)
 
 
 def _heads(results: xr.Dataset, receiver: str) -> go.Figure:
