@@ -10,9 +10,13 @@ from mechlist.errors import InputError
 from mechlist.figures.checks import coordinate, matrix
 from mechlist.figures.conditions import Look, in_order, looks
 from mechlist.figures.style import INK, finish, plot_text
-from mechlist.text import with_ends
+from mechlist.text import number, with_ends
 
 _DIMS = ("series", "x")
+FAR = 4
+"""Times as far from 0 as all others is a value that is cut off, so that the others can be seen."""
+MOST_CUT = 2
+"""Values along x that are."""
 _SPREAD = 0.16
 """Share of the narrowest step along x over which error bars of several series stand apart."""
 
@@ -28,6 +32,7 @@ def interval_lines(
     y_title: str,
     shape: Literal["line", "step"] = "line",
     note: xr.DataArray | None = None,
+    clip: bool = False,
 ) -> go.Figure:
     """One curve a series, from `values(series, x)`: a line with error bars, or a step curve inside a band.
 
@@ -44,6 +49,7 @@ def interval_lines(
         y_title: what the values are, with their unit.
         shape: line or step.
         note: text that the hover box adds to each value, such as the number of units behind it.
+        clip: cut off one or two places along x that would flatten all others; the caption says which, and their values.
 
     Raises:
         InputError: other dimensions, or intervals of another shape than the values.
@@ -61,7 +67,10 @@ def interval_lines(
         else:
             figure.add_trace(_line(_beside(curve, index, len(series)), name, look, step=False))
     told = np.concatenate([curve["x"] for _, _, curve in series])
-    return finish(_laid_out(figure, told, x_title, y_title, len(series)), title=title, caption=caption)
+    figure = _laid_out(figure, told, x_title, y_title, len(series))
+    if clip:
+        caption += _clipped(figure, series, arrays, dict(zip(x.tolist(), _numbers(x), strict=True)))
+    return finish(figure, title=title, caption=caption)
 
 
 def interval_bars(
@@ -74,6 +83,7 @@ def interval_bars(
     x_title: str,
     y_title: str,
     note: xr.DataArray | None = None,
+    clip: bool = False,
 ) -> go.Figure:
     """One group of bars at each x, from `values(series, x)`: a distribution with intervals.
 
@@ -93,7 +103,41 @@ def interval_bars(
     names = [plot_text(str(label)) for label in labels]
     # Else plotly leaves out a slanted label that reaches beyond the axis.
     figure.update_xaxes(tickvals=x, ticktext=names, ticks="", ticklabeloverflow="allow")
+    if clip:
+        caption += _clipped(figure, series, arrays, dict(zip(x.tolist(), map(str, labels), strict=True)))
     return finish(figure, title=title, caption=caption)
+
+
+def _clipped(
+    figure: go.Figure, series: list[tuple[str, Look, dict[str, Any]]], arrays: list[np.ndarray], names: dict[float, str]
+) -> str:
+    """Give the y axis the room of all but the few places that would flatten them; says which, with their values."""
+    sizes = np.nan_to_num(np.abs(arrays[0])).max(0)
+    order = np.argsort(-sizes, kind="stable")
+    far = [n for n in range(1, min(MOST_CUT, len(sizes) - 2) + 1) if sizes[order[n - 1]] > FAR * sizes[order[n]] > 0]
+    if not far:
+        return ""
+    cut, kept = order[: far[-1]], np.concatenate([array[:, order[far[-1] :]].ravel() for array in arrays])
+    low, high = min(0.0, float(np.nanmin(kept))), max(0.0, float(np.nanmax(kept)))
+    room = 0.12 * (high - low)
+    figure.update_yaxes(range=[low - room, high + room])
+    # Lines may leave the plot otherwise.
+    figure.update_traces(cliponaxis=True, selector={"type": "scatter"})
+    places = np.array(list(names))[np.sort(cut)]
+    values = [
+        f"{names[place]}: "
+        + ", ".join(
+            number(float(curve["y"][at])) + (f" ({name})" if len(series) > 1 else "")
+            for name, _, curve in series
+            for at in np.flatnonzero(curve["x"] == place)
+        )
+        for place in places.tolist()
+    ]
+    return f" Cut off, so that the rest can be seen: {'; '.join(values)}."
+
+
+def _numbers(x: np.ndarray) -> list[str]:
+    return [f"{value:g}" for value in x.tolist()]
 
 
 def _series(

@@ -48,6 +48,13 @@ def beside_truth(results: xr.Dataset, name: str, truth: str, *, also: Sequence[s
     return xr.concat(parts, dim="series").assign_coords(series=names)
 
 
+def resampled(results: xr.Dataset) -> str:
+    """What intervals are over: topics of lists; of pairs of prompts the pairs, or clusters of them."""
+    if results.attrs["origin"] != "pairs":
+        return "topics"
+    return "pairs" if len(np.unique(results["topic"])) == results.sizes["list"] else "clusters of pairs"
+
+
 def counted(counts: xr.DataArray, unit: str) -> xr.DataArray:
     """Hover texts: how many units stand behind each value."""
     texts = [number_of(int(count), unit) for count in counts.values.ravel()]

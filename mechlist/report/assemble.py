@@ -83,7 +83,7 @@ def read_finished(path: Path) -> Finished:
     with directory.making("exhibits"):
         exhibits = checked(experiment, "exhibits", experiment.exhibits(results))
     for name, frame in tables.items():
-        frame.attrs["caption"] = type(experiment).captions.get(name, "")
+        frame.attrs.setdefault("caption", type(experiment).captions.get(name, ""))
     summary = (type(experiment).__doc__ or job.name).strip().split("\n")[0]
     return Finished(summary, findings, claims, figures, tables, directory.record(), exhibits)
 

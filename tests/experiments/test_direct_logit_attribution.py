@@ -1,6 +1,7 @@
 """The direct-logit-attribution experiment: lists and pairs, sums, runs, what it says, and what it refuses."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,12 @@ def test_pairs_of_ones_own_are_read_at_their_end(runner: Runner, tmp_path: Path)
         "layers_logits",
         "adjective_logits",
     }
+    said = [*experiment.findings(results), *(experiment.claims(results)[0].text,)]
+    said += [figure["layout"]["meta"]["caption"] for figure in experiment.figures(results).values()]
+    tables = experiment.tables(results)
+    said += [table.attrs.get("caption", "") + " ".join(table.columns) for table in tables.values()]
+    assert not re.search(r"\b(lists?|items?|topics?|adjectives?)\b", " ".join(said))
+    assert tables["heads"]["prompts"].unique().tolist() == ["clean prompts"]
     assert "in 2 prompts" in experiment.findings(results)[1]
     assert "(clean less corrupt)" in experiment.findings(results)[3]
 

@@ -1,6 +1,7 @@
 """The logit-lens experiment: against TransformerLens on single lists; its curves and change points by hand."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,13 @@ def test_pairs_from_the_command_line(tmp_path: Path):
     assert results["layer_change_place"].sel(contrast="clean - corrupt").notnull().all()
     assert "item_change_place" not in results
     assert (tmp_path / "run" / "figures" / "layers-own-pairs.html").is_file()
+    report = re.sub(r"<style>.*?</style>", "", (tmp_path / "run" / "report.html").read_text(), flags=re.DOTALL)
+    report = re.sub(r'<p class="about">.*?</p>', "", report, flags=re.DOTALL)
+    told = re.sub(r"<script>.*?</script>", "", report, flags=re.DOTALL).replace("layers-own-pairs", "")
+    shown = told[: told.index("Configuration")].replace("list-tiny", "").replace("list of Fruits", "")
+    assert re.findall(r"\b(?:lists?|items?|topics?|adjectives?)\b", shown) == []
+    assert "by_adjective" not in shown
+    assert "over pairs" in shown
 
 
 def test_a_direction_of_ones_own_and_lists_of_one_item(runner: Runner):

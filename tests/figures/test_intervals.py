@@ -126,3 +126,44 @@ def test_what_is_wrong_is_named():
         interval_rows(rows(), low=rows()[:2], high=rows(), **ROW)
     with pytest.raises(InputError, match=r"counts must have the dimensions \(category, series, x\)"):
         bubble_rows(rows(), unit="lists", median=rows(), low=rows(), high=rows(), **ROW)
+
+
+FLAT: dict[str, Any] = {**LINE, "y_title": "logits"}
+
+
+def flattened() -> xr.DataArray:
+    """Two places far beyond the others."""
+    coords = {"series": ["clean", "corrupt"], "x": ["embedding", "MLP 0", "MLP 1", "bias"]}
+    return xr.DataArray([[-88.25, 1.0, -2.0, 30.0], [-80.0, 0.5, 3.0, 25.0]], dims=("series", "x"), coords=coords)
+
+
+def test_bars_that_would_flatten_all_others_are_cut_off_and_told():
+    values = flattened()
+    figure = interval_bars(values, low=values - 0.5, high=values + 0.5, clip=True, **FLAT)
+    low, high = figure.layout.yaxis.range
+    assert -4 < low < -2.5
+    assert 3.5 < high < 5
+    assert figure.layout.meta["caption"].endswith(
+        "Cut off, so that the rest can be seen: embedding: -88.250 (clean), -80.000 (corrupt); "
+        "bias: 30.000 (clean), 25.000 (corrupt)."
+    )
+    np.testing.assert_allclose(figure.data[0].y, values[0])
+    whole = interval_bars(values, low=values, high=values, **FLAT)
+    assert whole.layout.yaxis.range is None
+    assert whole.layout.meta["caption"] == FLAT["caption"]
+
+
+def test_nothing_is_cut_off_where_nothing_flattens():
+    values = flattened().isel(x=[1, 2, 3]) / xr.DataArray([1.0, 1.0, 3.0], dims="x")
+    for draw in (interval_bars, interval_lines):
+        numbered = values.assign_coords(x=[0, 1, 2])
+        figure = draw(numbered, low=numbered, high=numbered, clip=True, **FLAT)
+        assert figure.layout.yaxis.range is None
+        assert figure.layout.meta["caption"] == FLAT["caption"]
+
+
+def test_a_curve_that_begins_far_off_is_cut_off_at_its_first_place():
+    values = flattened().isel(series=[0]).assign_coords(x=[0, 1, 2, 3]) / xr.DataArray([1, 1, 1, 10.0], dims="x")
+    figure = interval_lines(values, low=values, high=values, clip=True, **FLAT)
+    assert figure.layout.meta["caption"].endswith("Cut off, so that the rest can be seen: 0: -88.250.")
+    assert figure.data[0].cliponaxis

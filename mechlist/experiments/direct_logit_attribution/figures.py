@@ -9,11 +9,11 @@ from mechlist.experiments.direct_logit_attribution import summary
 from mechlist.experiments.direct_logit_attribution.statistics import cells
 from mechlist.experiments.effects import decision, notes, read
 from mechlist.figures import head_heatmap, heads_panel, interval_bars, interval_lines, position_heatmap
+from mechlist.figures.notes import resampled
 from mechlist.text import from_last
 
 ITEMS = 8
 """Of the end of a list that are drawn."""
-INTERVALS = "intervals are over topics"
 
 
 def figures(results: xr.Dataset) -> dict[str, go.Figure]:
@@ -25,7 +25,7 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
         drawn[f"heads_{name}"] = _heads(part, direction)
         drawn[f"components_{name}"] = _components(part, direction)
         drawn[f"layers_{name}"] = _layers(part, direction)
-        if results.attrs["origin"] != "pairs":
+        if not _of_pairs(results):
             drawn[f"items_{name}"] = _items(part, direction)
         change = cells(part, "head_change")
         if change is not None:
@@ -41,7 +41,7 @@ def _heads(part: xr.Dataset, direction: str) -> go.Figure:
         note={name: notes(one) for name, one in panels.items()},
         title=f"What each head writes: {decision(direction)}",
         caption=f"At the last {_unit(part)}, in logits with the last norm frozen: blue heads write for the first token "
-        "and red ones against it; mean over the lists.",
+        f"and red ones against it; mean over the {'pairs' if _of_pairs(part) else 'lists'}.",
         unit="logits",
         diverging=True,
     )
@@ -53,9 +53,10 @@ def _components(part: xr.Dataset, direction: str) -> go.Figure:
         **_stacked({summary.group_name(group): cells(part, "component_last", group) for group in groups}, "component"),
         title=f"What each component writes: {decision(direction)}",
         caption=f"At the last {_unit(part)}; all bars of one colour add up to the logit difference before any softcap; "
-        f"{INTERVALS}.",
+        f"intervals are over {resampled(part)}.",
         x_title="component, in the model's order",
         y_title="logits",
+        clip=True,
     )
 
 
@@ -72,9 +73,10 @@ def _layers(part: xr.Dataset, direction: str) -> go.Figure:
         **_stacked(series, "written"),
         title=f"Where along the layers the difference is made: {decision(direction)}",
         caption="All that the model has written up to a layer, biases included, under the norm of the end; at the "
-        f"right edge it is the logit difference before any softcap; {INTERVALS}.",
+        f"right edge it is the logit difference before any softcap; intervals are over {resampled(part)}.",
         x_title="layers that have written (0: the embedding alone)",
         y_title="logits",
+        clip=True,
     )
 
 
@@ -95,11 +97,11 @@ def _items(part: xr.Dataset, direction: str) -> go.Figure:
 
 
 def _contrast(part: xr.Dataset, change: xr.Dataset, direction: str) -> go.Figure:
-    what = "corrupt prompt" if part.attrs["origin"] == "pairs" else "other adjective"
+    what = "With the corrupt prompt" if _of_pairs(part) else "The same text after the other adjective"
     return head_heatmap(
         change["estimate"],
         title=f"What each head writes, {summary.contrast_name(part)}: {decision(direction)}",
-        caption=f"The same text after the {what}, at the last {_unit(part)}; a dot marks heads whose change survives "
+        caption=f"{what}, at the last {_unit(part)}; a dot marks heads whose change survives "
         "the correction for all heads.",
         unit="logits",
         diverging=True,
@@ -107,8 +109,12 @@ def _contrast(part: xr.Dataset, change: xr.Dataset, direction: str) -> go.Figure
     )
 
 
+def _of_pairs(part: xr.Dataset) -> bool:
+    return part.attrs["origin"] == "pairs"
+
+
 def _unit(part: xr.Dataset) -> str:
-    return "token" if part.attrs["origin"] == "pairs" else "item"
+    return "token" if _of_pairs(part) else "item"
 
 
 def _stacked(series: dict[str, xr.Dataset | None], axis: str) -> dict[str, Any]:

@@ -10,11 +10,18 @@ from mechlist.experiment import Claim
 from mechlist.experiments.direct_logit_attribution import summary
 from mechlist.experiments.direct_logit_attribution.statistics import PLACES, cells
 from mechlist.experiments.effects import largest, read, rows, shown, strongest
+from mechlist.figures.notes import resampled
 from mechlist.text import joined, number_of
 from mechlist.types import head_name
 
 HEADS = 3
 """That sentences name."""
+OF_PAIRS = {
+    "components": "what each part writes at the last token, in logits",
+    "heads": "the heads that write most at the last token, in logits",
+    "changed_heads": "the heads that the corrupt prompt changes most, in logits",
+}
+"""What the tables hold where the data are pairs of prompts."""
 
 
 def tables(results: xr.Dataset, top: int) -> dict[str, pd.DataFrame]:
@@ -34,7 +41,17 @@ def tables(results: xr.Dataset, top: int) -> dict[str, pd.DataFrame]:
             labels = {"direction": direction, "change": summary.contrast_name(results)}
             changed.append(_strongest(rows(change, **labels), top))
     out = {"components": pd.concat(components, ignore_index=True), "heads": pd.concat(heads, ignore_index=True)}
-    return out | ({"changed_heads": pd.concat(changed, ignore_index=True)} if changed else {})
+    out |= {"changed_heads": pd.concat(changed, ignore_index=True)} if changed else {}
+    return _without_lists(out) if results.attrs["origin"] == "pairs" else out
+
+
+def _without_lists(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The tables as pairs of prompts have them, which are no lists and have no items."""
+    out = {name: table.drop(columns="items", errors="ignore") for name, table in tables.items()}
+    out = {name: table.rename(columns={"lists": "prompts"}) for name, table in out.items()}
+    for name, table in out.items():
+        table.attrs["caption"] = OF_PAIRS[name]
+    return out
 
 
 def findings(results: xr.Dataset) -> list[str]:
@@ -70,7 +87,8 @@ def _totals(part: xr.Dataset, direction: str) -> str:
             text += f" ({shown(before)} at the items before)"
         texts.append(text)
     where = "last token" if part.attrs["origin"] == "pairs" else "last item"
-    return f"{direction}: the logit difference at the {where} is {joined(texts)}; intervals are over topics."
+    over = resampled(part)
+    return f"{direction}: the logit difference at the {where} is {joined(texts)}; intervals are over {over}."
 
 
 def _parts(part: xr.Dataset, direction: str) -> str:
@@ -93,14 +111,19 @@ def _changes(part: xr.Dataset, direction: str) -> list[str]:
     if total is None or heads is None:
         return []
     best, name = largest(heads), summary.contrast_name(part)
+    pairs = part.attrs["origin"] == "pairs"
+    after = "between the two prompts" if pairs else "after the same text"
     text = (
-        f"{direction}: after the same text the difference is {shown(total)} ({name}); of the heads "
+        f"{direction}: {after} the difference is {shown(total)} ({name}); of the heads "
         f"{head_name((int(best['layer']), int(best['head'])))} changes most, by {shown(best)}"
     )
     if heads["reason"].item():
         return [f"{text}. {heads['reason'].item()}"]
     survive, tested = int(heads["survives"].sum()), int(heads["tested"].sum())
-    return [f"{text}, and {survive} of {tested} heads change beyond chance (max-T over heads, signs flipped by topic)."]
+    unit = resampled(part).removesuffix("s").replace("clusters", "cluster")
+    return [
+        f"{text}, and {survive} of {tested} heads change beyond chance (max-T over heads, signs flipped by {unit})."
+    ]
 
 
 def _named(adjective: str) -> str:

@@ -34,7 +34,7 @@ from mechlist.runner import Runner
 @register("logit-lens")
 @dataclass(frozen=True, kw_only=True)
 class LogitLens(MadeListExperiment):
-    """Logit differences from the residual stream of every layer, by item of lists, and where they are made."""
+    """Logit differences read from the residual stream of every layer, and where along the layers they are made."""
 
     captions: ClassVar[Mapping[str, str]] = {
         "curves": "means by direction, adjective, series, lens and layers passed, with intervals over topics",

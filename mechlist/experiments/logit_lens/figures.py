@@ -6,7 +6,7 @@ import xarray as xr
 
 from mechlist.experiments.logit_lens.curves import ENDS
 from mechlist.figures import interval_lines, interval_rows
-from mechlist.figures.notes import OVER_TOPICS, counted, items_from_last
+from mechlist.figures.notes import OVER_TOPICS, counted, items_from_last, resampled
 from mechlist.figures.row_maps import row_maps
 from mechlist.metrics.by_topic import counted_from, enough
 from mechlist.text import from_last, lists_named
@@ -38,6 +38,10 @@ def group(adjective: str) -> str:
     return "pairs of prompts" if adjective == "pairs" else lists_named(adjective)
 
 
+def _over(results: xr.Dataset) -> str:
+    return OVER_TOPICS.replace("topics", resampled(results))
+
+
 def slug(direction: str) -> str:
     """Of a direction, for names of files: A, B, or `own`."""
     return direction.split(":")[0] if ":" in direction[:3] else "own"
@@ -60,9 +64,10 @@ def _curves(results: xr.Dataset, direction: str, adjective: str) -> go.Figure:
         low=flat["low"],
         high=flat["high"],
         title=f"Logit lens, {direction}: {group(adjective)}",
-        caption=f"Mean logit difference that can be read from the residual stream after each layer; {OVER_TOPICS}.",
+        caption=f"Mean logit difference that can be read from the residual stream after each layer; {_over(results)}.",
         x_title=_STAGES,
         y_title=f"logit difference ({where})",
+        clip=True,
         note=counted(flat["lists"], "pairs" if adjective == "pairs" else "lists"),
     )
 
@@ -104,9 +109,9 @@ def _layer_changes(results: xr.Dataset) -> go.Figure:
     names = ("direction", "by_adjective", "contrast", "lens")
     flat = points.stack(category=names, create_index=False)
     flat = flat.isel(category=np.isfinite(flat["layer_change_place"].values))
-    many = results.sizes["lens"] > 1
+    many, pairs = results.sizes["lens"] > 1, results.attrs["origin"] == "pairs"
     labels = [
-        f"{slug(str(d))}, {a}: {c}" + (f" ({lens})" if many else "")
+        ("" if pairs else f"{slug(str(d))}, {a}: ") + f"{c}" + (f" ({lens})" if many else "")
         for d, a, c, lens in zip(*(flat[n].values for n in names), strict=True)
     ]
     figure = _rows(
@@ -115,7 +120,7 @@ def _layer_changes(results: xr.Dataset) -> go.Figure:
         labels,
         title="Layer that makes the largest step",
         caption="Each row is the layer across which the mean difference changes most, with a 95 % bootstrap interval "
-        "over topics; hover for the size of the step and how often the resamples agree.",
+        f"over {resampled(results)}; hover for the size of the step and how often the resamples agree.",
         x_title="layer",
     )
     return figure.update_xaxes(range=[-0.5, results.sizes["stage"] - 1.5])
@@ -157,14 +162,16 @@ def _rows(flat: xr.Dataset, name: str, labels: list[str], *, title: str, caption
 
 def _fit(results: xr.Dataset) -> go.Figure:
     curves = results[[f"kl_{part}" for part in PARTS]].rename(lens="series", stage="x")
-    unseen = "topics that it was not trained on" if results.attrs["held_out"] else "the topics that it was trained on"
+    pairs = results.attrs["origin"] == "pairs"
+    what = resampled(results) if pairs else "lists of topics"
+    unseen = f"{what} that it was not trained on" if results.attrs["held_out"] else f"{what} that it was trained on"
     return interval_lines(
         curves["kl_mean"],
         low=curves["kl_low"],
         high=curves["kl_high"],
         title="How far each lens is from the model's own prediction",
-        caption=f"KL divergence from the model's final distribution, mean over the tokens of lists of {unseen}: where "
-        f"the plain lens is far off, its curves say more of the lens than of the model; {OVER_TOPICS}.",
+        caption=f"KL divergence from the model's final distribution, mean over the tokens of {unseen}: where "
+        f"the plain lens is far off, its curves say more of the lens than of the model; {_over(results)}.",
         x_title=_STAGES,
         y_title="KL(model || lens), nats",
     )
@@ -173,13 +180,14 @@ def _fit(results: xr.Dataset) -> go.Figure:
 def _bias(results: xr.Dataset) -> go.Figure:
     curves = results["bias"].rename(lens="series", stage="x")
     nothing = curves * np.nan
+    whatever = "prompt" if results.attrs["origin"] == "pairs" else "list"
     return interval_lines(
         curves,
         low=nothing,
         high=nothing,
         title="Bias of each lens",
         caption="KL divergence between the two distributions averaged over all tokens: what a lens gets wrong whatever "
-        "the list (Belrose et al. 2023).",
+        f"the {whatever} (Belrose et al. 2023).",
         x_title=_STAGES,
         y_title="KL(mean of model || mean of lens), nats",
     )

@@ -7,6 +7,7 @@ import xarray as xr
 from mechlist.experiment import Claim
 from mechlist.experiments.logit_lens.curves import CONTRASTS, PAIR_CONTRASTS, SERIES
 from mechlist.experiments.logit_lens.figures import PARTS, group
+from mechlist.figures.notes import resampled
 from mechlist.text import from_last, joined, number_of, with_interval
 
 _OF_LAYERS = "layer_change_"
@@ -24,6 +25,19 @@ def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
     if "kl_mean" in results:
         fit = results[["kl_mean", "kl_low", "kl_high", "bias"]]
         out["lens-fit"] = fit.to_dataframe().reset_index()
+    return _without_lists(out, resampled(results)) if results.attrs["origin"] == "pairs" else out
+
+
+def _without_lists(tables: dict[str, pd.DataFrame], over: str) -> dict[str, pd.DataFrame]:
+    """The tables as pairs of prompts have them, which have no adjective, with what they hold."""
+    held = {
+        "curves": f"means by series, lens and layers passed, with intervals over {over}",
+        "change-points-layers": f"where along the layers each contrast grows most, with intervals over {over}",
+    }
+    out = {name: table.drop(columns="by_adjective", errors="ignore") for name, table in tables.items()}
+    out["curves"] = out["curves"].rename(columns={"curve_lists": "pairs"})
+    for name in held.keys() & out.keys():
+        out[name].attrs["caption"] = held[name]
     return out
 
 
@@ -119,8 +133,9 @@ def _curve(at: xr.Dataset, name: str) -> xr.Dataset:
 def _of_fit(results: xr.Dataset) -> list[str]:
     """Every lens, halfway through the model and before its last layer."""
     layers = results.sizes["stage"] - 1
-    held_out = results.attrs["held_out"]
-    on = f"On {number_of(len(held_out), 'topics')} held out" if held_out else "On topics that it was trained on"
+    held_out, pairs = results.attrs["held_out"], results.attrs["origin"] == "pairs"
+    units, whatever = (resampled(results), "prompt") if pairs else ("topics", "list")
+    on = f"On {number_of(len(held_out), units)} held out" if held_out else f"On {units} that it was trained on"
     others = [str(lens) for lens in results["lens"].values[1:]]
     said = []
     for stage in sorted({layers // 2, layers - 1}):
@@ -141,7 +156,7 @@ def _of_fit(results: xr.Dataset) -> list[str]:
     shifts = [f"the {lens} one's {float(bias.sel(lens=lens)):.2f}" for lens in others]
     return [
         f"{on}, {'; '.join(said)}.",
-        f"The plain lens's bias halfway through the model, the same whatever the list, is "
+        f"The plain lens's bias halfway through the model, the same whatever the {whatever}, is "
         f"{float(bias.sel(lens='plain')):.2f} nats; "
         f"{joined(shifts)}.",
     ]
