@@ -97,7 +97,8 @@ def _items(part: xr.Dataset, direction: str) -> go.Figure:
 
 
 def _contrast(part: xr.Dataset, change: xr.Dataset, direction: str) -> go.Figure:
-    what = "With the corrupt prompt" if _of_pairs(part) else "The same text after the other adjective"
+    of_pairs = "What it writes after the clean prompt, less what it writes after the corrupt one"
+    what = of_pairs if _of_pairs(part) else "The same text after the other adjective"
     return head_heatmap(
         change["estimate"],
         title=f"What each head writes, {summary.contrast_name(part)}: {decision(direction)}",
