@@ -142,21 +142,25 @@ class Circuit(PairExperiment):
         )
         if found.clusters is not None:
             results["cluster"] = ("prompt", np.array(found.clusters))
-        return with_statistics(results).merge(seen).assign_attrs(
-            data=self.origin,
-            metric=self.metric,
-            rule=self.rule,
-            steps=steps,
-            ablation=self.ablation,
-            select=self.select,
-            signed=self.signed,
-            faithful=choice.faithful,
-            chosen_by=self.chosen_by if given is not None or ranking is None else "faithful",
-            ranked_by="score" if ranking is None else "circuit_file",
-            model=runner.language_model.info["name"],
-            shared=int(nodes.shape.n_heads != nodes.shape.n_key_value_heads),
-            ungrouped=int(self._ungrouped),
-            **{name: int(size) for name, size in sizes_of(nodes).items()},
+        return (
+            with_statistics(results)
+            .merge(seen)
+            .assign_attrs(
+                data=self.origin,
+                metric=self.metric,
+                rule=self.rule,
+                steps=steps,
+                ablation=self.ablation,
+                select=self.select,
+                signed=self.signed,
+                faithful=choice.faithful,
+                chosen_by=self.chosen_by if given is not None or ranking is None else "faithful",
+                ranked_by="score" if ranking is None else "circuit_file",
+                model=runner.language_model.info["name"],
+                shared=int(nodes.shape.n_heads != nodes.shape.n_key_value_heads),
+                ungrouped=int(self._ungrouped),
+                **{name: int(size) for name, size in sizes_of(nodes).items()},
+            )
         )
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
