@@ -118,7 +118,7 @@ def test_the_null_is_the_same_sweep_over_prompts_that_differ_irrelevantly(runner
         alone = Patch(**line, **fields).run(runner)
         np.testing.assert_allclose(draw, (alone["patched"] - alone["base"])[0], atol=1e-5)
     assert "noise" not in results
-    words = Patch().findings(results)[-1]
+    words = next(said for said in Patch().findings(results) if "level" in said)
     assert f"stays at or below {abs(results['null']).max():.3g} logits (level 0.75, 3 draws)" in words
     lines.append(lines[0] | {"clean": "-Elm\n-Ash\n-Elm", "corrupt": "-Oak\n-Ash\n-Elm"})
     file.write_text("\n".join(json.dumps(line) for line in lines))
