@@ -125,8 +125,21 @@ def _way(results: xr.Dataset) -> str:
     shares = results["recovered"].mean("prompt").transpose("layer", axis)
     labels = [f"role {name}" for name in shares[axis].values]
     if axis == "position":
-        labels = [f"{token!r} (position {n})" for n, token in enumerate(_tokens(results))]
+        held, prompts = _prompts_at(results), results.sizes["prompt"]
+        within = ["" if count == prompts else f", in {count} of {prompts} prompts" for count in held]
+        labels = [f"{token!r} (position {n}{within[n]})" for n, token in enumerate(_tokens(results))]
+        if min(held) < prompts:
+            said = way(shares.values, shares["layer"].values.tolist(), labels)
+            return (
+                f"{said} Positions count from the left of prompts of unequal length; --roles, where roles are known, "
+                "compares like with like."
+            )
     return way(shares.values, shares["layer"].values.tolist(), labels)
+
+
+def _prompts_at(results: xr.Dataset) -> list[int]:
+    """How many prompts reach each position."""
+    return (results["token"].values != "").sum(axis=0).tolist()
 
 
 def way(shares: Float[np.ndarray, "layer place"], layers: Sequence[int], places: Sequence[str]) -> str:

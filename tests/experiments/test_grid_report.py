@@ -45,6 +45,21 @@ def test_what_holds_by_construction_is_no_finding(ioi_results: xr.Dataset):
     assert sum("at least half of the difference" in sentence for sentence in said) == 1
 
 
+def test_a_place_that_few_prompts_have_says_so(ioi_results: xr.Dataset):
+    assert not any("prompts of unequal length" in sentence for sentence in findings(ioi_results))
+    both = xr.concat([ioi_results, ioi_results], "prompt", data_vars="minimal")
+    tokens, length = both["token"].values.copy(), both.sizes["token_position"]
+    tokens[1, -1] = ""
+    shares = both["recovered"].transpose("prompt", "layer", "position").values.copy()
+    shares[1, :, -1] = np.nan
+    both = both.assign(
+        token=(("prompt", "token_position"), tokens), recovered=(("prompt", "layer", "position"), shares)
+    )
+    (said,) = (sentence for sentence in findings(both) if "at least half of the difference" in sentence)
+    assert f"(position {length - 1}, in 1 of 2 prompts)" in said
+    assert said.endswith("--roles, where roles are known, compares like with like.")
+
+
 @pytest.fixture(scope="module")
 def ioi_results() -> xr.Dataset:
     from mechlist.experiments.patch.experiment import Patch

@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from mechlist.experiments.plain_prompts import told
-from mechlist.text import joined, number, visible
+from mechlist.text import joined, visible
 
 GOOD = 0.9
 """Share of the own weights' agreement with the model that a good refit keeps."""
@@ -75,7 +75,7 @@ def _dimensions(results: xr.Dataset) -> str:
         for end in ("up", "down")
     )
     return (
-        f"The median dimension then writes {number(float(np.median(counts)))} tokens, {int((counts == 0).sum())} of "
+        f"The median dimension then writes {np.median(counts):g} tokens, {int((counts == 0).sum())} of "
         f"{len(counts)} write none; the one that writes fewest, {fewest}, writes {int(counts[fewest])}: up {up}, down "
         f"{down}."
     )
