@@ -9,6 +9,11 @@ from mechlist.errors import InputError
 from mechlist.text_files import TwiceError, parse_yaml
 
 ROOT = Path(__file__).parents[1] / "data" / "topics"
+SMALL = ROOT.with_name("small_topics")
+CAPACITY = "capacity"
+"""The file with topics of 5 to 30 items, of which a list can run out; `list-tiny` was not trained on them."""
+RUNS_OUT = 30
+"""Items of a topic up to which lists of it may end because there are no more."""
 STUDY = "study"
 """The file with the 23 topics of the list-ending study."""
 
@@ -22,8 +27,8 @@ def load_topics(*files: str | Path) -> dict[str, tuple[str, ...]]:
     """Items by topic, in the files' order; the best-known items first.
 
     Args:
-        files: names of topic files that come with mechlist (`study`, `food` ...), or paths; all that come with it
-            when none is given.
+        files: names of topic files that come with mechlist (`study`, `food` ... and `capacity`), or paths; all that
+            come with it but `capacity` when none is given.
 
     Raises:
         InputError: a file that is missing, not YAML, or not a mapping from topics to lists of strings; an empty topic;
@@ -40,8 +45,14 @@ def load_topics(*files: str | Path) -> dict[str, tuple[str, ...]]:
 
 
 def _path(file: str | Path) -> Path:
-    named = ROOT / f"{file}.yaml"
-    return named if isinstance(file, str) and named.is_file() else Path(file).expanduser()
+    named = [folder / f"{file}.yaml" for folder in (ROOT, SMALL)]
+    found = [path for path in named if isinstance(file, str) and path.is_file()]
+    return found[0] if found else Path(file).expanduser()
+
+
+def capacities() -> dict[str, int]:
+    """How many items there are by topic, of all topics that come with mechlist."""
+    return {topic: len(items) for topic, items in (load_topics() | load_topics(CAPACITY)).items()}
 
 
 def _read(path: Path) -> dict[Any, Any]:
@@ -50,7 +61,7 @@ def _read(path: Path) -> dict[Any, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path} cannot be read ({reason}); give a topic file, or one of {', '.join(topic_sets())}."
+            f"{path} cannot be read ({reason}); give a topic file, or one of {', '.join([*topic_sets(), CAPACITY])}."
         ) from error
     except TwiceError as error:
         raise InputError(f"{path}: the topic {error}.") from error

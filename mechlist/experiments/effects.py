@@ -14,16 +14,20 @@ import torch
 import xarray as xr
 from jaxtyping import Float, Int
 
+from mechlist.datasets.topics import RUNS_OUT, capacities
 from mechlist.errors import InputError
 from mechlist.metrics.significance import Correction, beyond_null, effect_table
 from mechlist.patching.sweep.task import Task
-from mechlist.text import with_interval
+from mechlist.text import joined, number_of, visible, with_interval
 from mechlist.types import Head
 
 SEED = 0
 """Of the sign flips and the bootstrap: the statistics follow from the effects alone."""
 LEVEL = 0.95
 CORRECTIONS: dict[Correction, str] = {"max-t": "max-T", "benjamini-hochberg": "Benjamini-Hochberg"}
+EXACT = 1e-4
+"""Logits to which a patched cell equals a forward pass with hooks in float32; see `patch_grid`."""
+EPSILON = float(np.finfo(np.float32).eps)
 MEAN = "mean_effect"
 """Name of the mean effects over prompts."""
 COLUMNS = ("estimate", "low", "high", "n", "p_corrected", "survives")
@@ -82,6 +86,16 @@ def estimated_lists(effects: xr.DataArray, noise: float | None = None) -> xr.Dat
     if noise is None:
         return cells
     return cells.assign(survives=cells["survives"] & ~cells["below_noise"]).drop_vars("below_noise")
+
+
+def rounding(measured: xr.DataArray, resolution: float = EPSILON) -> float:
+    """Effects of this size, in logits, may be rounding: what cells are exact to, or a unit in the last place.
+
+    Args:
+        measured: what effects are differences of.
+        resolution: a unit in the last place of 1, in the model's type.
+    """
+    return max(EXACT, resolution * float(np.abs(measured).max()))
 
 
 def estimated_prompts(results: xr.Dataset, effects: xr.DataArray) -> xr.Dataset:
@@ -146,6 +160,33 @@ def decision(direction: str) -> str:
     """A direction of lists as titles name it: of `A: end of turn - hyphen`, `decision A, end of turn - hyphen`."""
     letter, colon, tokens = direction.partition(": ")
     return f"decision {letter}, {tokens}" if colon else direction
+
+
+def comparable_fillers(results: xr.Dataset) -> Float[np.ndarray, "list item"]:
+    """`filler(list, item)` of results for `matched_last`, NaN for lists of topics that run out.
+
+    Such a list ends with the last item that there is: at that number, lists of other topics are no match for it.
+    """
+    small = [visible(topic) for topic, items in capacities().items() if items <= RUNS_OUT]
+    return np.where(np.isin(results["topic"].values, small)[:, None], np.nan, results["filler"].values)
+
+
+def matched_words(found: xr.Dataset, form: str, unit: str) -> str:
+    """How last items differ from others of equal number and filler, as `matched_last` has it of one quantity.
+
+    Nothing where no item can be matched.
+    """
+    said = []
+    for filler in found["by_filler"].values.tolist():
+        own = found.sel(by_filler=filler)
+        if int(own["lists"]):
+            value, low, high = (float(own[name].sel(kind="difference")) for name in ("mean", "low", "high"))
+            counts = f"{number_of(int(own['lists']), 'last items')}, {number_of(int(own['others']), 'others')}"
+            said.append(f"{with_interval(value, low, high, form, unit)} {filler} ({counts})")
+    return joined(said) if said else ""
+
+
+NOT_MATCHED = "no list goes on from an item of the number and filler that a last item of another list has"
 
 
 # Which cells are strongest.

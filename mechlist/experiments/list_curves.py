@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.lists.process import length_of
 from mechlist.experiments.list_endings import Endings, endings
-from mechlist.experiments.list_predictions import Predictions
+from mechlist.experiments.list_predictions import Positions
 from mechlist.metrics.ratios import ends, resampled_ratios
 from mechlist.metrics.statistics import Interval
 from mechlist.metrics.survival import survival_curve, survival_intervals
@@ -162,42 +162,56 @@ def mean_change(one: Hazards, other: Hazards) -> tuple[float, float, float]:
     return (float(means[0][0] - means[1][0]), *_pair(means[2] - means[3], several=one.topics > 1))
 
 
+def median_change(one: Hazards, other: Hazards) -> tuple[float, float, float]:
+    """Median number of items by `one` minus that by `other`, with the ends of its interval, as `mean_change`.
+
+    NaN where more than half of either go on beyond what is told; resamples of which that holds do not count.
+    """
+    medians = [
+        _median(np.cumprod(1 - np.nan_to_num(h), axis=1))
+        for h in (one.point[None], other.point[None], one.drawn, other.drawn)
+    ]
+    if not np.isfinite([medians[0], medians[1]]).all():
+        return np.nan, np.nan, np.nan
+    told = np.isfinite(medians[2]) & np.isfinite(medians[3])
+    apart = medians[2][told] - medians[3][told]
+    return (float(medians[0][0] - medians[1][0]), *_pair(apart, several=bool(told.any()) and one.topics > 1))
+
+
 def curves_by_set(
-    runner: Runner, lists: ListSet, predictions: Mapping[str, Predictions], resamples: int, purpose: str
+    runner: Runner, read: Mapping[str, tuple[ListSet, Positions]], resamples: int, purpose: str
 ) -> xr.Dataset:
-    """Hazards of given lists under each set of changes, by adjective; the mean number of items against the first set.
+    """Hazards of lists under each set of changes, by adjective; the mean number of items against the first set.
 
     Args:
         runner: for its seed.
-        lists: that were read.
-        predictions: by set, the first of them without a change.
+        read: by set, the first of them without a change: lists of the same prompts, and the probability of the end
+            after each of their positions.
         resamples: of topics; all sets share them.
         purpose: of the random numbers.
     """
-    adjectives, items, topics = lists.adjectives, lists.width, lists.clusters
-    by_set = {name: endings(one.end, lists) for name, one in predictions.items()}
-    shape = (len(by_set), len(adjectives))
+    adjectives = next(iter(read.values()))[0].adjectives
+    items = max(lists.width for lists, _ in read.values())
+    shape = (len(read), len(adjectives))
     curves, change = np.full((*shape, 3, items), np.nan), np.full((*shape, 3), np.nan)
-    told = np.zeros((len(adjectives), items), dtype=int)
+    told, mean = np.zeros((*shape, items)), np.full(shape, np.nan)
+    by_set = [(lists, endings(end, lists).padded(items)) for lists, end in read.values()]
     for a, adjective in enumerate(adjectives):
-        rows = np.flatnonzero(np.array(lists.adjective) == adjective)
-
-        def of(one: Endings, rows: Int[np.ndarray, " row"] = rows, adjective: str = adjective) -> Hazards:
+        found = []
+        for lists, one in by_set:
+            rows = np.flatnonzero(np.array(lists.adjective) == adjective)
             generator = runner.numpy_generator(f"{purpose} {adjective}")
-            return hazards(one.of(rows), topics[rows], resamples=resamples, generator=generator)
-
-        found = [of(one) for one in by_set.values()]
-        told[a] = found[0].lists
+            found.append(hazards(one.of(rows), lists.clusters[rows], resamples=resamples, generator=generator))
         for s, one in enumerate(found):
             made = curve(one)
-            curves[s, a] = made.hazard, *made.hazard_ends
+            curves[s, a], told[s, a], mean[s, a] = (made.hazard, *made.hazard_ends), made.lists, made.mean
             change[s, a] = mean_change(one, found[0])
     dims = ("set", "by_adjective", "item")
-    variables: dict[str, Any] = {"changed_lists": (dims[1:], told.astype(float))}
+    variables: dict[str, Any] = {"changed_lists": (dims, told), "mean_items_read": (dims[:2], mean, {"units": "items"})}
     for i, end in enumerate(("", "_low", "_high")):
         variables[f"changed_hazard{end}"] = (dims, curves[:, :, i])
         variables[f"changed_mean_items{end}"] = (dims[:2], change[..., i], {"units": "items"})
-    coords = {"set": list(by_set), "by_adjective": adjectives, "item": np.arange(1, items + 1)}
+    coords = {"set": list(read), "by_adjective": adjectives, "item": np.arange(1, items + 1)}
     return xr.Dataset(variables, coords=coords)
 
 

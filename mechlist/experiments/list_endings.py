@@ -26,6 +26,11 @@ class Endings(NamedTuple):
         """Those of some of the lists."""
         return Endings(self.inside[rows], self.at_break[rows])
 
+    def padded(self, items: int) -> "Endings":
+        """With NaN up to so many items."""
+        more = ((0, 0), (0, items - self.inside.shape[1]))
+        return Endings(*(np.pad(stage, more, constant_values=np.nan) for stage in self))
+
 
 def endings(end: Float[np.ndarray, "list position"], lists: ListSet) -> Endings:
     """From the probability of the end after every position to that after every item.

@@ -1,16 +1,17 @@
 """Lists as patching takes them: two runs that differ in one factor, the roles, and where it is measured."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Int
 from torch import Tensor
 
 from mechlist.datasets.lists.directions import Direction
-from mechlist.datasets.lists.factors import RUNS, Factor, aligned, factor_pair
+from mechlist.datasets.lists.factors import RUNS, Factor, aligned, factor_pair, reordered
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.lists.role_positions import CountFrom, named_roles
 from mechlist.datasets.lists.roles import Roles, positions
@@ -50,6 +51,8 @@ class ListPairs:
     """Of the first run."""
     left_out: int
     """Lists without that position, or without what the factor needs."""
+    lists: tuple[ListSet, ListSet]
+    """Of both runs, whole."""
 
     @property
     def short(self) -> Int[Tensor, "list position"]:
@@ -89,6 +92,20 @@ class ListPairs:
             lengths=base.lengths,
             roles=dict(base.roles),
             source_positions=None if same else aligned(base.parts, source.parts, base.lengths.tolist(), width),
+        )
+
+    def irrelevant(self, arguments: PatchArguments, side: Side, generator: np.random.Generator) -> PatchArguments:
+        """Arguments of this side with the changed run's own lists put in, their items in another order.
+
+        A change that is not to matter, as large in tokens as lists allow: adjective, number of items and fillers stay.
+        """
+        number = 1 if side == "denoising" else 0
+        base, other = self.runs[number], reordered(self.lists[number], generator)
+        width = base.tokens.shape[1]
+        return replace(
+            arguments,
+            source=_padded(other, range(len(other)), width),
+            source_positions=aligned(base.parts, other.roles, base.lengths.tolist(), width),
         )
 
     def own_role(self, side: Side) -> dict[str, list[list[int]]]:
@@ -148,7 +165,13 @@ def list_pairs(
         topic=[both[0].topic[i] for i in kept],
         n_items=[one.n_items for one in parts[0]],
         left_out=len(chosen) - len(kept),
+        lists=(both[0].of(kept), both[1].of(kept)),
     )
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most so many of the numbers from 0 to `count` - 1, evenly spread."""
+    return sorted({int(place) for place in np.linspace(0, count - 1, min(count, most)).round()})
 
 
 def side_name(results: xr.Dataset, side: str) -> str:

@@ -56,6 +56,7 @@ _FAMILIES: tuple[Mapping[str, Look], ...] = (
         "as the lists were drawn": Look(MUSTARD),
         "the lists themselves": Look(PURPLE),
         "known truth": Look(INK, "dot"),
+        "known truth as drawn": Look(MUTED, "dash"),
     },
     {"own": Look(TEAL), "written": Look(MUSTARD, "dash")},
     {"last item": Look(PURPLE), "earlier items": Look(SLATE, "dot"), "items before": Look(SLATE, "dot")},

@@ -12,6 +12,10 @@ from mechlist.text import from_last, lists_named, number_of
 
 OVER_TOPICS = "95 % bootstrap intervals over topics"
 OVER_LISTS = "95 % bootstrap intervals over a topic's lists"
+MATCHED = (
+    "last items of lists against items of the same number that are not the last of their list, those with a filler and "
+    "those without apart; lists of topics of at most 30 items, which run out, are left out"
+)
 NOT_FEW = "points on fewer than 5 lists are not drawn where a curve has more"
 
 
@@ -53,6 +57,26 @@ def resampled(results: xr.Dataset) -> str:
     if results.attrs["origin"] != "pairs":
         return "topics"
     return "pairs" if len(np.unique(results["topic"])) == results.sizes["list"] else "clusters of pairs"
+
+
+def matched_differences(found: xr.Dataset) -> xr.Dataset:
+    """Of `matched_last` the differences that there are, by adjective and filler along `series`.
+
+    Args:
+        found: `mean`, `low`, `high`, `lists` and `others`, with the dimension `by_adjective`.
+    """
+    flat = found.sel(kind="difference", drop=True).stack(series=("by_adjective", "by_filler"), create_index=False)
+    pairs = zip(flat["by_adjective"].values.tolist(), flat["by_filler"].values.tolist(), strict=True)
+    names = [f"{lists_named(adjective)}, {filler}" for adjective, filler in pairs]
+    flat = flat.drop_vars(["by_adjective", "by_filler"]).assign_coords(series=names)
+    return flat.isel(series=flat["mean"].notnull().any([d for d in flat["mean"].dims if d != "series"]).values)
+
+
+def matched_counts(found: xr.Dataset) -> xr.DataArray:
+    """Hover texts: how many items of both kinds stand behind each difference."""
+    pairs = zip(found["lists"].values.ravel().tolist(), found["others"].values.ravel().tolist(), strict=True)
+    texts = [f"{number_of(last, 'last items')}, {number_of(others, 'others')}" for last, others in pairs]
+    return found["lists"].copy(data=np.array(texts, dtype=object).reshape(found["lists"].shape))
 
 
 def counted(counts: xr.DataArray, unit: str) -> xr.DataArray:

@@ -1,16 +1,21 @@
 """Means and shares over lists, by item from either end, with bootstrap intervals over whole topics."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
-from mechlist.metrics.ratios import ratio_interval
+from mechlist.metrics.ratios import clusters_of, quantiles, ratio_interval, resampled_ratios
 from mechlist.metrics.shares import share_interval
 
 FEWEST = 5
 """Lists, or other units, behind a point of a curve that is shown, where there are as many."""
+FILLERS = ("with filler", "without filler")
+KINDS = ("last item", "other items", "difference")
+"""Of items of equal number and filler: last items of lists, items that are not, and how they differ."""
+LEVEL = 0.95
 
 
 class Ratio(NamedTuple):
@@ -125,11 +130,102 @@ def counted_from(values: xr.DataArray, end: str) -> xr.DataArray:
     return found.assign_coords(item_index=items)
 
 
-def last_and_earlier(values: xr.DataArray) -> xr.DataArray:
-    """By `part`: the mean over a list's items but the last, and the value at the last; as `counted_from`."""
-    behind = counted_from(values, "end")
-    both = [behind.isel(item_index=slice(1, None)).mean("item_index"), behind.isel(item_index=0, drop=True)]
-    return xr.concat(both, dim="part").assign_coords(part=["earlier items", "last item"])
+def at_last(values: xr.DataArray) -> xr.DataArray:
+    """The value at the last item of each list; as `counted_from`."""
+    return counted_from(values, "end").isel(item_index=0, drop=True)
+
+
+def matched_last(
+    values: xr.DataArray,
+    fillers: Float[np.ndarray, "list item"],
+    generator: np.random.Generator,
+    *,
+    by: str | None = None,
+    resamples: int = 2000,
+) -> xr.Dataset:
+    """Last items against items that are not the last of their list, of equal number and filler.
+
+    Last items mostly have a high number and a filler, so that a plain mean over the items before them would tell of
+    these two. At each number that items of both kinds have, each kind has a mean; over the numbers both are weighted
+    alike, with a * b / (a + b) of a last items and b others (Mantel & Haenszel 1959). What number and filler do,
+    however they do it, leaves a difference of 0.
+
+    Args:
+        values: with the dimensions `list` and `item` and the coordinates `topic` and `n_items` over `list`; NaN where a
+            list has none.
+        fillers: 1 where an item has one, 0 where it has none, else NaN.
+        generator: of the bootstrap over topics, which leaves the weights as they are.
+        by: as in `clustered_means`.
+        resamples: of the bootstrap.
+
+    Returns:
+        `mean`, `low` and `high` over `by_filler`, `kind` and the other dimensions; and how many last items (`lists`)
+        and others (`others`) stand behind them. NaN and 0 where no two kinds of items can be matched.
+    """
+    if by is not None:
+        labels = list(dict.fromkeys(values[by].values.tolist()))
+        rows = [np.flatnonzero(values[by].values == label) for label in labels]
+        parts = [matched_last(values.isel(list=row), fillers[row], generator, resamples=resamples) for row in rows]
+        return xr.concat(parts, dim=by).assign_coords({by: labels})
+    ordered = values.transpose("list", "item", ...)
+    shape = ordered.shape[2:]
+    cells = ordered.values.reshape(*ordered.shape[:2], math.prod(shape)).astype(np.float64)
+    places, number = np.arange(ordered.shape[1]), values["n_items"].values[:, None]
+    kinds = np.stack([places == number - 1, places < number - 1])
+    topics, seed = values["topic"].values, int(generator.integers(2**63))
+    found = [_matched(cells, kinds & (fillers == has), topics, seed, resamples) for has in (1, 0)]
+    rest = [dim for dim in ordered.dims if dim not in ("list", "item")]
+    means = np.stack([one.values for one in found]).reshape(len(FILLERS), 3, len(KINDS), *shape)
+    counts = np.stack([one.counts for one in found]).reshape(len(FILLERS), 2, *shape)
+    dims = ["by_filler", "kind", *rest]
+    variables = {name: (dims, means[:, i]) for i, name in enumerate(("mean", "low", "high"))}
+    variables |= {name: (["by_filler", *rest], counts[:, i]) for i, name in enumerate(("lists", "others"))}
+    coords = {dim: values[dim].values for dim in rest if dim in values.coords}
+    return xr.Dataset(variables, {"by_filler": list(FILLERS), "kind": list(KINDS), **coords})
+
+
+class _Matched(NamedTuple):
+    values: Float[np.ndarray, "end kind cell"]
+    """Means with the ends of their intervals, of each of the KINDS."""
+    counts: Shaped[np.ndarray, "kind cell"]
+    """Last items and others behind them."""
+
+
+def _matched(
+    cells: Float[np.ndarray, "list item cell"],
+    kinds: Bool[np.ndarray, "kind list item"],
+    topics: Shaped[np.ndarray, " list"],
+    seed: int,
+    resamples: int,
+) -> _Matched:
+    """Of items that have one filler or none alike."""
+    there = np.isfinite(cells)
+    held = [kind[..., None] & there for kind in kinds]
+    counts = np.stack([one.sum(axis=0) for one in held])
+    weight = counts.prod(axis=0) / np.maximum(counts.sum(axis=0), 1)
+    used = weight.any(axis=1)
+    chosen = (counts * (weight > 0)).sum(axis=1)
+    if not used.any():
+        return _Matched(np.full((3, len(KINDS), cells.shape[2]), np.nan), chosen)
+    flat = (len(cells), int(used.sum()) * cells.shape[2])
+    filled, pairs = np.where(there, cells, 0.0)[:, used].reshape(flat), []
+    for one in held:
+        below = one[:, used].reshape(flat).astype(np.float64)
+        # Both kinds are drawn again with the same topics.
+        generator = np.random.default_rng(seed)
+        drawn = resampled_ratios(filled * below, below, topics, resamples=resamples, generator=generator)
+        total = below.sum(axis=0)
+        mean = np.divide((filled * below).sum(axis=0), total, out=np.full(flat[1], np.nan), where=total > 0)
+        pairs.append(np.concatenate([mean[None], drawn]).reshape(-1, *weight[used].shape))
+    both = np.isfinite(pairs[0]) & np.isfinite(pairs[1])
+    weights = np.where(both, weight[used], 0.0)
+    total = weights.sum(axis=1)
+    sums = [(weights * np.where(both, one, 0.0)).sum(axis=1) for one in (*pairs, pairs[0] - pairs[1])]
+    means = np.stack([np.divide(one, total, out=np.full(one.shape, np.nan), where=total > 0) for one in sums], axis=1)
+    known = np.min([clusters_of((one & (weight > 0)).any(axis=1).astype(float), topics) for one in held], axis=0) > 1
+    ends = [quantiles(means[1:, kind], known, LEVEL) for kind in range(len(KINDS))]
+    low, high = (np.stack([getattr(one, end) for one in ends]) for end in ("low", "high"))
+    return _Matched(np.stack([means[0], low, high]), chosen)
 
 
 def enough(held: xr.DataArray, over: str) -> xr.DataArray:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mechlist.datasets.topics import STUDY, choose_topics, load_topics, topic_sets
+from mechlist.datasets.topics import CAPACITY, STUDY, capacities, choose_topics, load_topics, topic_sets
 from mechlist.errors import InputError
 
 STUDY_TOPICS = [
@@ -52,6 +52,17 @@ def test_all_files_together():
     every = load_topics()
     assert sum(len(load_topics(name)) for name in topic_sets()) == len(every)
     assert set(STUDY_TOPICS) < set(every)
+
+
+def test_small_topics_stand_apart_and_are_whole():
+    small = load_topics(CAPACITY)
+    assert len(small) >= 20
+    assert {len(items) for items in small.values()} <= set(range(5, 31))
+    assert not set(small) & set(load_topics())
+    assert CAPACITY not in topic_sets()
+    assert capacities()["Days of the Week"] == 7
+    assert capacities()["Ocean"] == 5
+    assert choose_topics((CAPACITY,), ("Planets",))["Planets"][0] == "Earth"
 
 
 @pytest.mark.parametrize("name", topic_sets())

@@ -48,7 +48,7 @@ CASES: dict[str, list[str]] = {
     "entropy": [*LISTS, "--lists", "1"],
     "logit-lens": [*LISTS, "--lists", "1", "--tuned", "--tuned-steps", "3"],
     "direct-logit-attribution": [*LISTS, "--lists", "1"],
-    "list-patch": [*LISTS, "--lists", "1", "--sites", "resid_pre", "v", "--role-items", "1", "--permutations", "2"],
+    "list-patch": [*LISTS, "--lists", "1", "--sites", "resid_pre", "v", "--role-items", "1"],
     "list-heads": [*LISTS, "--lists", "1", "--role-items", "1", "--verify-top", "4"],
     "list-hazard": [
         *(*LISTS, *QUICK, "--temperature", "0.7", "--samples", "1", "--max-new-tokens", "40"),

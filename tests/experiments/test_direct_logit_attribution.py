@@ -78,14 +78,17 @@ def test_items_that_a_list_lacks_are_missing(runner: Runner):
     np.testing.assert_array_equal(last.isel(list=0), results["total"].isel(run=0, list=0, item=0))
     np.testing.assert_array_equal(last.isel(list=1), results["total"].isel(run=0, list=1, item=2))
     assert summary.from_end(results["total"], 1).isel(list=0).isnull().all()
-    before = summary.earlier(results["total"]).isel(run=0)
-    assert before.isel(list=0).isnull().all()
-    np.testing.assert_allclose(before.isel(list=1), results["total"].isel(run=0, list=1, item=[0, 1]).mean("item"))
-    # One topic has no interval, and a list without items before has nothing to say of them.
+    # One topic has no interval. Item 1 is the last of one list, and the other goes on from it.
     results = with_statistics(results.assign_attrs(softcap=30.0))
+    apart = results["total"].isel(run=0, item=0)
+    found = results["total_matched_mean"].sel(by_filler="without filler", kind="difference").isel(group=0)
+    np.testing.assert_allclose(found, apart.isel(list=0) - apart.isel(list=1), rtol=1e-5)
+    assert results["total_matched_low"].isnull().all()
     sentences = DirectLogitAttribution().findings(results)
     assert "in 2 short lists" in sentences[1]
     assert "[" not in sentences[1]
+    value = float(found.isel(direction=0))
+    assert f"{value:+.2f} without filler (1 last item, 1 other) in short lists" in sentences[2]
 
 
 def test_layers_accumulate_to_the_total(results: xr.Dataset):
@@ -102,11 +105,13 @@ def test_figures_tables_and_sentences(results: xr.Dataset):
     names = {f"{kind}_{name}" for kind in ("heads", "components", "layers", "items", "adjective") for name in "ab"}
     assert set(experiment.figures(results)) == names
     tables = experiment.tables(results)
-    assert set(tables) == {"components", "heads", "changed_heads"}
+    assert set(tables) == {"components", "heads", "changed_heads", "matched"}
     # Two directions, three adjectives, five heads.
     assert len(tables["heads"]) == 30
-    # Last item and items before: 14 components of 6 layers each.
-    assert len(tables["components"]) == 2 * 3 * 2 * 14
+    # 14 components of 6 layers.
+    assert len(tables["components"]) == 2 * 3 * 14
+    # All lists have three items: none goes on where another ends.
+    assert not len(tables["matched"])
     last = results["heads"].isel(direction=0, run=0, item=2)[results["adjective"].values == "short"].mean("list")
     first = tables["heads"].iloc[0]
     np.testing.assert_allclose(first["estimate"], last.sel(layer=first["layer"], head=first["head"]), atol=1e-6)
@@ -115,8 +120,11 @@ def test_figures_tables_and_sentences(results: xr.Dataset):
     assert sentences[0].startswith("The terms of all heads, MLPs, embeddings and biases add up")
     assert "before the softcap of 30," in sentences[0]
     assert sentences[1].startswith("A: end of turn - hyphen: the logit difference at the last item is ")
-    assert "(short less long)" in sentences[3]
-    assert "No cell can be significant" in sentences[3], "three topics cannot reach .05"
+    assert sentences[2].endswith(
+        "is not known, as no list goes on from an item of the number and filler that a last item of another list has."
+    )
+    assert "(short less long)" in sentences[4]
+    assert "No cell can be significant" in sentences[4], "three topics cannot reach .05"
 
 
 def test_statistics_are_saved_and_never_computed_while_drawing(
@@ -127,9 +135,32 @@ def test_statistics_are_saved_and_never_computed_while_drawing(
     loaded, experiment = load_dataset(tmp_path / "results.nc"), DirectLogitAttribution(**FEW)
     assert experiment.findings(loaded) == experiment.findings(results)
     assert len(experiment.figures(loaded)) == 10
-    assert set(experiment.tables(loaded)) == {"components", "heads", "changed_heads"}
+    assert set(experiment.tables(loaded)) == {"components", "heads", "changed_heads", "matched"}
     drawn: Any = experiment.figures(loaded)["heads_a"]
     assert "What each head writes: decision A, end of turn - hyphen" in drawn.layout.title.text
+
+
+def test_number_and_filler_alone_make_no_difference_at_last_items(results: xr.Dataset):
+    """The lists again in lengths of 2 to 4, every term made of number and filler alone."""
+    generator = np.random.default_rng(0)
+    numbers, item = np.arange(36) % 3 + 2, np.arange(4)
+    last = item == numbers[:, None] - 1
+    filler = np.where(item < numbers[:, None], generator.random((36, 4)) < np.where(last, 0.8, 0.2), np.nan)
+    one = xr.DataArray(0.6 * item + 3.3 * filler, dims=("list", "item"))
+    shape = results[["heads", "attention_bias", "mlp", "embedding", "bias", "total"]].isel(list=0, item=0, drop=True)
+    made = (xr.ones_like(shape) * one).assign(filler=one.copy(data=filler))
+    coords = {
+        "topic": ("list", [f"topic {i % 6}" for i in range(36)]),
+        "adjective": ("list", ["short"] * 36),
+        "n_items": ("list", numbers),
+    }
+    found = with_statistics(made.assign_coords(coords).assign_attrs(origin="recorded", softcap=0.0))
+    for name in ("component", "total", "stage"):
+        for end in ("mean", "low", "high"):
+            apart = found[f"{name}_matched_{end}"].sel(kind="difference")
+            np.testing.assert_allclose(apart, 0, atol=1e-12)
+    drawn: Any = DirectLogitAttribution().figures(found)["matched_a"]
+    assert [trace.name for trace in drawn.data] == ["short lists, with filler", "short lists, without filler"]
 
 
 def test_a_direction_of_ones_own(runner: Runner, results: xr.Dataset):

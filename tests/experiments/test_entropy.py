@@ -1,6 +1,7 @@
 """The entropy experiment: against entropies computed one position at a time, and its figures against its results."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import xarray as xr
 from mechlist.cli.main import main
 from mechlist.datasets.lists.prompts import list_prompt
 from mechlist.experiments.entropy.experiment import Entropy
-from mechlist.experiments.entropy.moments import surprisal_moments
+from mechlist.experiments.entropy.moments import QUANTITIES, last_items, means, surprisal_moments
 from mechlist.results import load_dataset
 from mechlist.runner import Runner
 
@@ -95,20 +96,60 @@ def test_figures_show_the_swapped_lists_as_swapped(experiment: Entropy, results:
 
 def test_findings_and_tables(experiment: Entropy, results: xr.Dataset):
     said = experiment.findings(results)
-    assert len(said) == 5
-    assert said[0].startswith("Entropy of 3 lists (short lists): at the last item token it is ")
+    assert len(said) == 8
+    assert re.match(
+        r"Entropy of 3 lists \(short lists\), at the last item: \d.* nats .*at the last item token and ", said[0]
+    )
+    # All lists are of three items, so that nothing has the number of a last item and goes on.
+    assert said[1].endswith(
+        "not known, as no list goes on from an item of the number and filler that a last item of another list has."
+    )
+    assert "entropy-matched" not in experiment.figures(results)
     tables = experiment.tables(results)
     assert len(tables["lists"]) == (3 * 2 + 3 * 2 + 3) * 2 * 3
     assert min(tables["curves"]["entropy_lists"].tolist()) > 0
+
+
+def test_number_and_filler_alone_make_no_difference(experiment: Entropy, results: xr.Dataset):
+    """Lists of 2 to 5 items, the last mostly with a filler; entropy is made of number and filler alone."""
+    generator = np.random.default_rng(0)
+    numbers = np.arange(60) % 4 + 2
+    item = np.arange(5)
+    filler = np.where(
+        item < numbers[:, None], generator.random((60, 5)) < np.where(item == numbers[:, None] - 1, 0.8, 0.2), np.nan
+    )
+    made = np.where(np.isnan(filler), np.nan, 0.1 * item + 1.7 * np.nan_to_num(filler))
+    values = np.broadcast_to(made[:, None, None], (60, 2, 2, 5)).copy()
+    dims = ("list", "run", "place", "item")
+    coords = {
+        "topic": ("list", [f"topic {i % 6}" for i in range(60)]),
+        "adjective": ("list", ["short"] * 60),
+        "n_items": ("list", numbers),
+        **{name: results[name].values for name in ("run", "place")},
+        "item": item + 1,
+    }
+    variables = dict.fromkeys(QUANTITIES, (dims, values)) | {"filler": (("list", "item"), filler)}
+    known = xr.Dataset(variables, coords)
+    found = known.merge(means(known, generator)).merge(last_items(known, generator))
+    apart = found[[f"entropy_matched_{name}" for name in ("mean", "low", "high")]].sel(kind="difference").to_array()
+    np.testing.assert_allclose(apart, 0, atol=1e-12)
+    # Where nothing is held, the last item stands out.
+    assert float(found["entropy_last_mean"].isel(run=0, place=0, by_adjective=0)) > np.nanmean(made) + 0.5
+    said = " ".join(experiment.findings(found))
+    nothing = r"[+-]0\.00 nats(?: \[[+-]0\.00, [+-]0\.00\])?"
+    counts = r"\(\d+ last items, \d+ others\)"
+    assert re.search(rf"at the line break {nothing} with filler {counts} and {nothing} without filler {counts}", said)
+    drawn: Any = experiment.figures(found)["entropy-matched"]
+    assert [trace.name for trace in drawn.data] == ["short lists, with filler", "short lists, without filler"]
+    assert len(experiment.tables(found)["matched"]) == 2 * 3 * 2
 
 
 def test_from_the_command_line(tmp_path: Path):
     flags = ["--topics", "Fruits", "--lists", "1", "--items", "1", "--device", "cpu"]
     assert main(["run", "entropy", *flags, "--out", str(tmp_path / "run")]) == 0
     saved = load_dataset(tmp_path / "run" / "results.nc")
-    # One item: nothing stands before the last one.
-    assert saved["entropy_part_mean"].sel(part="earlier items").isnull().all()
-    assert saved["entropy_part_mean"].sel(part="last item", run="as written").notnull().all()
+    assert saved["entropy_matched_mean"].isnull().all()
+    assert saved["entropy_last_mean"].sel(run="as written").notnull().all()
     assert (tmp_path / "run" / "report.html").is_file()
 
 

@@ -1,5 +1,6 @@
 """Heads and roles that carry a factor other than the adjective: pins on list-tiny, exact shares, cross-fitting."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 import xarray as xr
 
 from mechlist.errors import InputError
+from mechlist.experiments.effects import estimated_lists, rounding
 from mechlist.experiments.list_heads.experiment import ListHeads
 from mechlist.experiments.list_heads.report import head_shares
 from mechlist.experiments.list_heads.shares import differing, verified_until
@@ -99,6 +101,15 @@ def _chosen(results: xr.Dataset, number: int) -> list[Head]:
     return [(int(a), int(b)) for a, b in np.argwhere(results["joint_chosen"].values[0])]
 
 
+def test_an_irrelevant_change_moves_little_at_any_head(filler: xr.Dataset):
+    null = abs(filler["null_share"])
+    assert null.dims == ("null_draw", "layer", "head")
+    assert 0 < float(null.max()) < 0.1 < float(filler["share"][4, 2])
+    # The next to be changed: effects of rounding size survive no test.
+    ulp = filler["source"] * 0 + 2e-6 * (1 + 0.1 * np.arange(len(TOPICS)))
+    assert not estimated_lists(ulp, rounding(filler["base"]))["survives"].any()
+
+
 def test_what_is_said_of_shares(filler: xr.Dataset):
     experiment = ListHeads(**FEW, factor="filler")
     sentences = experiment.findings(filler)
@@ -106,19 +117,27 @@ def test_what_is_said_of_shares(filler: xr.Dataset):
     value, low, high = (float(filler[name][4, 2]) for name in ("share", "share_low", "share_high"))
     assert f"L4H2 carries {value:.0%} [{low:.0%}, {high:.0%}]" in sentences[1]
     assert "all 48 heads were patched exactly" in sentences[1]
-    assert sentences[2].startswith("The 3 strongest heads of one half of the topics, changed together on the other")
-    assert "Against 6 sets of as many other heads of the same layers they are number 1 of 7 (p = 0.14)" in sentences[2]
+    assert re.match(
+        r"Where what is put in is the same list with its items in another order.*no head moves it by more than "
+        r"\d+\.\d% of that difference \(5 draws, level 0\.83\); \d+ of the 48 heads go beyond",
+        sentences[2],
+    )
+    assert sentences[3].startswith("The 3 strongest heads of one half of the topics, changed together on the other")
+    assert "Against 6 sets of as many other heads of the same layers they are number 1 of 7 (p = 0.14)" in sentences[3]
     assert {"shares", "heads", "roles"} <= set(experiment.figures(filler))
     table = head_shares(filler)
     assert table.loc[0, ["layer", "head"]].tolist() == [4, 2]
     assert len(table) == 48
     # Only heads whose interval lies beyond the margin are named.
+    loud = filler.assign(null_share=filler["null_share"] + 2.0)
+    assert "lies beyond 2% and that is more than an irrelevant change does" in experiment.findings(loud)[1]
+    assert "no head moves it by more than 2" in experiment.findings(loud)[2]
     alone = filler.assign(share_low=xr.full_like(filler["share"], -1), share_high=xr.full_like(filler["share"], 1))
     assert "no head carries a share whose interval lies beyond 2%" in experiment.findings(alone)[1]
     nothing = experiment.findings(filler.drop_vars("share"))
     assert nothing[1].startswith("The runs with a filler and no filler measure the same at the last item line break")
     worse = filler.assign(joint_random_share=filler["joint_random_share"] + 2)
-    assert "they are number 7 of 7" in experiment.findings(worse)[2]
+    assert "they are number 7 of 7" in experiment.findings(worse)[3]
 
 
 def test_heads_are_patched_until_the_strongest_are_known(runner: Runner):
@@ -144,7 +163,7 @@ def test_heads_are_patched_until_the_strongest_are_known(runner: Runner):
 def test_roles_carry_the_filler(runner: Runner):
     """Before the first layer no aligned token differs; in the end the line break holds nearly all of it."""
     experiment = ListPatch(
-        topics=TOPICS[:2], lists=1, items=3, sites=("resid_pre", "v"), role_items=1, permutations=0, factor="filler"
+        topics=TOPICS[:2], lists=1, items=3, sites=("resid_pre", "v"), role_items=1, null_pairs=0, factor="filler"
     )
     results = experiment.run(runner)
     share = shares(results, "resid_pre")

@@ -12,7 +12,9 @@ from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.lists.process import PROCESSES
 from mechlist.datasets.lists.prompts import list_prompts
 from mechlist.datasets.lists.read import read_lists
+from mechlist.decode import Sampling
 from mechlist.errors import InputError
+from mechlist.experiments.generate_lists.experiment import GenerateLists
 from mechlist.experiments.list_curves import (
     curve,
     hazards,
@@ -24,6 +26,7 @@ from mechlist.experiments.list_curves import (
 from mechlist.experiments.list_endings import Endings, endings, true_endings
 from mechlist.experiments.list_hazard.experiment import ListHazard
 from mechlist.experiments.list_hazard.heads import class_means, head_sets, heads_from, predict_changed
+from mechlist.experiments.list_hazard.process import drawn_hazard, process_hazards
 from mechlist.experiments.list_predictions import predict
 from mechlist.metrics.survival import survival_curve
 from mechlist.results import save_dataset
@@ -219,8 +222,6 @@ def test_the_whole_experiment(runner: Runner, intervention: Any):
     assert (results["items_change"].sel(set="clean") == 0).all()
     change = (results["written_items"].sel(set="heads") - results["written_items"].sel(set="clean")).values
     assert float(results["items_change"].sel(set="heads", of_lists="all")) == pytest.approx(change.mean())
-    beyond = results["written_items"].sel(set="heads") - results["written_items"].sel(set="control 1")
-    assert float(results["items_change_beyond_controls"].sel(of_lists="all")) == pytest.approx(float(beyond.mean()))
     sentences = asked.findings(results)
     assert any("written again with the same random numbers" in sentence for sentence in sentences)
     assert set(asked.tables(results)) == {"conditions", "hazard", "lists", "heads"}
@@ -268,6 +269,7 @@ def test_recorded_lists(runner: Runner, tmp_path: Path):
         ({"samples": 0}, "samples must be at least 1, not 0"),
         ({"lists": 0}, "lists must be at least 1, not 0"),
         ({"controls": -1}, "controls must be at least 0, not -1"),
+        ({"own_samples": -1}, "own_samples must be at least 0, not -1"),
         ({"strongest": 3}, "strongest does nothing without heads_from: leave it out"),
         ({"intervention": "swap"}, "intervention does nothing without heads"),
         ({"controls": 0}, "controls does nothing without heads"),
@@ -314,6 +316,25 @@ def test_heads_come_from_a_list_heads_run(runner: Runner, tmp_path: Path):
     assert heads_from((tmp_path, tmp_path), 2) == ((4, 2), (5, 1))
 
 
+def test_read_and_written_agree_where_nothing_is_changed(runner: Runner):
+    """Under the rule that lists were drawn with, along these lists: items are expected as they are counted."""
+    asked = ListHazard(
+        topics=("Fruits", "Animals", "Countries", "Rivers"), adjectives=("short",), samples=4, temperature=0.7,
+        top_p=0.8, max_new_tokens=120, resamples=20, heads=("4.2",), controls=0,
+    )  # fmt: skip
+    results = asked.run(runner)
+    assert bool(results["written_ended"].all())
+    assert float(results["changed_mean_items"].sel(set="clean")) == 0
+    for name, close in (("clean", 0.5), ("heads", 0.7)):
+        counted = float(results["written_items"].sel(set=name).mean())
+        assert float(results["mean_items_read"].sel(set=name)) == pytest.approx(counted, abs=close)
+    # At T = 1 along the lists of the model as it is, another number was read.
+    change = float(results["items_change"].sel(set="heads", of_lists="short"))
+    assert float(results["changed_mean_items"].sel(set="heads")) == pytest.approx(change, abs=0.7)
+    sentence = next(sentence for sentence in asked.findings(results) if "read with the same change" in sentence)
+    assert "by the rule that they were drawn with" in sentence
+
+
 def test_one_inflated_control_changes_the_verdict(runner: Runner):
     asked = ListHazard(**SMALL, heads=("4.0",), controls=2)
     results = asked.run(runner)
@@ -331,14 +352,79 @@ def test_one_inflated_control_changes_the_verdict(runner: Runner):
 def test_changes_in_opposite_directions_are_not_pooled(runner: Runner):
     asked = ListHazard(**SMALL, heads=("4.0",), controls=1)
     results = asked.run(runner)
-    items = {"clean": {"short": 8.0, "long": 33.0}, "heads": {"short": 10.0, "long": 29.5}}
-    for name, of in items.items():
-        for word, value in of.items():
-            rows = (results["written_adjective"] == word).values
-            results["written_items"].loc[{"set": name}] = results["written_items"].sel(set=name).where(~rows, value)
+    results["items_gap"].loc[{"set": "clean"}], results["items_gap"].loc[{"set": "heads"}] = 25.0, 19.5
+    for end, value in (("", -5.5), ("_low", -7.0), ("_high", -4.0)):
+        results[f"items_gap_change{end}"].loc[{"set": "heads"}] = value
     for word, change in (("short", 2.0), ("long", -3.5)):
         results["items_change"].loc[{"set": "heads", "of_lists": word}] = change
     text = " ".join(asked.findings(results))
     assert "The two change in opposite directions, and are not pooled: long lists have 25.0 items more" in text
-    assert "than short lists as it is, and 19.5 with" in text
+    assert "than short lists as it is, and 19.5 with L4H0 changed: -5.5 [-7.0, -4.0] (controls " in text
     assert "All lists, written again" not in text
+    drawn: Any = asked.figures(results)["items-with-heads"]
+    assert not any("all lists" in str(trace.y) for trace in drawn.data)
+
+
+def test_the_gap_between_long_and_short_lists_is_that_of_the_lists(runner: Runner):
+    results = ListHazard(**SMALL, heads=("4.0",), controls=1).run(runner)
+    words = results["written_adjective"].values
+    for name in ("clean", "heads"):
+        items = results["written_items"].sel(set=name).values
+        gap = items[words == "long"].mean() - items[words == "short"].mean()
+        assert float(results["items_gap"].sel(set=name)) == pytest.approx(gap)
+    change = results["items_gap"] - results["items_gap"].sel(set="clean")
+    np.testing.assert_allclose(results["items_gap_change"], change)
+
+
+def test_the_process_in_closed_form_is_that_of_its_draws():
+    process, rule = PROCESSES["long"], Sampling(temperature=0.7, top_p=0.8)
+    np.testing.assert_allclose(drawn_hazard(process, 46, None), process.hazard(46))
+    np.testing.assert_allclose(drawn_hazard(process, 46, Sampling()), process.hazard(46))
+    plain, drawn = (
+        curve(process_hazards(process, {"a": 46}, ["a"], items=60, resamples=3, rule=of)) for of in (None, rule)
+    )
+    assert (plain.median, drawn.median) == (27, 35), "the nucleus alone makes long lists longer"
+    rng = generator()
+    np.testing.assert_allclose(plain.mean, np.mean([process.draw(46, rng)[0] for _ in range(4000)]), atol=0.5)
+    assert np.isnan(plain.hazard_ends.low).all()
+    assert np.isnan(plain.hazard[46:]).all()
+    # Of two topics as one: each as often as it stands there.
+    both = process_hazards(process, {"a": 46, "b": 5}, ["a", "b", "b"], items=46, resamples=3).point
+    assert both[4] == pytest.approx(1 - (1 - process.hazard(46)[4]) / 3)
+    assert np.isnan(process_hazards(process, {}, ["a"], items=4, resamples=3).point).all()
+    assert np.isnan(process_hazards(None, {"a": 4}, ["a"], items=4, resamples=3).point).all()
+
+
+def test_the_rule_of_drawing_is_told_apart(runner: Runner, tmp_path: Path):
+    """Lists drawn at T = .7 from a nucleus of .8, against the model at T = 1 and the process in both ways."""
+    written = GenerateLists(topics=("Fruits", "Animals"), temperatures=(0.7,), samples=2, top_p=0.8, max_new_tokens=250)
+    for name, text in written.files(written.run(runner)).items():
+        if name.startswith("lists/"):
+            (tmp_path / Path(name).name).write_text(text)
+    asked = ListHazard(recorded=(tmp_path,), own_samples=2, max_new_tokens=250, resamples=20)
+    results = asked.run(runner)
+    assert results.attrs["own_written"]
+    long = results.isel(condition=results["condition_adjective"].values.tolist().index("long"))
+    assert float(long["rule_effect_items_truth"]) == 8
+    assert float(long["rule_effect_items"]) > 3
+    assert abs(float(long["signed_error_at_break"])) <= float(long["error_at_break"]) < 0.05
+    # Each break is in one bin, and the mean over all is that of the bins.
+    weights = long["error_breaks"].values
+    assert np.nansum(long["signed_error"] * weights) / weights.sum() == pytest.approx(
+        float(long["signed_error_at_break"])
+    )
+    sentences = [sentence for sentence in asked.findings(results) if sentence.startswith("Long lists at T = 0.7")]
+    assert (
+        "the rule of drawing alone, against T = 1 without nucleus, takes the model's lists from a median of"
+        in sentences[1]
+    )
+    assert "those of the process in closed form from a median of 27 items to a median of 35 items" in sentences[1]
+    figures: dict[str, Any] = asked.figures(results)
+    names = [trace.name for trace in figures["hazard-long"].data]
+    assert [name.split(" (")[0] for name in names] == [
+        *("the model itself", "as the lists were drawn", "the lists themselves", "known truth", "known truth as drawn"),
+    ]
+    assert figures["reliability"].layout.title.text.startswith("Reliability: ")
+    # Without lists of its own, nothing is said of the rule.
+    given = ListHazard(recorded=(tmp_path,), own_samples=0, resamples=20)
+    assert not any("rule of drawing alone" in sentence for sentence in given.findings(given.run(runner)))

@@ -1,4 +1,4 @@
-"""Patching of lists by role: against patching by position, the roles, the handover of layers, and the null control."""
+"""Patching of lists by role: against patching by position, the roles, the handover of layers, and the null."""
 
 import re
 from pathlib import Path
@@ -16,19 +16,18 @@ from mechlist.datasets.lists.made import made_completion
 from mechlist.datasets.lists.prompts import adjective_tokens, list_prompt
 from mechlist.engine.dry_run import plan_experiment
 from mechlist.errors import InputError
-from mechlist.experiments.effects import estimated_lists
+from mechlist.experiments.effects import estimated_lists, rounding
 from mechlist.experiments.list_pairs import list_pairs, named_roles
 from mechlist.experiments.list_patch.experiment import ListPatch
 from mechlist.experiments.list_patch.findings import handover_sentence
-from mechlist.experiments.list_patch.handover import handover, null_rejections
-from mechlist.experiments.list_patch.statistics import effects, rounding, shares, survivors, with_statistics
-from mechlist.metrics.multiple import max_t
+from mechlist.experiments.list_patch.handover import handover
+from mechlist.experiments.list_patch.statistics import beyond_margin, shares, survivors, with_statistics
 from mechlist.metrics.significance import effect_table as table
 from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
 
 TOPICS = ("Fruits", "Colors", "Sports", "Rivers", "Movies", "Books")
-FEW: dict[str, Any] = {"topics": TOPICS, "items": 2, "sites": ("resid_pre", "v"), "permutations": 20, "role_items": 1}
+FEW: dict[str, Any] = {"topics": TOPICS, "items": 2, "sites": ("resid_pre", "v"), "role_items": 1}
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +127,19 @@ def test_findings_say_what_is_known_of_the_model(results: xr.Dataset):
     sentences = experiment.findings(results)
     assert sentences[0].startswith("A: end of turn - hyphen, at the last item line break: ")
     assert "over 6 lists of 6 topics" in sentences[0]
-    assert sentences[1].startswith("resid_pre: with short put into long (denoising), layer ")
+    # That the adjective before the first layer carries all is no finding.
+    assert re.match(
+        r"resid_pre after the first layer: with short put into long \(denoising\), layer [1-5] ", sentences[1]
+    )
     assert "at the adjective moves it most, by " in sentences[1]
+    assert re.search(
+        r"; \d+ of \d+ cells move it beyond chance and rounding, \d+ of them by more than 2% of", sentences[2]
+    )
     for sentence in sentences[3:5]:
         assert "the role with the largest effect is adjective in layers 0 to" in sentence
         assert "The adjective stops being the largest at layer" in sentence
         assert "the position's own (last item line break) is the largest in every layer from layer" in sentence
-    assert sentences[5].startswith("Null control: ")
+    assert sentences[5].startswith("Where what is put in is the same list")
     assert set(experiment.figures(results)) == {"resid_pre", "v"}
     table = experiment.tables(results)["cells"]
     assert table.iloc[0]["role"] == "adjective"
@@ -155,14 +160,16 @@ def test_a_role_that_never_takes_over_is_said_so(results: xr.Dataset):
 def test_statistics_are_saved_and_never_computed_while_drawing(
     results: xr.Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    """Once for the runs, once for their difference and once a site, each way."""
-    plain = results.drop_vars([name for name in results if not str(name).startswith(("patched_", "base", "null_"))])
+    """Once for the runs, their difference and a site, each way; and once a draw of the null and site."""
+    plain = results.drop_vars(
+        [name for name in results if not str(name).startswith(("patched_", "base", "null_effect"))]
+    )
     calls: list[int] = []
     monkeypatch.setattr(
         "mechlist.experiments.effects.effect_table", lambda *args, **kwargs: calls.append(1) or table(*args, **kwargs)
     )
     again = with_statistics(plain)
-    assert len(calls) == 2 * (2 + 2)
+    assert len(calls) == 2 * (2 + 2) + 2
     xr.testing.assert_identical(again[sorted(map(str, again))], results[sorted(map(str, results))])
     save_dataset(results, tmp_path / "results.nc")
     monkeypatch.setattr("mechlist.experiments.effects.effect_table", None)
@@ -178,13 +185,15 @@ def test_one_topic_has_no_interval_and_no_control(runner: Runner):
     results = experiment.run(runner)
     sentences = experiment.findings(results)
     assert "[" not in "".join(sentences)
-    assert sentences[-1].startswith("There is no null control")
+    assert sentences[-1].startswith("Where what is put in is the same list with its items in another order")
+    alone = ListPatch(topics=("Fruits",), items=1, sites=("resid_pre",)).run(runner)
+    assert ListPatch().findings(alone)[-1].startswith("There is no null of an irrelevant change")
     assert not survivors(results, "resid_pre").any()
 
 
 def test_heads_of_keys_and_values_have_numbers_of_their_own(runner: Runner):
     experiment = ListPatch(
-        topics=TOPICS[:2], items=1, sites=("z", "v", "attn_out"), per_head=True, permutations=0, at="item", role_items=1
+        topics=TOPICS[:2], items=1, sites=("z", "v", "attn_out"), per_head=True, null_pairs=0, at="item", role_items=1
     )
     results = experiment.run(runner)
     assert results["patched_z"].dims == ("side", "list", "layer", "head", "role")
@@ -247,18 +256,47 @@ def test_a_handover_that_varies_over_topics_has_an_interval():
     assert (found.leaves_low, found.leaves_high) == (1, 3)
 
 
-def test_the_test_holds_its_level_on_effects_of_the_model(results: xr.Dataset):
-    """Signs of raw effects flipped by topic: there is nothing to find, and about 5 % of the permutations reject."""
-    own = effects(results, "resid_pre").sel(side="denoising", drop=True).transpose("list", ...).values
-    # More topics than the fixture has: each list's effects, a little changed, under new labels.
-    generator = np.random.default_rng(0)
-    many = np.concatenate([own * generator.uniform(0.5, 1.5, (len(own), 1, 1)) for _ in range(3)])
-    topics = np.arange(len(many))
-    rejected = null_rejections(many, topics, permutations=400, generator=np.random.default_rng(1))
-    # Binomial(400, .05): 5 to 36 is more than three standard deviations either way.
-    assert 5 <= rejected <= 36
-    # Without flips they are as real as can be: the same test finds them.
-    assert (max_t(many, clusters=topics, generator=np.random.default_rng(2)).p_corrected <= 0.05).any()
+def test_an_irrelevant_change_is_a_null_that_can_fail(runner: Runner, results: xr.Dataset):
+    """The items in another order: cells are beyond it, and none of the null itself; a larger null leaves fewer."""
+    pairs = list_pairs(ListPatch(**FEW).data(runner), "short", "break", role_items=1)
+    arguments = pairs.arguments("denoising", "v", "position")
+    other = pairs.irrelevant(arguments, "denoising", np.random.default_rng(0))
+    base = pairs.runs[1]
+    source = other.source
+    assert isinstance(source, torch.Tensor)
+    assert source.shape == base.tokens.shape
+    for row in range(len(source)):
+        n = int(base.lengths[row])
+        assert not torch.equal(source[row, :n], base.tokens[row, :n])
+        assert sorted(source[row, :n].tolist()) == sorted(base.tokens[row, :n].tolist())
+        # The prompt, its adjective and the last line break are where they were.
+        start = pairs.lists[1].starts[row]
+        assert torch.equal(source[row, : start + 1], base.tokens[row, : start + 1])
+        assert int(source[row, n - 1]) == int(base.tokens[row, n - 1])
+    null = results["null_effect_resid_pre"]
+    assert null.dims == ("draw", "null_list", "layer", "role")
+    # Nothing of the adjective is exchanged.
+    assert not null.sel(role="adjective").values.any()
+    known = results["null_threshold_resid_pre"]
+    assert float(known) == pytest.approx(float(abs(null.mean("null_list")).max()), rel=1e-6)
+    assert known.attrs["level"] == 0.5
+    beyond = results["beyond_null_resid_pre"]
+    np.testing.assert_array_equal(beyond, abs(results["mean_effect_resid_pre"]) > float(known))
+    assert beyond.sel(role="adjective", layer=0).all()
+    plain = results.drop_vars([n for n in results if not str(n).startswith(("patched_", "base", "null_effect"))])
+    loud = with_statistics(plain.assign(null_effect_resid_pre=null + 100.0))
+    assert not survivors(loud, "resid_pre").any()
+    assert survivors(loud, "v").sum() == survivors(results, "v").sum()
+    sentence = ListPatch(**FEW).findings(results)[-1]
+    assert sentence.startswith("Where what is put in is the same list with its items in another order")
+    assert "(1 draw over 6 lists, level 0.5), the largest mean effect anywhere and the cells that survive" in sentence
+    assert f"resid_pre {float(known):.2g} logits and " in sentence
+
+
+def test_what_matters_is_beyond_a_margin():
+    ends = {"low": ("cell", [0.5, 0.1, -0.3, np.nan]), "high": ("cell", [0.6, 0.9, -0.25, np.nan])}
+    assert beyond_margin(xr.Dataset(ends), 10.0).values.tolist() == [True, False, True, False]
+    assert beyond_margin(xr.Dataset(ends), -20.0).values.tolist() == [True, False, False, False]
 
 
 @pytest.mark.parametrize(
@@ -266,7 +304,7 @@ def test_the_test_holds_its_level_on_effects_of_the_model(results: xr.Dataset):
     [
         ({"role_items": 0}, "role_items must be at least 1"),
         ({"top": 0}, "top must be at least 1"),
-        ({"permutations": -1}, "permutations must be 0 or more"),
+        ({"null_pairs": -1}, "null_pairs must be 0 or more"),
         ({"sites": ()}, "sites must be one site at least, each once, not none"),
         ({"sites": ("v", "v")}, "each once, not v, v"),
         (
@@ -293,16 +331,15 @@ def test_rounding_is_no_effect():
     """A unit in the last place, the same way in every list, survives flips of signs; so does what is no rounding."""
     lists, base = 12, np.float32(11.3)
     topics = [f"topic {i}" for i in range(lists)]
-    values = xr.DataArray(np.full((2, lists), base), dims=("side", "list"), coords={"topic": ("list", topics)})
-    results = xr.Dataset({"base": values}, attrs={"resolution": float(np.finfo(np.float32).eps)})
+    measured = xr.DataArray(np.full((2, lists), base), dims=("side", "list"), coords={"topic": ("list", topics)})
     ulp = float(np.spacing(base))
     sizes = np.array([ulp, 20 * ulp, 0.01])
     effects_of = xr.DataArray(
         sizes * (1 + 0.1 * np.arange(lists))[:, None], dims=("list", "cell"), coords={"topic": ("list", topics)}
     )
     assert estimated_lists(effects_of)["survives"].values.tolist() == [True, True, True]
-    assert estimated_lists(effects_of, rounding(results))["survives"].values.tolist() == [False, False, True]
+    assert estimated_lists(effects_of, rounding(measured))["survives"].values.tolist() == [False, False, True]
     # In half precision, a unit in the last place of what is measured is large.
-    coarse = results.assign_attrs(resolution=2.0**-8)
-    assert rounding(coarse) == pytest.approx(11.3 / 256, rel=1e-4)
-    assert not estimated_lists(effects_of, rounding(coarse))["survives"].any()
+    coarse = rounding(measured, resolution=2.0**-8)
+    assert coarse == pytest.approx(11.3 / 256, rel=1e-4)
+    assert not estimated_lists(effects_of, coarse)["survives"].any()

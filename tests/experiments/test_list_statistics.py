@@ -351,3 +351,34 @@ def test_a_peak_between_lower_shares_is_named(run: Run):
     lists = [*(listed(n) for n in lengths), *(listed(6, ended=False) for _ in range(12))]
     text = " ".join(ListStatistics().findings(run(({"A": lists, "B": lists}, {}))))
     assert "An ending is most likely after 2 items" in text
+
+
+def test_topics_that_run_out_stand_apart(run: Run):
+    """Ocean has five items, the others 46: lists of it end with them, and say nothing of how long lists are."""
+    topics = {
+        "Ocean": [listed(5)] * 6,
+        "Rivers": [listed(n) for n in (11, 12, 12, 13, 12, 12)],
+        "Fruits": [listed(n) for n in (21, 22, 22, 23, 22, 22)],
+        "Nowhere": [listed(2)] * 6,
+    }
+    results = run((topics, {}))
+    assert results["topic_capacity"].values[:3].tolist() == [5, 46, 46]
+    assert np.isnan(results["topic_capacity"].values[3])
+    assert results["capacity_n_lists"].values.tolist() == [[6, 12]]
+    assert results["capacity_n_run_out"].values.tolist() == [[6, 0]]
+    assert results["capacity_median_items"].values.tolist() == [[5, 13]]
+    assert float(results["median_items"][0]) == 11
+    assert float(results["topics_p_value"][0]) < 1e-3
+    text = " ".join(ListStatistics().findings(results))
+    assert (
+        "Short, topics of more than 30 items: of 2 with a median, medians go from 12 items (Rivers) to 22 items "
+        "(Fruits); a log-rank test of one survival for all of them gives p = "
+    ) in text
+    assert (
+        "Short, topics of at most 30 items (Ocean 5): 6 of 6 lists end with all there is, median 5; topics of" in text
+    )
+    assert ListStatistics().tables(results)["topics"]["capacity"].tolist()[:2] == [5, 46]
+    # Topics alike: nothing tells them apart, and without a small one nothing is said of capacities.
+    alike = run(({"Rivers": topics["Rivers"], "Fruits": topics["Rivers"]}, {}))
+    assert float(alike["topics_p_value"][0]) == pytest.approx(1)
+    assert not any("all there is" in sentence for sentence in ListStatistics().findings(alike))

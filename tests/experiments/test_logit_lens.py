@@ -14,7 +14,7 @@ import xarray as xr
 from mechlist.cli.main import main
 from mechlist.errors import InputError
 from mechlist.experiments.entropy.experiment import Entropy
-from mechlist.experiments.logit_lens.curves import changes, contrasts, series
+from mechlist.experiments.logit_lens.curves import changes, contrasts, matched, series
 from mechlist.experiments.logit_lens.experiment import LogitLens
 from mechlist.models.sources.source import BUILTIN_ROOT
 from mechlist.results import load_dataset, save_dataset
@@ -85,9 +85,26 @@ def test_series_and_contrasts_by_hand():
     swapped = [[[0, 0], [0, 0], [6, 1]], [[2, 2], [nan, nan], [nan, nan]]]
     difference = _difference([written, swapped], [3, 1], ["a", "b"])
     curves = series(difference).transpose("series", "list", "stage").values
-    np.testing.assert_array_equal(curves, [[[8, 9], [5, 7]], [[2, 3], [nan, nan]], [[6, 1], [2, 2]]])
+    np.testing.assert_array_equal(curves, [[[8, 9], [5, 7]], [[6, 1], [2, 2]]])
     found = contrasts(difference).transpose("contrast", "list", "stage").values
-    np.testing.assert_array_equal(found, [[[8, 9], [5, 7]], [[6, 6], [nan, nan]], [[2, 8], [3, 5]]])
+    np.testing.assert_array_equal(found, [[[8, 9], [5, 7]], [[2, 8], [3, 5]]])
+
+
+def test_number_and_filler_alone_part_no_last_item_from_the_others():
+    generator = np.random.default_rng(0)
+    numbers, item, stage = np.arange(48) % 3 + 2, np.arange(4), np.arange(3)
+    last = item == numbers[:, None] - 1
+    filler = np.where(item < numbers[:, None], generator.random((48, 4)) < np.where(last, 0.8, 0.2), np.nan)
+    one = (0.6 * item + 3.3 * filler)[..., None] * stage
+    difference = _difference([one, one], numbers.tolist(), [f"topic {i % 6}" for i in range(48)])
+    results = difference.to_dataset(name="difference").assign(filler=(("list", "item"), filler))
+    found = matched(results.assign_coords(stage=stage), generator)
+    apart = found[["matched_mean", "matched_low", "matched_high"]].sel(kind="difference").to_array()
+    np.testing.assert_allclose(apart, 0, atol=1e-12)
+    # The same lists with something at last items that is neither: it is found, whatever the number.
+    more = results.assign(difference=difference + last[..., None] * 2.0 * stage)
+    again = matched(more.assign_coords(stage=stage), generator).sel(kind="difference", by_adjective="short")
+    np.testing.assert_allclose(again["matched_mean"], np.broadcast_to(2.0 * stage, (2, 3)))
 
 
 def test_change_points_along_layers_and_items_by_hand():
@@ -121,9 +138,7 @@ def test_figures_tables_and_findings(tuned: xr.Dataset):
     }
     assert names <= set(figures)
     drawn = {trace.name: trace for trace in figures["layers-A-none"].data}
-    assert set(drawn) == {
-        f"{part} ({lens} lens)" for part in ("last item", "earlier items") for lens in ("plain", "tuned")
-    }
+    assert set(drawn) == {f"last item ({lens} lens)" for lens in ("plain", "tuned")}
     short = tuned["difference"].isel(list=tuned["adjective"].values == "short", direction=0, item=-1)
     expected = short.sel(lens="tuned", run="adjective swapped").mean("list")
     lines = {trace.name: trace for trace in figures["layers-A-short"].data}
@@ -135,7 +150,7 @@ def test_figures_tables_and_findings(tuned: xr.Dataset):
     drawn = {trace.name: np.array(trace.z) for trace in figures["items-A-from-start"].data}
     np.testing.assert_allclose(drawn["long lists, as written"][:, 2], expected, rtol=1e-5)
     tables = experiment.tables(tuned)
-    assert set(tables) == {"curves", "change-points-layers", "change-points-items", "lens-fit"}
+    assert set(tables) == {"curves", "matched", "change-points-layers", "change-points-items", "lens-fit"}
     said = experiment.findings(tuned)
     assert said[0].startswith("A: end of turn - hyphen, short lists: the model itself gives ")
     assert "through the tuned lens in layer" in said[0]
@@ -223,9 +238,13 @@ def test_a_direction_of_ones_own_and_lists_of_one_item(runner: Runner):
     experiment = LogitLens(topics=("Fruits",), lists=1, items=1, answer=("\n",), wrong=("-", " "), role="item_last")
     results = experiment.run(runner)
     assert results["direction"].values.tolist() == [r"'\n' - '-'/' '"]
-    assert results["curve_mean"].sel(series="earlier items").isnull().all()
+    assert results["matched_mean"].isnull().all()
     assert "layers-own-short" in experiment.figures(results)
-    assert experiment.findings(results)[0].count("at the last item") == 2
+    said = experiment.findings(results)
+    assert said[0].count("at the last item") == 2
+    assert said[1].endswith(
+        "not known, as no list goes on from an item of the number and filler that a last item of another list has."
+    )
 
 
 @pytest.mark.parametrize(

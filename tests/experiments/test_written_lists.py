@@ -1,13 +1,17 @@
 """written-lists: which lists stand against which, and differences over the same topics."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from mechlist.datasets.lists.factors import with_fillers
 from mechlist.datasets.lists.made import made_lists
 from mechlist.datasets.lists.prompts import list_prompts
 from mechlist.datasets.lists.read import read_lists
+from mechlist.datasets.topics import load_topics
 from mechlist.errors import InputError
 from mechlist.experiments.list_predictions import predict
 from mechlist.experiments.written_lists.compare import MEASURES, compare
@@ -46,6 +50,29 @@ def test_means_are_over_the_items_that_both_have(runner: Runner):
     fourth = found["mean"].sel(by_adjective="short", measure=MEASURES[0], item=4)
     assert float(fourth[0]) == pytest.approx(entropy[0][0, 3])
     assert np.isnan(fourth[1])
+
+
+def test_lists_that_lack_fillers_alone_differ_in_nothing_once_they_have_them(runner: Runner):
+    prompts = list_prompts(runner.tokenizer, ["Fruits", "Rivers", "Sports"], ["short"])
+    items = [load_topics()[prompt.topic][:7] for prompt in prompts]
+    bare = made_lists(runner.tokenizer, prompts, items, filler=False)
+    # The last item has a filler, and one before it.
+    own = with_fillers(bare, [[item in (3, 6) for item in range(7)]] * 3)
+    np.testing.assert_array_equal(own.fillers, [[0, 0, 0, 1, 0, 0, 1]] * 3)
+    found = compare(runner, own, bare, 20)
+    assert abs(found["overall_difference"].sel(measure="P(end) at line break")) > 0.05
+    for end in ("", "_low", "_high"):
+        np.testing.assert_allclose(found[f"matched_overall_difference{end}"], 0, atol=1e-6)
+    results = found.assign_attrs(model="list-tiny", written="data/topics")
+    experiment = WrittenLists()
+    assert "; with the same fillers +0.000" in experiment.findings(results)[1]
+    (claim,) = experiment.claims(results)
+    assert claim.text.startswith(
+        "P(end) at line breaks of own lists less that of written ones, where it is largest: +0."
+    )
+    assert re.search(r" as they are \(short lists\) and [+-]0\.000.* with the fillers of the model's own", claim.text)
+    drawn: Any = experiment.figures(results)["probability-differences"]
+    assert "P(end) at line break, short, same fillers" in str(drawn.to_dict())
 
 
 def test_fillers_are_what_the_lists_have(runner: Runner, tmp_path: Path):

@@ -6,10 +6,11 @@ import xarray as xr
 
 from mechlist.metrics.by_topic import (
     FEWEST,
+    at_last,
     clustered_means,
     counted_from,
     enough,
-    last_and_earlier,
+    matched_last,
     ratio_of_sums,
     ratio_variables,
     share_variables,
@@ -26,7 +27,56 @@ def test_counting_from_the_end_shifts_and_never_pads_with_zero():
     )
     behind = counted_from(values, "end")
     np.testing.assert_array_equal(behind.values, [[3, 2, 1], [4, np.nan, np.nan]])
-    np.testing.assert_array_equal(last_and_earlier(values).transpose("list", "part").values, [[1.5, 3], [np.nan, 4]])
+    np.testing.assert_array_equal(at_last(values), [3, 4])
+
+
+def _lists(numbers: list[int], values: np.ndarray, topics: list[str]) -> xr.DataArray:
+    coords = {"n_items": ("list", numbers), "topic": ("list", topics)}
+    return xr.DataArray(values, dims=("list", "item"), coords=coords)
+
+
+def test_last_items_are_matched_by_hand():
+    nan = np.nan
+    values = np.array([[1.0, 5, nan], [2, 3, 9], [4, 1, 7], [6, nan, nan]])
+    fillers = np.array([[0, 1, nan], [0, 1, 1], [1, 0, 1], [0, nan, nan]])
+    found = matched_last(_lists([2, 3, 3, 1], values, list("abab")), fillers, np.random.default_rng(0), resamples=50)
+    # With a filler: list 0 ends at item 2, where list 1 goes on. Without: list 3 ends at item 1, and 0 and 1 go on.
+    np.testing.assert_allclose(found["mean"], [[5, 3, 2], [6, 1.5, 4.5]])
+    np.testing.assert_array_equal(found["lists"], [1, 1])
+    np.testing.assert_array_equal(found["others"], [1, 2])
+    # One topic alone has an item of either kind: there is no interval.
+    assert found["low"].sel(by_filler="with filler").isnull().all()
+    alone = matched_last(_lists([2, 2], values[:2, :2], list("ab")), fillers[:2, :2], np.random.default_rng(0))
+    assert alone["mean"].isnull().all()
+    assert not alone["lists"].any()
+
+
+def test_weights_are_those_of_both_kinds_and_intervals_are_over_topics():
+    # At item 1 one list of three ends, and one of two at item 2; the others go on to item 3.
+    numbers = [1, 3, 3, 2, 3] * 8
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(40, 3)) + np.repeat(generator.normal(size=8), 5)[:, None]
+    topics = [f"topic {i // 5}" for i in range(40)]
+    fillers = np.where(np.arange(3) < np.array(numbers)[:, None], 0.0, np.nan)
+    found = matched_last(_lists(numbers, values, topics), fillers, np.random.default_rng(0), resamples=4000)
+    number = np.array(numbers)
+    pairs = [(number == k, number > k) for k in (1, 2)]
+    weights = [last.sum() * more.sum() / (last.sum() + more.sum()) for last, more in pairs]
+
+    def difference(rows: np.ndarray) -> float:
+        apart = [
+            values[rows][last[rows], k].mean() - values[rows][more[rows], k].mean()
+            for k, (last, more) in enumerate(pairs)
+        ]
+        return float(np.average(apart, weights=weights))
+
+    own = found.sel(by_filler="without filler", kind="difference")
+    assert float(own["mean"]) == pytest.approx(difference(np.arange(40)))
+    drawn = [
+        difference(np.concatenate([np.arange(5 * t, 5 * t + 5) for t in generator.integers(8, size=8)]))
+        for _ in range(2000)
+    ]
+    np.testing.assert_allclose([own["low"], own["high"]], np.quantile(drawn, [0.025, 0.975]), atol=0.06)
 
 
 def test_means_are_over_the_lists_that_have_the_item():

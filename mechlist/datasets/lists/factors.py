@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -76,6 +77,44 @@ def aligned(
                 if position < length:
                     found[row, position] = counterpart
     return found
+
+
+def reordered(data: ListSet, generator: np.random.Generator) -> ListSet:
+    """The same lists with their items in another order: of the same number of items, fillers at the same ones.
+
+    What is not to matter to how a list ends: every list has as many tokens as before, but other items at each place. A
+    list of one item stays as it is.
+    """
+    rows = []
+    for row, one in zip(data.rows, data.parsed, strict=True):
+        order = np.arange(len(one.items))
+        while len(order) > 1 and (order == np.arange(len(order))).all():
+            order = generator.permutation(len(order))
+        contents = [row[item.content.start : item.content.stop] for item in one.items]
+        parts, done = [], 0
+        for item, place in zip(one.items, order.tolist(), strict=True):
+            parts += [row[done : item.content.start], contents[place]]
+            done = item.content.stop
+        rows.append(torch.cat([*parts, row[done:]]))
+    return replace(data, rows=tuple(rows))
+
+
+def with_fillers(data: ListSet, fillers: Sequence[Sequence[bool]]) -> ListSet:
+    """The first items of each list with the fillers given for them, and then the end of the turn.
+
+    Args:
+        data: lists with as many items as are asked for, or more.
+        fillers: of each list, whether each of the items that are kept carries one.
+    """
+    special = data.special
+    rows = []
+    for row, one, prompt, wanted in zip(data.rows, data.parsed, data.prompts, fillers, strict=True):
+        out = list(prompt.tokens[:-1])
+        for item, has in zip(one.items, wanted, strict=False):
+            content = row[item.content.start : item.content.stop].tolist()
+            out += [special.hyphen, *content, *[special.blank] * has, special.line_break]
+        rows.append(torch.tensor([*out, special.end_of_turn]))
+    return replace(data, rows=tuple(rows))
 
 
 def _with_items(data: ListSet, left_out: int) -> ListSet:

@@ -56,7 +56,8 @@ class DirectLogitAttribution(MadeListExperiment):
         "items": Option(_of_pairs),
     }
     captions: ClassVar[Mapping[str, str]] = {
-        "components": "what each part writes, by direction, lists and items, in logits",
+        "components": "what each part writes at the last item, by direction and lists, in logits",
+        "matched": "what each part writes at last items and at other items of equal number and filler, in logits",
         "heads": "the heads that write most, by direction and lists, in logits",
         "changed_heads": "the heads that the other adjective changes most, in logits",
         **CAPTION,

@@ -6,10 +6,11 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.experiments.direct_logit_attribution import summary
-from mechlist.experiments.direct_logit_attribution.statistics import cells
+from mechlist.experiments.direct_logit_attribution.statistics import MATCHED, cells, matched
 from mechlist.experiments.effects import decision, notes, read
 from mechlist.figures import head_heatmap, heads_panel, interval_bars, interval_lines, position_heatmap
-from mechlist.figures.notes import resampled
+from mechlist.figures.notes import MATCHED as SAME_NUMBER
+from mechlist.figures.notes import matched_counts, matched_differences, resampled
 from mechlist.text import from_last
 
 ITEMS = 8
@@ -27,6 +28,8 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
         drawn[f"layers_{name}"] = _layers(part, direction)
         if not _of_pairs(results):
             drawn[f"items_{name}"] = _items(part, direction)
+            if any(matched(part, "stage", group) is not None for group in summary.adjectives(part)):
+                drawn[f"matched_{name}"] = _matched(part, direction)
         change = cells(part, "head_change")
         if change is not None:
             drawn[f"adjective_{name}"] = _contrast(part, change, direction)
@@ -66,9 +69,7 @@ def _layers(part: xr.Dataset, direction: str) -> go.Figure:
     if runs is not None:
         series = {run: runs.sel(run=run, drop=True) for run in runs["run"].values.tolist()}
     for group in summary.adjectives(part) if runs is None else ():
-        name = summary.group_name(group)
-        series[f"{name}, last item"] = cells(part, "stage_last", group)
-        series[f"{name}, items before"] = cells(part, "stage_before", group)
+        series[f"{summary.group_name(group)}, last item"] = cells(part, "stage_last", group)
     return interval_lines(
         **_stacked(series, "written"),
         title=f"Where along the layers the difference is made: {decision(direction)}",
@@ -77,6 +78,23 @@ def _layers(part: xr.Dataset, direction: str) -> go.Figure:
         x_title="layers that have written (0: the embedding alone)",
         y_title="logits",
         clip=True,
+    )
+
+
+def _matched(part: xr.Dataset, direction: str) -> go.Figure:
+    names = {f"stage_matched_{of}": of for of in MATCHED}
+    found = part[list(names)].rename(names).drop_vars("direction").rename(group="by_adjective", written="x")
+    shown = matched_differences(found)
+    return interval_lines(
+        shown["mean"],
+        low=shown["low"],
+        high=shown["high"],
+        title=f"Last items less other items of equal number and filler: {decision(direction)}",
+        caption="All that the model has written up to a layer, biases included, under the norm of the end. Compared "
+        f"are {SAME_NUMBER}; what number and filler do cancels; {INTERVALS}.",
+        x_title="layers that have written (0: the embedding alone)",
+        y_title="difference (logits)",
+        note=matched_counts(shown),
     )
 
 
@@ -90,8 +108,8 @@ def _items(part: xr.Dataset, direction: str) -> go.Figure:
         xr.concat(columns, dim="position", coords="minimal", compat="override"),
         labels,
         title=f"What each layer adds, by item from the end: {decision(direction)}",
-        caption=f"Attention and MLP together, in {summary.group_name(first)}; layers that change sign at the last item "
-        "tell it from the others.",
+        caption=f"Attention and MLP together, mean over {summary.group_name(first)}. From item to item their number "
+        "grows, and mostly the last carries a filler.",
         unit="logits",
     )
 

@@ -8,8 +8,8 @@ import xarray as xr
 
 from mechlist.experiment import Claim
 from mechlist.experiments.direct_logit_attribution import summary
-from mechlist.experiments.direct_logit_attribution.statistics import PLACES, cells
-from mechlist.experiments.effects import largest, read, rows, shown, strongest
+from mechlist.experiments.direct_logit_attribution.statistics import MATCHED, PLACES, cells, matched
+from mechlist.experiments.effects import NOT_MATCHED, largest, matched_words, read, rows, shown, strongest
 from mechlist.figures.notes import resampled
 from mechlist.text import joined, number_of
 from mechlist.types import head_name
@@ -31,16 +31,19 @@ def tables(results: xr.Dataset, top: int) -> dict[str, pd.DataFrame]:
         part = results.sel(direction=direction, drop=True)
         for group in summary.adjectives(results):
             labels: dict[str, Any] = {"direction": direction, "lists": summary.group_name(group)}
-            for place in PLACES:
-                found = cells(part, f"component_{place}", group)
-                if found is not None:
-                    components.append(rows(found, **labels, items=place))
+            found = cells(part, "component_last", group)
+            if found is not None:
+                components.append(rows(found, **labels))
             heads.append(_strongest(rows(read(part, "head_last").sel(group=group, drop=True), **labels), top))
         change = cells(part, "head_change")
         if change is not None:
             labels = {"direction": direction, "change": summary.contrast_name(results)}
             changed.append(_strongest(rows(change, **labels), top))
     out = {"components": pd.concat(components, ignore_index=True), "heads": pd.concat(heads, ignore_index=True)}
+    if "component_matched_mean" in results:
+        names = {f"component_matched_{of}": of for of in MATCHED}
+        frame = results[list(names)].rename(names).to_dataframe().reset_index().rename(columns={"group": "adjective"})
+        out["matched"] = frame.loc[frame["lists"] > 0].reset_index(drop=True)
     out |= {"changed_heads": pd.concat(changed, ignore_index=True)} if changed else {}
     return _without_lists(out) if results.attrs["origin"] == "pairs" else out
 
@@ -65,7 +68,8 @@ def findings(results: xr.Dataset) -> list[str]:
     ]
     for direction in results["direction"].values.tolist():
         part = results.sel(direction=direction)
-        out += [_totals(part, direction), _parts(part, direction), *_changes(part, direction)]
+        out += [_totals(part, direction), *_against_others(part, direction)]
+        out += [_parts(part, direction), *_changes(part, direction)]
     return out
 
 
@@ -81,14 +85,24 @@ def claims(results: xr.Dataset) -> list[Claim]:
 def _totals(part: xr.Dataset, direction: str) -> str:
     texts = []
     for group in summary.adjectives(part):
-        last, before = read(part, "total_last").sel(group=group, drop=True), cells(part, "total_before", group)
-        text = f"{shown(last)} in {number_of(int((part['adjective'] == group).sum()), _named(group))}"
-        if before is not None:
-            text += f" ({shown(before)} at the items before)"
-        texts.append(text)
+        last = read(part, "total_last").sel(group=group, drop=True)
+        texts.append(f"{shown(last)} in {number_of(int((part['adjective'] == group).sum()), _named(group))}")
     where = "last token" if part.attrs["origin"] == "pairs" else "last item"
     over = resampled(part)
     return f"{direction}: the logit difference at the {where} is {joined(texts)}; intervals are over {over}."
+
+
+def _against_others(part: xr.Dataset, direction: str) -> list[str]:
+    """Last items against others of equal number and filler; nothing of pairs."""
+    if "total_matched_mean" not in part:
+        return []
+    said = []
+    for group in summary.adjectives(part):
+        found = matched(part, "total", group)
+        if found is not None:
+            said.append(f"{matched_words(found, '+.2f', '')} in {summary.group_name(group)}")
+    start = f"{direction}: the logit difference at last items less that at other items of equal number and filler"
+    return [f"{start} is {'; '.join(said) or f'not known, as {NOT_MATCHED}'}."]
 
 
 def _parts(part: xr.Dataset, direction: str) -> str:

@@ -1,26 +1,25 @@
 """Means over lists of what is written, with intervals over topics and tests: computed once, saved, and read again."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import xarray as xr
 
 from mechlist.experiments.direct_logit_attribution import summary
-from mechlist.experiments.effects import estimated_lists, read, saved
+from mechlist.experiments.effects import SEED, comparable_fillers, estimated_lists, read, rounding, saved
+from mechlist.metrics.by_topic import matched_last
 
-PLACES: dict[str, Callable[[xr.DataArray], xr.DataArray]] = {
-    "last": lambda values: summary.from_end(values, 0),
-    "before": summary.earlier,
-}
-"""At the last item of each list, and on average at those before."""
+MATCHED = ("mean", "low", "high", "lists", "others")
+"""What `matched_last` tells."""
 
 
 def with_statistics(results: xr.Dataset) -> xr.Dataset:
     """The results with means of components, heads and the whole, by direction and adjective of the lists (`group`).
 
     `component_last`, `head_last`, `total_last` and `stage_last` (all that is written up to a layer) are at the last
-    item, `..._before` at the items before; `stage_run` is by run, for pairs; `head_change` and `total_change` are what
-    the adjective, or the corrupt prompt, changes.
+    item; `component_matched_mean` and so on, of lists, say how last items differ from others of equal number and filler
+    (see `matched_last`); `stage_run` is by run, for pairs; `head_change` and `total_change` are what the adjective, or
+    the corrupt prompt, changes.
     """
     parts = [_of_direction(results.sel(direction=name)) for name in results["direction"].values]
     joined = xr.concat(parts, dim="direction", coords="minimal", compat="override")
@@ -35,6 +34,15 @@ def cells(part: xr.Dataset, name: str, group: str | None = None) -> xr.Dataset |
     return found if found["n"].any() else None
 
 
+def matched(part: xr.Dataset, name: str, group: str) -> xr.Dataset | None:
+    """How last items differ from others, of one direction and the lists of an adjective; None where none is known."""
+    if f"{name}_matched_mean" not in part:
+        return None
+    found = part[[f"{name}_matched_{of}" for of in MATCHED]].sel(group=group, drop=True)
+    found = found.rename({f"{name}_matched_{of}": of for of in MATCHED})
+    return found if found["lists"].any() else None
+
+
 def _of_direction(part: xr.Dataset) -> xr.Dataset:
     groups = summary.adjectives(part)
     stages = summary.accumulated(part)
@@ -42,18 +50,24 @@ def _of_direction(part: xr.Dataset) -> xr.Dataset:
     out = xr.Dataset()
     for name, of_run in values.items():
         written = of_run.isel(run=0, drop=True)
-        for place in PLACES if name != "head" else ("last",):
-            means = [estimated_lists(PLACES[place](summary.of_adjective(written, group))) for group in groups]
-            out = out.assign(saved(_along("group", groups, means), f"{name}_{place}", "logits").data_vars)
+        noise = rounding(of_run)
+        means = [estimated_lists(summary.from_end(summary.of_adjective(written, group), 0), noise) for group in groups]
+        out = out.assign(saved(_along("group", groups, means), f"{name}_last", "logits").data_vars)
+        if "filler" in part and name != "head":
+            generator = np.random.default_rng(SEED)
+            found = matched_last(written, comparable_fillers(part), generator, by="adjective")
+            found = found.rename(adjective="group")
+            out = out.assign({f"{name}_matched_{of}": found[of] for of in MATCHED})
     if groups == ["pairs"]:
         runs = stages["run"].values.tolist()
-        means = [estimated_lists(summary.from_end(stages.sel(run=run, drop=True), 0)) for run in runs]
+        noise = rounding(stages)
+        means = [estimated_lists(summary.from_end(stages.sel(run=run, drop=True), 0), noise) for run in runs]
         out = out.assign(saved(_along("run", runs, means), "stage_run", "logits").data_vars)
     for name in ("head", "total"):
         change = summary.contrast(values[name])
         if change is None:
             change = values[name].isel(run=0, item=0, drop=True) * np.nan
-        out = out.assign(saved(estimated_lists(change), f"{name}_change", "logits").data_vars)
+        out = out.assign(saved(estimated_lists(change, rounding(values[name])), f"{name}_change", "logits").data_vars)
     return out
 
 

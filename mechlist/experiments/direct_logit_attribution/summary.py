@@ -55,11 +55,6 @@ def from_end(values: xr.DataArray, number: int) -> xr.DataArray:
     return values.where(values["item"] == place).sum("item", min_count=1)
 
 
-def earlier(values: xr.DataArray) -> xr.DataArray:
-    """The mean over all items of a list but the last."""
-    return values.where(values["item"] < values["n_items"] - 1).mean("item")
-
-
 def contrast(values: xr.DataArray) -> xr.DataArray | None:
     """How the two runs of the same list differ at the last item: short less long, or clean less corrupt.
 

@@ -56,6 +56,7 @@ def on_lists(runner: Runner, lists: ListSet, directions: Sequence[Direction]) ->
         parts.append(_dataset(runs, len(lists), LISTS).expand_dims(direction=[direction.name]))
     out = xr.concat(parts, dim="direction")
     out["role"] = ("direction", [direction.role for direction in directions])
+    out["filler"] = (("list", "item"), lists.fillers)
     return out.assign_coords(lists.coords("n_items")).assign_attrs(origin=lists.origin)
 
 

@@ -10,7 +10,7 @@ import xarray as xr
 
 from mechlist.experiment import Claim
 from mechlist.experiments.entropy import report as entropy_output
-from mechlist.experiments.entropy.moments import entropies, means, parts
+from mechlist.experiments.entropy.moments import entropies, last_items, means
 from mechlist.experiments.list_experiment import MadeListExperiment
 from mechlist.registry import register
 from mechlist.runner import Runner
@@ -23,6 +23,7 @@ class Entropy(MadeListExperiment):
 
     captions: ClassVar[Mapping[str, str]] = {
         "curves": "means over lists by place, run and item, with intervals over topics",
+        "matched": "last items against other items of equal number and filler, with intervals over topics",
         "lists": "a row a list, place, run and item",
     }
 
@@ -31,11 +32,11 @@ class Entropy(MadeListExperiment):
         lists = self.data(runner)
         results = entropies(runner, lists)
         generator = runner.numpy_generator("entropy bootstrap")
-        results = results.merge(means(results, generator)).merge(parts(results, generator))
+        results = results.merge(means(results, generator)).merge(last_items(results, generator))
         return results.assign_attrs(origin=lists.origin, model=runner.language_model.info["name"])
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
-        """Mean curves from either end of the lists, then every list as written and with the adjective swapped."""
+        """Mean curves from either end, last items against others, and every list, also with the adjective swapped."""
         return entropy_output.figures(results)
 
     def tables(self, results: xr.Dataset) -> dict[str, pd.DataFrame]:
@@ -43,7 +44,7 @@ class Entropy(MadeListExperiment):
         return entropy_output.tables(results)
 
     def findings(self, results: xr.Dataset) -> list[str]:
-        """Entropy at the last item against the earlier ones, and what the other adjective changes."""
+        """Entropy at the last item, also against others of its number and filler, and what the adjective changes."""
         return entropy_output.findings(results)
 
     def claims(self, results: xr.Dataset) -> list[Claim]:

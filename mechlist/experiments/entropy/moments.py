@@ -1,6 +1,6 @@
 """The steps of the entropy experiment: each returns a part of the result."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechlist.datasets.lists.list_set import ListSet
+from mechlist.experiments.effects import comparable_fillers
 from mechlist.experiments.list_predictions import read_logits
-from mechlist.metrics.by_topic import clustered_means, counted_from, last_and_earlier
+from mechlist.metrics.by_topic import at_last, clustered_means, counted_from, matched_last
 from mechlist.runner import Runner
 
 PLACES = {"last item token": "item_last", "line break": "line_break"}
@@ -60,7 +61,8 @@ def entropies(runner: Runner, lists: ListSet) -> xr.Dataset:
         for name in QUANTITIES:
             found[name][numbers, run] = read[name].numpy().reshape(len(numbers), *shape[2:])
     dims = ("list", "run", "place", "item")
-    variables = {name: (dims, found[name], {"units": unit}) for name, unit in QUANTITIES.items()}
+    variables: dict[str, Any] = {name: (dims, found[name], {"units": unit}) for name, unit in QUANTITIES.items()}
+    variables["filler"] = (("list", "item"), lists.fillers)
     coords = {"run": list(RUNS), "place": list(PLACES), "item": np.arange(1, shape[3] + 1)}
     return xr.Dataset(variables, {**lists.coords("n_items"), **coords})
 
@@ -74,12 +76,18 @@ def means(results: xr.Dataset, generator: np.random.Generator) -> xr.Dataset:
     return _named(curves).assign_coords(end=list(ENDS))
 
 
-def parts(results: xr.Dataset, generator: np.random.Generator) -> xr.Dataset:
-    """Means at the last item and over all before it, and of the change that the other adjective makes in a list."""
-    swap = {name: results[name].sel(run=RUNS[1]) - results[name].sel(run=RUNS[0]) for name in QUANTITIES}
-    values = {f"{name}_part": results[name] for name in QUANTITIES}
-    values |= {f"{name}_change": made.drop_vars("run", errors="ignore") for name, made in swap.items()}
-    return _named({name: _means(last_and_earlier(array), generator) for name, array in values.items()})
+def last_items(results: xr.Dataset, generator: np.random.Generator) -> xr.Dataset:
+    """Of last items: means (`..._last`), the change that the other adjective makes in a list, and `matched_last`."""
+    found: dict[str, xr.Dataset] = {}
+    for name in QUANTITIES:
+        last = at_last(results[name])
+        found[f"{name}_last"] = _means(last, generator)
+        swap = last.sel(run=RUNS[1], drop=True) - last.sel(run=RUNS[0], drop=True)
+        found[f"{name}_change"] = _means(swap, generator)
+        written = results[name].sel(run=RUNS[0], drop=True)
+        matched = matched_last(written, comparable_fillers(results), generator, by="adjective")
+        found[f"{name}_matched"] = matched.rename(adjective="by_adjective")
+    return _named(found)
 
 
 def _means(values: xr.DataArray, generator: np.random.Generator) -> xr.Dataset:

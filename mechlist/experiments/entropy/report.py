@@ -7,9 +7,18 @@ import xarray as xr
 
 from mechlist.datasets.lists.prompts import SWAP
 from mechlist.experiment import Claim
+from mechlist.experiments.effects import NOT_MATCHED, matched_words
 from mechlist.experiments.entropy.moments import ENDS, QUANTITIES, RUNS
-from mechlist.figures import interval_lines
-from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, counted, items_from_last
+from mechlist.figures import interval_bars, interval_lines
+from mechlist.figures.notes import (
+    MATCHED,
+    NOT_FEW,
+    OVER_TOPICS,
+    counted,
+    items_from_last,
+    matched_counts,
+    matched_differences,
+)
 from mechlist.figures.row_maps import row_maps
 from mechlist.metrics.by_topic import counted_from, well_founded
 from mechlist.text import from_last, joined, lists_named, number_of, with_interval
@@ -19,28 +28,33 @@ _INTERVALS = f"{OVER_TOPICS}; {NOT_FEW}"
 
 
 def figures(results: xr.Dataset) -> dict[str, go.Figure]:
-    """Entropy by item from both ends, varentropy from the end, and every list."""
+    """Entropy by item from both ends, varentropy from the end, last items against others, and every list."""
     out = {}
     for place in results["place"].values.tolist():
         for end in ENDS:
             out[f"entropy-{_slug(place)}-from-{end}"] = _curves(results, "entropy", place, end)
         out[f"varentropy-{_slug(place)}"] = _curves(results, "varentropy", place, "end")
+    if results["entropy_matched_lists"].any():
+        out["entropy-matched"] = _matched(results)
     return out | {f"lists-{adjective}": _lists(results, adjective) for adjective in _adjectives(results)}
 
 
 def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
-    """The mean curves with their intervals, and entropy and varentropy of every list and item."""
+    """The mean curves and last items against others, with intervals; entropy and varentropy of every list and item."""
     curves = results[[f"{name}_{part}" for name in QUANTITIES for part in _PARTS]].to_dataframe().reset_index()
+    parts = [f"{name}_matched_{part}" for name in QUANTITIES for part in (*_PARTS, "others")]
+    matched = results[parts].to_dataframe().reset_index()
     single = results[list(QUANTITIES)].reset_coords(["topic", "adjective"]).drop_vars("n_items").to_dataframe()
     return {
         "curves": curves.query("entropy_lists > 0").reset_index(drop=True),
+        "matched": matched.query("entropy_matched_lists > 0").reset_index(drop=True),
         "lists": single.reset_index().dropna(subset=["entropy"]).reset_index(drop=True),
     }
 
 
 def findings(results: xr.Dataset) -> list[str]:
-    """For each adjective: the last item against the earlier ones, at both places; and what the swap changes."""
-    out = [_of_part(results, adjective) for adjective in _adjectives(results)]
+    """For each adjective: the last item, also against others, at both places; and what the swap changes."""
+    out = [of(results, adjective) for adjective in _adjectives(results) for of in (_of_last, _of_matched)]
     return out + [_of_swap(results, adjective) for adjective in _adjectives(results) if adjective in SWAP]
 
 
@@ -48,12 +62,9 @@ def claims(results: xr.Dataset) -> list[Claim]:
     """Entropy at the place that decides about the end, of the first adjective's lists."""
     place = results["place"].values.tolist()[-1]
     for adjective in _adjectives(results):
-        at = _named(results, "entropy_part").sel(by_adjective=adjective, place=place, run=RUNS[0])
-        last, earlier = at.sel(part="last item"), at.sel(part="earlier items")
+        last = _named(results, "entropy_last").sel(by_adjective=adjective, place=place, run=RUNS[0])
         if int(last["lists"]):
-            before = f" and {_value(earlier)} before" if int(earlier["lists"]) else ""
-            said = f"{_value(last, 'nats')} at the last item{before}"
-            text = f"Entropy at the {place} of {lists_named(adjective)}: {said}."
+            text = f"Entropy at the {place} of {lists_named(adjective)}: {_value(last, 'nats')} at the last item."
             return [Claim(text, f"entropy-{_slug(place)}-from-end")]
     return []
 
@@ -92,6 +103,20 @@ def _curve_caption(name: str, place: str) -> str:
     return f"Mean over lists, as written and with the other adjective; {decided} decided here; {_INTERVALS}."
 
 
+def _matched(results: xr.Dataset) -> go.Figure:
+    found = matched_differences(_named(results, "entropy_matched", "others")).rename(place="x")
+    return interval_bars(
+        found["mean"],
+        low=found["low"],
+        high=found["high"],
+        title="Entropy at last items less that at other items of equal number and filler",
+        caption=f"Compared are {MATCHED}; what number and filler do to the entropy cancels; {OVER_TOPICS}.",
+        x_title="where the next token is asked for",
+        y_title="difference of entropy (nats)",
+        note=matched_counts(found),
+    )
+
+
 def _lists(results: xr.Dataset, adjective: str) -> go.Figure:
     """Every list of an adjective, aligned at its last item: each place as written and, if it was, swapped."""
     chosen = results["entropy"].isel(list=np.flatnonzero(results["adjective"].values == adjective))
@@ -115,25 +140,34 @@ def _lists(results: xr.Dataset, adjective: str) -> go.Figure:
     )
 
 
-def _of_part(results: xr.Dataset, adjective: str) -> str:
-    """The last item against the earlier ones."""
+def _of_last(results: xr.Dataset, adjective: str) -> str:
+    """The last item by itself."""
     said = []
     for place in results["place"].values.tolist():
-        at = _named(results, "entropy_part").sel(by_adjective=adjective, place=place, run=RUNS[0])
-        last, earlier = at.sel(part="last item"), at.sel(part="earlier items")
+        last = _named(results, "entropy_last").sel(by_adjective=adjective, place=place, run=RUNS[0])
         if int(last["lists"]):
-            before = f" and {_value(earlier)} at those before" if int(earlier["lists"]) else ""
-            said.append(f"at the {place} it is {_value(last, 'nats')} for the last item{before}")
+            said.append(f"{_value(last, 'nats')} at the {place}")
     lists = int((results["adjective"] == adjective).sum())
     what = f"{number_of(lists, 'lists')} ({lists_named(adjective)})"
-    return f"Entropy of {what}: {'; '.join(said) or 'there is no item'}."
+    return f"Entropy of {what}, at the last item: {joined(said) if said else 'there is none'}."
+
+
+def _of_matched(results: xr.Dataset, adjective: str) -> str:
+    """The last item against others of equal number and filler."""
+    said = []
+    for place in results["place"].values.tolist():
+        found = _named(results, "entropy_matched", "others").sel(by_adjective=adjective, place=place)
+        differ = matched_words(found, "+.2f", "nats")
+        said += [f"at the {place} {differ}"] if differ else []
+    start = f"Entropy of {lists_named(adjective)} at last items less that at other items of equal number and filler"
+    return f"{start}: {'; '.join(said) or f'not known, as {NOT_MATCHED}'}."
 
 
 def _of_swap(results: xr.Dataset, adjective: str) -> str:
     """What the other adjective changes in the same lists."""
     said = []
     for place in results["place"].values.tolist():
-        at = _named(results, "entropy_change").sel(by_adjective=adjective, place=place, part="last item")
+        at = _named(results, "entropy_change").sel(by_adjective=adjective, place=place)
         if int(at["lists"]):
             said.append(f"{_value(at, 'nats')} at the {place}")
     return f'"{SWAP[adjective]}" in place of "{adjective}" changes the entropy of the last item by {joined(said)}.'
@@ -144,8 +178,9 @@ def _value(means: xr.Dataset, unit: str = "") -> str:
     return with_interval(mean, low, high, ".2f", unit)
 
 
-def _named(results: xr.Dataset, name: str) -> xr.Dataset:
-    return results[[f"{name}_{part}" for part in _PARTS]].rename({f"{name}_{part}": part for part in _PARTS})
+def _named(results: xr.Dataset, name: str, *more: str) -> xr.Dataset:
+    names = {f"{name}_{part}": part for part in (*_PARTS, *more)}
+    return results[list(names)].rename(names)
 
 
 def _adjectives(results: xr.Dataset) -> list[str]:

@@ -11,18 +11,17 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.datasets.lists.list_set import ListSet
-from mechlist.datasets.topics import load_topics
-from mechlist.decode import HeadMode
+from mechlist.datasets.topics import capacities
+from mechlist.decode import HeadMode, Sampling
 from mechlist.errors import InputError
 from mechlist.experiment import Claim, Option
 from mechlist.experiments.list_curves import curves_by_set
-from mechlist.experiments.list_endings import endings, true_endings
-from mechlist.experiments.list_experiment import SampledListExperiment
+from mechlist.experiments.list_endings import endings
+from mechlist.experiments.list_experiment import SampledListExperiment, sample_lists
 from mechlist.experiments.list_hazard import figures as list_hazard_figures
 from mechlist.experiments.list_hazard import findings as list_hazard_words
 from mechlist.experiments.list_hazard import hazards as list_hazard_steps
 from mechlist.experiments.list_hazard.heads import (
-    CLEAN,
     check_heads,
     class_means,
     head_sets,
@@ -30,7 +29,7 @@ from mechlist.experiments.list_hazard.heads import (
     predict_changed,
     sample_changed,
 )
-from mechlist.experiments.list_predictions import Predictions, drawing_rules, predict
+from mechlist.experiments.list_predictions import drawing_rules, predict
 from mechlist.registry import register
 from mechlist.runner import Runner
 from mechlist.types import Head, head_name, parse_heads
@@ -48,8 +47,9 @@ def _without_heads(experiment: "ListHazard") -> str:
 class ListHazard(SampledListExperiment):
     """Read the model's probability of ending a list after each item, without the noise of sampling.
 
-    Against the lengths of the lists, for `list-tiny` against the process that wrote its training lists, and with heads
-    changed: then lists are also written again with the same random numbers, so that a head's effect is one on lengths.
+    At T = 1 without nucleus and by the rule that the lists were drawn with, against the lengths of the lists and, for
+    `list-tiny`, against the process that wrote its training lists. With heads changed, lists are written again with the
+    same random numbers, so that a head's effect is one on lengths.
     """
 
     options: ClassVar[Mapping[str, Option]] = {
@@ -75,11 +75,15 @@ class ListHazard(SampledListExperiment):
     for the same list under the other adjective."""
     controls: int = 3
     """Sets of as many heads at random, to compare with."""
+    own_samples: int = 1
+    """Lists written for each prompt at temperature 1 without nucleus, where those that are read were drawn otherwise:
+    what the model itself does, apart from the rule of drawing; 0 writes none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.controls < 0:
-            raise InputError(f"controls must be at least 0, not {self.controls}.")
+        for name in ("controls", "own_samples"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be at least 0, not {getattr(self, name)}.")
         if self.strongest < 1:
             raise InputError(f"strongest must be at least 1, not {self.strongest}.")
         if self.heads and self.heads_from:
@@ -94,22 +98,21 @@ class ListHazard(SampledListExperiment):
         lists = self.data(runner)
         predictions = predict(runner, lists, rules=drawing_rules(lists), label="Reading lists")
         known = runner.language_model.info["name"] == KNOWN
-        capacities = {topic: len(names) for topic, names in load_topics().items()} if known else {}
-        by_rule = {
-            "model": endings(predictions.end, lists),
-            "as drawn": endings(predictions.drawn_end, lists),
-            "truth": true_endings(lists, capacities),
-        }
+        known_capacities = capacities() if known else {}
+        given = list_hazard_steps.Read.of(lists, predictions.end, known_capacities)
+        drawn = endings(predictions.drawn_end, lists)
+        own = self._own(runner, lists, given, known_capacities)
         parts = [
-            list_hazard_steps.every_list(lists, by_rule),
-            list_hazard_steps.by_condition(runner, lists, by_rule, self.resamples),
+            list_hazard_steps.every_list(given, drawn),
+            list_hazard_steps.by_condition(runner, given, drawn, own, known_capacities, self.resamples),
         ]
         sets: dict[str, tuple[Head, ...]] = {}
         if heads:
             sets = head_sets(runner, heads, self.controls)
-            parts += self._with_heads(runner, lists, predictions, sets)
+            parts += self._with_heads(runner, lists, sets)
         results = xr.merge(parts, compat="equals", join="outer")
-        return results.assign_attrs(self._attributes(runner, lists, sets, known=known))
+        more = {"own_lists": len(own.lists), "own_written": own is not given}
+        return results.assign_attrs(self._attributes(runner, lists, sets, known=known) | more)
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
         """Hazard and survival by adjective; with heads changed, hazards and numbers of items."""
@@ -127,10 +130,30 @@ class ListHazard(SampledListExperiment):
         """The most telling of it, in a line."""
         return list_hazard_words.claims(results)
 
-    def _with_heads(
-        self, runner: Runner, lists: ListSet, predictions: Predictions, sets: dict[str, tuple[Head, ...]]
-    ) -> list[xr.Dataset]:
-        """Given lists read again, and lists written again, with each set of heads changed."""
+    def _own(
+        self,
+        runner: Runner,
+        lists: ListSet,
+        given: list_hazard_steps.Read,
+        known_capacities: Mapping[str, int],
+    ) -> list_hazard_steps.Read:
+        """The model at T = 1 without nucleus along lists that were drawn so: the given ones, or others."""
+        if not self.own_samples or all(rule == Sampling() for rule in drawing_rules(lists)):
+            return given
+        written = sample_lists(
+            runner,
+            lists.each_prompt,
+            lists.special,
+            sampling=Sampling(),
+            samples=self.own_samples,
+            max_new_tokens=self.max_new_tokens,
+            label="Writing lists at T = 1",
+        )
+        predictions = predict(runner, written, label="Reading lists at T = 1")
+        return list_hazard_steps.Read.of(written, predictions.end, known_capacities)
+
+    def _with_heads(self, runner: Runner, lists: ListSet, sets: dict[str, tuple[Head, ...]]) -> list[xr.Dataset]:
+        """Lists written again with each set of heads changed, and read by the rule that they were written with."""
         means = None
         if self.intervention == "mean":
             means = class_means(runner, lists, sorted({head for chosen in sets.values() for head in chosen}))
@@ -138,11 +161,6 @@ class ListHazard(SampledListExperiment):
         if not rows:
             raise InputError("intervention swap needs lists with an adjective, short or long, and there is none.")
         kept = lists.of(rows)
-        read_again = {CLEAN: Predictions(*(part[rows] for part in predictions))}
-        for name, chosen in sets.items():
-            if chosen:
-                label = f"Reading lists ({name})"
-                read_again[name] = predict_changed(runner, kept, chosen, self.intervention, means, label)
         written = sample_changed(
             runner,
             kept.each_prompt,
@@ -155,8 +173,14 @@ class ListHazard(SampledListExperiment):
             max_new_tokens=self.max_new_tokens,
             clean=None if self.recorded else kept,
         )
+        read = {}
+        for name, chosen in sets.items():
+            label, own = f"Reading lists ({name})", written[name]
+            rules = [self.sampling] * len(own)
+            found = predict_changed(runner, own, chosen, self.intervention, means, label, rules)
+            read[name] = (own, found.drawn_end)
         return [
-            curves_by_set(runner, kept, read_again, self.resamples, "heads"),
+            curves_by_set(runner, read, self.resamples, "heads"),
             list_hazard_steps.written_with_heads(runner, written, self.resamples),
         ]
 

@@ -5,7 +5,7 @@ import pandas as pd
 import xarray as xr
 
 from mechlist.experiment import Claim
-from mechlist.experiments.list_hazard.figures import set_words
+from mechlist.experiments.list_hazard.figures import opposed, set_words
 from mechlist.experiments.list_hazard.heads import CHOSEN, CLEAN
 from mechlist.metrics.margin import rank_p
 from mechlist.text import ALL_LISTS, joined, lists_named, number_of, with_interval
@@ -17,6 +17,7 @@ def findings(results: xr.Dataset) -> list[str]:
     for i in range(results.sizes["condition"]):
         part = results.isel(condition=i)
         out.append(_lengths(part))
+        out += _rule_effect(part)
         if np.isfinite(part["variation_from_truth"]):
             out.append(_truth(part))
     out.append(_without_break(results))
@@ -40,9 +41,15 @@ def claims(results: xr.Dataset) -> list[Claim]:
     for i in range(results.sizes["condition"]):
         part = results.isel(condition=i)
         if np.isfinite(part["median_items"].sel(rule="model")):
-            told.append(f"{_named(part)[0].lower()}{_named(part)[1:]} have {_median(part.sel(rule='model'))}")
+            named = (
+                _named(part)
+                if not results.attrs["own_written"]
+                else lists_named(str(part["condition_adjective"].values))
+            )
+            told.append(f"{named[0].lower()}{named[1:]} have {_median(part.sel(rule='model'))}")
             first = first or f"hazard-{part['condition_adjective'].values}"
-    return [Claim(f"By the model's own probabilities, {joined(told)}.", first)] if told else []
+    where = " at T = 1 without nucleus" if results.attrs["own_written"] else ""
+    return [Claim(f"By the model's own probabilities{where}, {joined(told)}.", first)] if told else []
 
 
 def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
@@ -106,11 +113,38 @@ def _median(one: xr.Dataset) -> str:
     return f"a median of {value:.0f} items{ends}"
 
 
+def _rule_effect(part: xr.Dataset) -> list[str]:
+    """What the rule of drawing does to the model's lists, and to the process's; nothing where it is not told apart."""
+    if not part.attrs["own_written"] or not np.isfinite(part["rule_effect_items"]):
+        return []
+
+    def change(one: str, other: str) -> str:
+        return f"from {_median(part.sel(rule=one))} to {_median(part.sel(rule=other))}"
+
+    said = f"the model's lists {change('model', 'as drawn')} ({_value(part, 'rule_effect_items', '+.0f')})"
+    if np.isfinite(part["rule_effect_items_truth"]):
+        more = f"{float(part['rule_effect_items_truth']):+.0f}"
+        said += f", and those of the process in closed form {change('truth', 'truth as drawn')} ({more})"
+    return [f"{_named(part)}: the rule of drawing alone, against T = 1 without nucleus, takes {said}."]
+
+
 def _truth(part: xr.Dataset) -> str:
+    own = " at T = 1 without nucleus" if part.attrs["own_written"] else ""
+    told = []
+    if np.isfinite(part["model_error_items"]):
+        told.append(
+            f"the model's median{own} is {_value(part, 'model_error_items', '+.0f')} items from that of the process"
+        )
+    if own and np.isfinite(part["model_error_items_as_drawn"]):
+        told.append(
+            f"by the rule of drawing {_value(part, 'model_error_items_as_drawn', '+.0f')} from the process drawn so"
+        )
+    variation = float(part["variation_from_truth"])
+    told.append(f"total variation between the lengths that both hazards{own} imply is {variation:.3f}")
     return (
-        f"{_named(part)}, against the known truth: total variation between the lengths that the model's own hazard and "
-        f"the true one imply is {float(part['variation_from_truth']):.3f}; at a line break the model's probability of "
-        f"the end is off by {_value(part, 'error_at_break', '.3f')} on average."
+        f"{_named(part)}, against the known process in closed form: {'; '.join(told)}. At a line break the model's "
+        f"probability of the end is off by {_value(part, 'signed_error_at_break', '+.3f')} on average, and by "
+        f"{_value(part, 'error_at_break', '.3f')} in size, from what the process has with that item and filler."
     )
 
 
@@ -128,12 +162,13 @@ def _without_break(results: xr.Dataset) -> str:
 def _read(results: xr.Dataset, adjective: str) -> str:
     part = results.sel(by_adjective=adjective)
     controls = [name for name in part["set"].values.tolist() if name not in (CLEAN, CHOSEN)]
+    before, after = (float(part["mean_items_read"].sel(set=name)) for name in (CLEAN, CHOSEN))
     change = _value(part.sel(set=CHOSEN), "changed_mean_items", "+.2f")
     against = f" (controls {', '.join(_value(part.sel(set=c), 'changed_mean_items', '+.2f') for c in controls)})"
     return (
-        f"{lists_named(adjective).capitalize()}, read again with {set_words(results, CHOSEN)} changed "
-        f"({results.attrs['intervention']}): the expected number of items changes by {change}"
-        f"{against if controls else ''}."
+        f"{lists_named(adjective).capitalize()} written with {set_words(results, CHOSEN)} changed "
+        f"({results.attrs['intervention']}), read with the same change by the rule that they were drawn with: "
+        f"{after:.2f} items are expected, and {before:.2f} as it is, a change of {change}{against if controls else ''}."
     )
 
 
@@ -141,10 +176,10 @@ def _written(results: xr.Dataset) -> list[str]:
     clean, chosen = (results.sel(set=name) for name in (CLEAN, CHOSEN))
     cut = [int((~part["written_ended"]).sum()) for part in (clean, chosen)]
     out = []
-    opposed = _opposed(results)
+    apart = opposed(results)
     for of in results["of_lists"].values.tolist():
-        if of == ALL_LISTS and opposed:
-            out.append(_contrast(results, *opposed))
+        if of == ALL_LISTS and apart:
+            out.append(_contrast(results, *apart))
             continue
         part = results.sel(of_lists=of)
         rows = np.full(results.sizes["written"], True) if of == ALL_LISTS else results["written_adjective"].values == of
@@ -176,26 +211,15 @@ def _among_controls(part: xr.Dataset) -> str:
     return f"; controls {values}: by rank among them p = {p:.2f}{said}"
 
 
-def _opposed(results: xr.Dataset) -> tuple[str, str] | None:
-    """Two adjectives whose lists change in opposite directions, short first; None where all go one way."""
-    change = results["items_change"].sel(set=CHOSEN)
-    if {"short", "long"} <= set(results["of_lists"].values.tolist()):
-        short, long = (float(change.sel(of_lists=of)) for of in ("short", "long"))
-        if short * long < 0:
-            return "short", "long"
-    return None
-
-
 def _contrast(results: xr.Dataset, one: str, other: str) -> str:
-    words = results["written_adjective"].values
-    means = [
-        [float(results["written_items"].sel(set=name).values[words == of].mean()) for of in (one, other)]
-        for name in (CLEAN, CHOSEN)
-    ]
-    before, after = (b - a for a, b in means)
+    before, after = (float(results["items_gap"].sel(set=name)) for name in (CLEAN, CHOSEN))
+    change = _value(results.sel(set=CHOSEN), "items_gap_change", "+.1f")
+    controls = [name for name in results["set"].values.tolist() if name not in (CLEAN, CHOSEN)]
+    others = ", ".join(_value(results.sel(set=name), "items_gap_change", "+.1f") for name in controls)
     return (
         f"The two change in opposite directions, and are not pooled: {lists_named(other)} have {before:.1f} items more "
-        f"than {lists_named(one)} as it is, and {after:.1f} with {set_words(results, CHOSEN)} changed."
+        f"than {lists_named(one)} as it is, and {after:.1f} with {set_words(results, CHOSEN)} changed: "
+        f"{change}{f' (controls {others})' if others else ''}."
     )
 
 
@@ -217,7 +241,11 @@ def _conditions(results: xr.Dataset) -> pd.DataFrame:
     for rule in results["rule"].values.tolist():
         for name in ("median_items", "mean_items"):
             frame[f"{name} ({rule})"] = results[name].sel(rule=rule).values
-    names = ("variation_from_sampled", "sampling_noise", "variation_from_truth", "error_at_break")
+    names = (
+        *("variation_from_sampled", "sampling_noise", "variation_from_truth", "error_at_break"),
+        *("signed_error_at_break", "model_error_items", "model_error_items_as_drawn"),
+        *("rule_effect_items", "rule_effect_items_truth"),
+    )
     return frame.assign(**{name: results[name].values for name in names})
 
 

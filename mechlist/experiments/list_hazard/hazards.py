@@ -1,42 +1,68 @@
 """The parts of the `list-hazard` results: every list, hazards by condition, and what chosen heads change."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float, Int
 
 from mechlist.datasets.lists.list_set import ListSet
+from mechlist.datasets.lists.process import PROCESSES
 from mechlist.experiments.list_curves import (
-    Curve,
+    Hazards,
     curve,
     hazards,
+    median_change,
     sampled_curve,
     sampling_noise,
     total_variation,
 )
-from mechlist.experiments.list_endings import Endings
-from mechlist.experiments.list_hazard.heads import CHOSEN, CLEAN
-from mechlist.metrics.by_topic import ratio_variables
+from mechlist.experiments.list_endings import Endings, endings, true_endings
+from mechlist.experiments.list_hazard.heads import CLEAN
+from mechlist.experiments.list_hazard.process import process_hazards
+from mechlist.experiments.list_predictions import Positions, drawing_rules
+from mechlist.metrics.by_topic import LEVEL, ratio_variables
+from mechlist.metrics.ratios import quantiles, resampled_ratios
 from mechlist.metrics.statistics import bootstrap_interval
 from mechlist.runner import Runner
 from mechlist.text import ALL_LISTS
 
-RULES = ("model", "as drawn", "sampled", "truth")
-"""The model itself; the rules that a list was drawn with; Kaplan-Meier of the lists; the process of `list-tiny`."""
+RULES = ("model", "as drawn", "sampled", "truth", "truth as drawn")
+"""The model itself, at T = 1 without nucleus; by the rules that a list was drawn with; Kaplan-Meier of the lists; the
+process of `list-tiny` in closed form, as it is and where its lists are drawn by these rules."""
+BINS = (0.0, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""Ends of the bins of the model's probability of an end, in which its error is told."""
 Variables = dict[str, Any]
 
 
-def every_list(lists: ListSet, by_rule: Mapping[str, Endings]) -> xr.Dataset:
+class Read(NamedTuple):
+    """Lists with the probability of an end after each item: the model's at T = 1, and the process's with its filler."""
+
+    lists: ListSet
+    model: Endings
+    truth: Endings
+
+    @classmethod
+    def of(cls, lists: ListSet, end: Positions, capacities: Mapping[str, int]) -> "Read":
+        """From the model's probability of the end after each position."""
+        return cls(lists, endings(end, lists), true_endings(lists, capacities))
+
+    def chosen(self, rows: Int[np.ndarray, " row"]) -> "Read":
+        """Those of some of the lists."""
+        return Read(self.lists.of(rows), self.model.of(rows), self.truth.of(rows))
+
+
+def every_list(given: Read, drawn: Endings) -> xr.Dataset:
     """Probability of the end after each item of each list, in both stages, and how the list itself went on."""
-    own, drawn, truth = (by_rule[rule] for rule in RULES if rule != "sampled")
-    dims = ("list", "item")
+    lists, dims = given.lists, ("list", "item")
     variables: Variables = {
-        "end_inside": (dims, own.inside),
-        "end_at_break": (dims, own.at_break),
+        "end_inside": (dims, given.model.inside),
+        "end_at_break": (dims, given.model.at_break),
         "drawn_end_inside": (dims, drawn.inside),
         "drawn_end_at_break": (dims, drawn.at_break),
-        "true_end_at_break": (dims, truth.at_break),
+        "true_end_at_break": (dims, given.truth.at_break),
         "filler": (dims, lists.fillers),
         "n_items": ("list", lists.n_items, {"units": "items"}),
         "ended": ("list", lists.ended),
@@ -45,12 +71,32 @@ def every_list(lists: ListSet, by_rule: Mapping[str, Endings]) -> xr.Dataset:
     return xr.Dataset(variables, coords=lists.coords("temperature") | {"item": np.arange(1, lists.width + 1)})
 
 
-def by_condition(runner: Runner, lists: ListSet, by_rule: Mapping[str, Endings], resamples: int) -> xr.Dataset:
-    """Hazard, survival and length of the lists of each adjective and temperature, by each of the `RULES`."""
-    found = lists.by_condition()
+def by_condition(
+    runner: Runner, given: Read, drawn: Endings, own: Read, capacities: Mapping[str, int], resamples: int
+) -> xr.Dataset:
+    """Hazard, survival and length of the lists of each adjective and temperature, by each of the `RULES`.
+
+    Args:
+        runner: for its seed.
+        given: lists that are read.
+        drawn: the probability of an end along these by the rules that they were drawn with.
+        own: lists of the same prompts at T = 1 without nucleus, where there are some; else the given ones.
+        capacities: number of items by topic, of the process; empty where it is not known.
+        resamples: of topics.
+    """
+    found, items = given.lists.by_condition(), max(given.lists.width, own.lists.width)
+    words = np.array(own.lists.adjective)
     parts = [
-        _condition(runner, lists.of(rows), {rule: one.of(rows) for rule, one in by_rule.items()}, resamples)
-        for _, _, rows in found
+        _condition(
+            runner,
+            given.lists.of(one.rows),
+            drawn.of(one.rows).padded(items),
+            # The given lists of other temperatures are no lists of this one.
+            given.chosen(one.rows) if own is given else own.chosen(np.flatnonzero(words == one.adjective)),
+            capacities,
+            resamples,
+        )
+        for one in found
     ]
     results = xr.concat(parts, "condition", data_vars="all", coords="minimal", compat="override", join="exact")
     labels = {
@@ -72,9 +118,7 @@ def written_with_heads(runner: Runner, written: Mapping[str, ListSet], resamples
     names, adjectives = list(written), clean.adjectives
     words, topics = np.array(clean.adjective), clean.clusters
     change = items - items[names.index(CLEAN)]
-    controls = [i for i, name in enumerate(names) if name not in (CLEAN, CHOSEN)]
-    beyond = change[names.index(CHOSEN)] - (change[controls].mean(axis=0) if controls else np.nan)
-    values = np.concatenate([change, beyond[None]]).T
+    values = change.T
     of = [*adjectives, ALL_LISTS]
     means = np.full((len(of), values.shape[1], 3), np.nan)
     for a, adjective in enumerate(of):
@@ -88,8 +132,8 @@ def written_with_heads(runner: Runner, written: Mapping[str, ListSet], resamples
         "written_ended": (("set", "written"), ended),
     }
     for i, end in enumerate(("", "_low", "_high")):
-        variables[f"items_change{end}"] = (("of_lists", "set"), means[:, :-1, i], {"units": "items"})
-        variables[f"items_change_beyond_controls{end}"] = ("of_lists", means[:, -1, i], {"units": "items"})
+        variables[f"items_change{end}"] = (("of_lists", "set"), means[..., i], {"units": "items"})
+    variables |= _gap_between(runner, items, clean, names, resamples)
     coords = {
         "set": names,
         "of_lists": of,
@@ -99,55 +143,123 @@ def written_with_heads(runner: Runner, written: Mapping[str, ListSet], resamples
     return xr.Dataset(variables, coords=coords)
 
 
-def _condition(runner: Runner, lists: ListSet, by_rule: Mapping[str, Endings], resamples: int) -> xr.Dataset:
-    curves = _curves(runner, lists, by_rule, resamples)
+def _gap_between(
+    runner: Runner, items: Float[np.ndarray, "set list"], clean: ListSet, names: list[str], resamples: int
+) -> Variables:
+    """By how many items long lists are longer than short ones with each set (`items_gap`), and its change.
+
+    Means of both kinds over whole topics that are drawn again; NaN where there are not both.
+    """
+    words, topics = np.array(clean.adjective), clean.clusters
+    kinds = [np.flatnonzero(words == word) for word in ("short", "long")]
+    gap, change = np.full(len(names), np.nan), np.full((len(names), 3), np.nan)
+    if all(len(rows) for rows in kinds):
+        means, drawn = [], []
+        for rows in kinds:
+            generator = runner.numpy_generator("written gap")
+            values = items[:, rows].T
+            means.append(values.mean(axis=0))
+            below = np.ones_like(values)
+            drawn.append(resampled_ratios(values, below, topics[rows], resamples=resamples, generator=generator))
+        gap = means[1] - means[0]
+        apart = drawn[1] - drawn[0]
+        first = names.index(CLEAN)
+        known = np.full(len(names), min(len(np.unique(topics[rows])) for rows in kinds) > 1)
+        ends = quantiles(apart - apart[:, [first]], known, LEVEL)
+        change = np.stack([gap - gap[first], ends.low, ends.high], axis=1)
+    variables: Variables = {"items_gap": ("set", gap, {"units": "items"})}
+    for i, end in enumerate(("", "_low", "_high")):
+        variables[f"items_gap_change{end}"] = ("set", change[:, i], {"units": "items"})
+    return variables
+
+
+def _condition(
+    runner: Runner, lists: ListSet, drawn: Endings, own: Read, capacities: Mapping[str, int], resamples: int
+) -> xr.Dataset:
+    by_rule = _hazards(runner, lists, drawn, own, capacities, resamples)
+    items = drawn.inside.shape[1]
+    columns = (lists.time, lists.ended, lists.clusters)
+    generator = runner.numpy_generator("hazard")
+    curves = {rule: curve(one) for rule, one in by_rule.items()}
+    curves["sampled"] = sampled_curve(*columns, items, resamples=resamples, generator=generator)
+    ordered = [curves[rule] for rule in RULES]
     variables: Variables = {}
     for name in ("hazard", "survival"):
-        variables[name] = (("rule", "item"), np.stack([getattr(c, name) for c in curves]))
+        variables[name] = (("rule", "item"), np.stack([getattr(c, name) for c in ordered]))
         for i, end in enumerate(("low", "high")):
-            ends = [getattr(c, f"{name}_ends")[i] for c in curves]
+            ends = [getattr(c, f"{name}_ends")[i] for c in ordered]
             variables[f"{name}_{end}"] = (("rule", "item"), np.stack(ends))
-    variables["length"] = (("rule", "item"), np.stack([c.length for c in curves]))
-    variables["lists_at"] = (("rule", "item"), np.stack([c.lists for c in curves]))
+    variables["length"] = (("rule", "item"), np.stack([c.length for c in ordered]))
+    variables["lists_at"] = (("rule", "item"), np.stack([c.lists for c in ordered]))
     for name in ("median", "mean"):
-        rows = [(getattr(c, name), *getattr(c, f"{name}_ends")) for c in curves]
+        rows = [(getattr(c, name), *getattr(c, f"{name}_ends")) for c in ordered]
         for i, end in enumerate(("", "_low", "_high")):
             variables[f"{name}_items{end}"] = ("rule", [row[i] for row in rows], {"units": "items"})
-    model, drawn, sampled, truth = curves
-    variables["variation_from_sampled"] = ((), total_variation(drawn.hazard, sampled.hazard))
+    as_drawn, sampled = curves["as drawn"], curves["sampled"]
+    variables["variation_from_sampled"] = ((), total_variation(as_drawn.hazard, sampled.hazard))
     generator = runner.numpy_generator("sampling noise")
-    noise = sampling_noise(drawn.hazard, sampled.lists, resamples=resamples, generator=generator)
+    noise = sampling_noise(as_drawn.hazard, sampled.lists, resamples=resamples, generator=generator)
     variables["sampling_noise"] = ((), noise)
-    variables["variation_from_truth"] = ((), total_variation(model.hazard, truth.hazard))
-    variables |= _truth_error(runner, lists, by_rule, resamples)
+    variables["variation_from_truth"] = ((), total_variation(curves["model"].hazard, curves["truth"].hazard))
+    variables |= _told_apart(by_rule) | _truth_error(runner, own, resamples)
     variables["n_lists"] = ((), len(lists))
     variables["n_lists_ended"] = ((), int(lists.ended.sum()))
-    return xr.Dataset(variables, coords={"rule": list(RULES), "item": np.arange(1, len(model.hazard) + 1)})
+    bins = [f"{low:.0%} to {high:.0%}" for low, high in pairwise(BINS)]
+    coords = {"rule": list(RULES), "item": np.arange(1, items + 1), "probability": bins}
+    return xr.Dataset(variables, coords=coords)
 
 
-def _curves(runner: Runner, lists: ListSet, by_rule: Mapping[str, Endings], resamples: int) -> Sequence[Curve]:
-    """Curves by each of the `RULES`; all are drawn again with the same topics."""
-    items = by_rule["model"].inside.shape[1]
-
-    def one(rule: str) -> Curve:
+def _hazards(
+    runner: Runner, lists: ListSet, drawn: Endings, own: Read, capacities: Mapping[str, int], resamples: int
+) -> dict[str, Hazards]:
+    """By each of the rules but Kaplan-Meier; all are drawn again with the same topics."""
+    items, found = drawn.inside.shape[1], {}
+    for rule, one, of in (("model", own.model.padded(items), own.lists), ("as drawn", drawn, lists)):
         generator = runner.numpy_generator("hazard")
-        if rule == "sampled":
-            columns = (lists.time, lists.ended, lists.clusters)
-            return sampled_curve(*columns, items, resamples=resamples, generator=generator)
-        return curve(hazards(by_rule[rule], lists.clusters, resamples=resamples, generator=generator))
+        found[rule] = hazards(one, of.clusters, resamples=resamples, generator=generator)
+    rules = set(drawing_rules(lists))
+    process = PROCESSES.get(lists.prompts[0].adjective)
+    for rule, of in (("truth", None), ("truth as drawn", rules.pop() if len(rules) == 1 else None)):
+        known = process if rule == "truth" or of is not None else None
+        found[rule] = process_hazards(known, capacities, lists.topic, items=items, resamples=resamples, rule=of)
+    return found
 
-    return [one(rule) for rule in RULES]
+
+def _told_apart(by_rule: Mapping[str, Hazards]) -> Variables:
+    """Differences of the median number of items: of the model from the process, and what the rule of drawing does."""
+    pairs = {
+        "model_error_items": ("model", "truth"),
+        "model_error_items_as_drawn": ("as drawn", "truth as drawn"),
+        "rule_effect_items": ("as drawn", "model"),
+        "rule_effect_items_truth": ("truth as drawn", "truth"),
+    }
+    variables: Variables = {}
+    for name, (one, other) in pairs.items():
+        found = median_change(by_rule[one], by_rule[other])
+        for end, value in zip(("", "_low", "_high"), found, strict=True):
+            variables[f"{name}{end}"] = ((), value, {"units": "items"})
+    return variables
 
 
-def _truth_error(runner: Runner, lists: ListSet, by_rule: Mapping[str, Endings], resamples: int) -> Variables:
-    """Mean absolute difference of the probability of the end from the true one, over all line breaks of the lists."""
-    error = np.abs(by_rule["model"].at_break - by_rule["truth"].at_break)
-    return ratio_variables(
-        "error_at_break",
-        (),
-        np.nan_to_num(error).sum(axis=1),
-        np.isfinite(error).sum(axis=1),
-        lists.clusters,
-        resamples=resamples,
-        generator=runner.numpy_generator("truth"),
-    )
+def _truth_error(runner: Runner, own: Read, resamples: int) -> Variables:
+    """How the probability of the end differs from the true one, over the line breaks of the model's own lists.
+
+    Its mean size (`error_at_break`), its mean with its sign (`signed_error_at_break`), and the latter by bins of the
+    model's probability (`signed_error`, at so many `error_breaks`).
+    """
+    model, error = own.model.at_break, own.model.at_break - own.truth.at_break
+    told = np.isfinite(error)
+    place = np.digitize(np.nan_to_num(model), BINS[1:-1])
+    in_bin = told[..., None] & (place[..., None] == np.arange(len(BINS) - 1))
+    filled = np.where(told, error, 0.0)
+    cells = {
+        "error_at_break": ((), np.abs(filled).sum(axis=1), told.sum(axis=1)),
+        "signed_error_at_break": ((), filled.sum(axis=1), told.sum(axis=1)),
+        "signed_error": (("probability",), (in_bin * filled[..., None]).sum(axis=1), in_bin.sum(axis=1)),
+    }
+    variables: Variables = {"error_breaks": (("probability",), in_bin.sum(axis=(0, 1)))}
+    for name, (dims, above, below) in cells.items():
+        generator = runner.numpy_generator("truth")
+        topics = own.lists.clusters
+        variables |= ratio_variables(name, dims, above, below, topics, resamples=resamples, generator=generator)
+    return variables

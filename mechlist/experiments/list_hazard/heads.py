@@ -102,11 +102,17 @@ def class_means(runner: Runner, lists: ListSet, heads: Sequence[Head]) -> ClassM
 
 
 def predict_changed(
-    runner: Runner, lists: ListSet, heads: tuple[Head, ...], mode: HeadMode, means: ClassMeans | None, label: str
+    runner: Runner,
+    lists: ListSet,
+    heads: tuple[Head, ...],
+    mode: HeadMode,
+    means: ClassMeans | None,
+    label: str,
+    rules: Sequence[Sampling | None] | None = None,
 ) -> Predictions:
-    """What the model with changed heads predicts along given lists."""
+    """What the model with changed heads predicts along given lists; with `rules` of drawing also by these."""
     with _changed(runner, lists, heads, mode, means):
-        return predict(runner, lists, label=label)
+        return predict(runner, lists, rules=rules, label=label)
 
 
 def sample_changed(

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 import xarray as xr
 
 from mechlist.datasets.lists.factors import Factor
@@ -17,7 +18,7 @@ from mechlist.experiments.effects import verified
 from mechlist.experiments.list_experiment import MadeListExperiment
 from mechlist.experiments.list_heads import claims as told
 from mechlist.experiments.list_heads import report as output
-from mechlist.experiments.list_heads.shares import differing, joint, shares, verified_until
+from mechlist.experiments.list_heads.shares import differing, joint, null_shares, shares, verified_until
 from mechlist.experiments.list_heads.statistics import with_statistics
 from mechlist.experiments.list_pairs import At, ListPairs, Side, list_pairs
 from mechlist.experiments.rules import by_rule, means_of
@@ -70,6 +71,9 @@ class ListHeads(MadeListExperiment):
     """Heads at the place that is measured that must be known exactly, and that are changed together; 0 changes none."""
     random_sets: int = 20
     """Sets of as many other heads of the same layers, to compare these with."""
+    null_pairs: int = 5
+    """Irrelevant changes of every list, the items of the changed list in another order: what they do at each head at
+    the place that is measured is the null. 19 make a threshold at .95; 0 leaves it out."""
     count_from: CountFrom = "end"
     """Items with roles of their own are those nearest to the last item, or to the first."""
     role_items: int = 2
@@ -82,7 +86,7 @@ class ListHeads(MadeListExperiment):
         for name in ("steps", "role_items", "top", "fewer"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("verify_top", "strongest", "random_sets"):
+        for name in ("verify_top", "strongest", "random_sets", "null_pairs"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}.")
         if self.rule == "relp" and self.steps > 1:
@@ -105,6 +109,7 @@ class ListHeads(MadeListExperiment):
             means_of(exact, exact),
             lambda rule: means_of(estimate_cells(runner, arguments, rule=rule)["effect"], exact),
         )
+        found = found.assign_attrs(found.attrs | {"resolution": torch.finfo(runner.language_model.dtype).eps})
         results = with_statistics(found.rename(prompt="list").assign_coords(pairs.coords))
         results = self._with_shares(runner, pairs, arguments, results)
         return results.assign_attrs(
@@ -115,6 +120,7 @@ class ListHeads(MadeListExperiment):
             adjective=self.adjective,
             side=side,
             left_out=pairs.left_out,
+            resolution=found.attrs["resolution"],
             model=runner.language_model.info["name"],
         )
 
@@ -153,7 +159,8 @@ class ListHeads(MadeListExperiment):
         gap = (results["source"] - results["base"]).values
         if not self.verify_top or not differing(results["base"].values, results["source"].values):
             return results
-        own = replace(arguments, roles=pairs.own_role("noising" if self.noising else "denoising"))
+        side: Side = "noising" if self.noising else "denoising"
+        own = replace(arguments, roles=pairs.own_role(side))
         if own.roles == {pairs.own: arguments.roles[pairs.own]}:  # pyright: ignore[reportOptionalSubscript]
             estimate = results["effect"].sel(role=pairs.own, drop=True)
         else:
@@ -164,6 +171,12 @@ class ListHeads(MadeListExperiment):
         found = verified_until(task, flat, max(1, self.strongest), self.verify_top, every=task.reason is None)
         exact = estimate.transpose("list", "layer", "head").copy(data=found.effects.reshape(estimate.shape))
         parts = shares(estimate, exact, gap, max(1, self.strongest))
+        if self.null_pairs and max(pairs.n_items) > 1:
+            sources = (
+                pairs.irrelevant(own, side, runner.numpy_generator(f"items in another order {draw}"))
+                for draw in range(self.null_pairs)
+            )
+            parts["null_share"] = null_shares(runner, sources, exact, gap)
         if self.strongest:
             parts |= joint(runner, own, exact, gap, self.strongest, self.random_sets)
         patched = int(np.isfinite(found.effects).all(axis=0).sum())

@@ -11,7 +11,8 @@ from mechlist.experiments.list_pairs import run_names, side_name
 from mechlist.experiments.rules import by_rule_words
 from mechlist.figures import agreement, head_heatmap, position_heatmap
 from mechlist.metrics.margin import verdict
-from mechlist.text import between, joined, with_interval
+from mechlist.metrics.statistics import Threshold, null_threshold
+from mechlist.text import between, joined, number_of, with_interval
 from mechlist.types import head_name
 
 NAMED = 5
@@ -101,7 +102,7 @@ def findings(results: xr.Dataset) -> list[str]:
     ]
     checked = checked_cells(results)
     if "share" in results:
-        out += [_shares(results), *_joint(results)]
+        out += [_shares(results), *_null(results), *_joint(results)]
     elif "factor" in results.attrs and len(checked):
         one, other = run_names(results)
         out.append(
@@ -142,12 +143,14 @@ def _shares(results: xr.Dataset) -> str:
     if known:
         ends = table[list(SHARE_ENDS)].to_numpy().tolist()
         table = table.loc[[verdict(low, high, MARGIN) == "matters" for low, high in ends]]
+    table = table.loc[table["share"].abs() > _null_threshold(results).value]
     table = table.head(NAMED)
     where = (
         f"Of the {_gap(results):+.2f} logits between {' and '.join(run_names(results))}, at the {results.attrs['own']}"
     )
     if not len(table):
-        return f"{where}, no head carries a share whose interval lies beyond {MARGIN:.0%}; {_patched(results)}."
+        beyond = " and that is more than an irrelevant change does" if "null_share" in results else ""
+        return f"{where}, no head carries a share whose interval lies beyond {MARGIN:.0%}{beyond}; {_patched(results)}."
     texts = [
         f"{name} carries {with_interval(share, low, high, '.0%')}"
         for name, (share, low, high) in zip(
@@ -157,6 +160,26 @@ def _shares(results: xr.Dataset) -> str:
     again = joined([f"{share:.0%}" for share in table["selected"].tolist()])
     stable = f"; among the {results.attrs['strongest']} strongest they are in {again} of resamples of topics"
     return f"{where}, {joined(texts)}{stable if known else ''}; {_patched(results)}."
+
+
+def _null_threshold(results: xr.Dataset) -> Threshold:
+    """The share that a head must go beyond to be more than an irrelevant change; 0 where none was tried."""
+    if "null_share" not in results:
+        return Threshold(0.0, 0.0)
+    return null_threshold(np.abs(results["null_share"].values.astype(float)))
+
+
+def _null(results: xr.Dataset) -> list[str]:
+    """What an irrelevant change does to the same heads."""
+    if "null_share" not in results:
+        return []
+    found, draws = _null_threshold(results), number_of(results.sizes["null_draw"], "draws")
+    beyond = int((np.abs(results["share"]) > found.value).sum())
+    return [
+        "Where what is put in is the same list with its items in another order, which is not to matter, no head moves "
+        f"it by more than {found.value:.1%} of that difference ({draws}, level {found.level:.2g}); {beyond} of the "
+        f"{int(results['share'].notnull().sum())} heads go beyond it in the exchange."
+    ]
 
 
 def _gap(results: xr.Dataset) -> float:

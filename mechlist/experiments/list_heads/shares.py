@@ -1,6 +1,7 @@
 """What each head at the place that is measured carries of a factor's effect; and heads changed together."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from mechlist.metrics.margin import rank_p
 from mechlist.metrics.ratios import clusters_of, quantiles, resampled_ratios
 from mechlist.patching.ablation import matched_random_heads
 from mechlist.patching.arguments import PatchArguments, prepare
+from mechlist.patching.attribution import estimate_cells
 from mechlist.patching.sweep.task import Task
 from mechlist.runner import Runner
 from mechlist.types import Head
@@ -89,6 +91,31 @@ def shares(
     }
     out = {name: of.assign_attrs(units="share") for name, of in out.items()}
     return out | {"selected": cells.copy(data=chosen.reshape(cells.shape)).assign_attrs(units="share of resamples")}
+
+
+def null_shares(
+    runner: Runner, sources: Iterable[PatchArguments], exact: xr.DataArray, gap: Float[np.ndarray, " list"]
+) -> xr.DataArray:
+    """What an irrelevant change does at each head (null_draw, layer, head), as a share of the mean gap of the runs.
+
+    Patched exactly where that is cheap, else to first order.
+
+    Args:
+        runner: with the model.
+        sources: of each draw, arguments with a run put in that is not to differ in what is measured.
+        exact: effects by list, layer and head, whose grid this is on.
+        gap: between the runs, by list.
+    """
+    found, cells = [], exact.isel(list=0, drop=True)
+    for arguments in sources:
+        task = prepare(runner, arguments)
+        if task.reason is None:
+            values = task.values()
+            effects = (values.patched - values.base[:, None]).double().numpy()
+        else:
+            effects = estimate_cells(runner, arguments)["effect"].values
+        found.append(effects.reshape(len(exact), *cells.shape).mean(axis=0) / gap.mean())
+    return xr.concat([cells.copy(data=one) for one in found], dim="null_draw").assign_attrs(units="share")
 
 
 def joint(

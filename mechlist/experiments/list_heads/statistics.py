@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mechlist.experiments.effects import MEAN, SEED, estimated_lists, read, rows, saved
+from mechlist.experiments.effects import EPSILON, MEAN, SEED, estimated_lists, read, rounding, rows, saved
 from mechlist.metrics.ratios import resampled_ratios
 from mechlist.metrics.statistics import rank_correlation
 
@@ -34,8 +34,9 @@ def with_statistics(results: xr.Dataset) -> xr.Dataset:
     values = {MEAN: results["effect"], EXACT: results["exact"]}
     values[WHOLE] = results["effect"].sum("role", min_count=1)
     values |= {f"mean_{name}": results[name] for name in RUNS}
+    noise = rounding(results["base"], results.attrs.get("resolution", EPSILON))
     for name, of_lists in values.items():
-        results = results.assign(saved(estimated_lists(of_lists), name, "logits").data_vars)
+        results = results.assign(saved(estimated_lists(of_lists, noise), name, "logits").data_vars)
     found = zip(ENDS, _agreement(results), strict=True)
     return results.assign({f"rank_correlation{end}": ((), value) for end, value in found})
 

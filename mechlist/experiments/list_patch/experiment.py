@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,20 +15,22 @@ from mechlist.datasets.lists.role_positions import CountFrom
 from mechlist.errors import InputError
 from mechlist.experiment import Claim, Option
 from mechlist.experiments.list_experiment import MadeListExperiment
-from mechlist.experiments.list_pairs import At, ListPairs, Side, list_pairs
+from mechlist.experiments.list_pairs import At, ListPairs, Side, list_pairs, spread
 from mechlist.experiments.list_patch import claims as told
 from mechlist.experiments.list_patch import figures as drawing
 from mechlist.experiments.list_patch import findings as words
-from mechlist.experiments.list_patch.handover import null_rejections
-from mechlist.experiments.list_patch.statistics import effects, with_statistics
+from mechlist.experiments.list_patch.statistics import with_statistics
 from mechlist.patching.grid import patch_cells
 from mechlist.patching.sweep.cells import HEAD_SITES, KEY_VALUE_SITES, Site
 from mechlist.registry import register
 from mechlist.runner import Runner
+from mechlist.text import visible
 
 SITES: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out", "q", "k", "v", "pattern")
 """With all heads at once z does what attn_out does, and attn_scores what pattern does."""
 SIDES: tuple[Side, ...] = get_args(Side)
+NULL_LISTS = 8
+"""Swept for the null. Means over fewer lists are rather larger, so that the threshold is no smaller for it."""
 
 
 def _without_head_sites(experiment: "ListPatch") -> str:
@@ -76,8 +78,9 @@ class ListPatch(MadeListExperiment):
     """Items with roles of their own are those nearest to the last item, or to the first."""
     role_items: int = 2
     """How many they are; all other items share one role."""
-    permutations: int = 100
-    """Of the null control: signs of effects flipped at random by topic, and tested; 0 leaves it out."""
+    null_pairs: int = 1
+    """Draws of the null, each a sweep of its own of at most 8 lists (denoising) into which an irrelevant change is put,
+    their items in another order. 19 draws make a threshold at .95; 0 leaves it out."""
     top: int = 20
     """Rows of the table of each site."""
 
@@ -90,8 +93,8 @@ class ListPatch(MadeListExperiment):
             raise InputError(f"fewer must be at least 1, not {self.fewer}.")
         if self.factor == "filler" and self.at == "item":
             raise InputError("at must be break with factor filler, not item: before the filler the two runs are one.")
-        if self.permutations < 0:
-            raise InputError(f"permutations must be 0 or more, not {self.permutations}.")
+        if self.null_pairs < 0:
+            raise InputError(f"null_pairs must be 0 or more, not {self.null_pairs}.")
         if not self.sites or len(set(self.sites)) < len(self.sites):
             raise InputError(f"sites must be one site at least, each once, not {', '.join(self.sites) or 'none'}.")
         self.check_options()
@@ -113,7 +116,9 @@ class ListPatch(MadeListExperiment):
             if "head" in made[0].coords:
                 labels[heads] = made[0]["head"].values
             results = results.assign_coords(labels)
-        results = results.assign(self._null(runner, results))
+            if self.null_pairs and max(pairs.n_items) > 1:
+                null = self._null(runner, pairs, site, per).drop_vars("role", errors="ignore")
+                results[f"null_effect_{site}"] = null.assign_attrs(units="logits")
         results = results.assign_attrs(
             factor=self.factor,
             sites=list(self.sites),
@@ -121,7 +126,6 @@ class ListPatch(MadeListExperiment):
             own=pairs.own,
             adjective=self.adjective,
             left_out=pairs.left_out,
-            permutations=self.permutations,
             resolution=torch.finfo(runner.language_model.dtype).eps,
             model=runner.language_model.info["name"],
         )
@@ -159,14 +163,15 @@ class ListPatch(MadeListExperiment):
         for site in self.sites:
             yield site, "head_position" if self.per_head and site in HEAD_SITES else "position"
 
-    def _null(self, runner: Runner, results: xr.Dataset) -> dict[str, Any]:
-        """How often each site's test rejects when there is nothing to find; nothing where there is no test."""
-        topics = results["topic"].values
-        if not self.permutations or len(set(topics)) < 2:
-            return {}
-        counts = []
-        for number, site in enumerate(self.sites):
-            own = effects(results, site).sel(side=SIDES[0]).transpose("list", ...)
-            generator = runner.numpy_generator(f"null control {number}")
-            counts.append(null_rejections(own.values, topics, permutations=self.permutations, generator=generator))
-        return {"null_rejections": ("site", counts), "site": ("site", list(self.sites))}
+    def _null(self, runner: Runner, pairs: ListPairs, site: Site, per: str) -> xr.DataArray:
+        """Effects of the same sweep of some lists where what is put in differs in the order of items alone."""
+        chosen = spread(len(pairs.topic), NULL_LISTS)
+        arguments, found = pairs.arguments(SIDES[0], site, per), []
+        for draw in range(self.null_pairs):
+            # All sites have the same orders.
+            generator = runner.numpy_generator(f"items in another order {draw}")
+            made = patch_cells(runner, pairs.irrelevant(arguments, SIDES[0], generator).select(chosen))
+            found.append((made["patched"] - made["base"]).astype(np.float32).rename(prompt="null_list"))
+        topics = [visible(pairs.topic[i]) for i in chosen]
+        joined = xr.concat(found, dim="draw").assign_coords(null_topic=("null_list", topics))
+        return joined.rename(head="kv_head") if site in KEY_VALUE_SITES and "head" in joined.dims else joined

@@ -48,8 +48,13 @@ def _roles(results: xr.Dataset, site: str, share: xr.DataArray, heads: str | Non
         title=f"{site_name(site)}: {decision(results.attrs['direction'])}",
         caption=f"Share of the difference between {' and '.join(run_names(results))} that moves with the role, over "
         "all lists (1: all); "
-        f"a dot marks cells whose effect survives the correction for all cells.{strongest}",
+        f"a dot marks cells whose effect survives the correction for all cells{_beyond(results, site)}.{strongest}",
     )
+
+
+def _beyond(results: xr.Dataset, site: str) -> str:
+    known = f"beyond_null_{site}" in results
+    return " and is beyond what the list's items in another order do" if known else ""
 
 
 def _heads(results: xr.Dataset, site: str, share: xr.DataArray, heads: str) -> go.Figure:

@@ -8,8 +8,8 @@ import xarray as xr
 
 from mechlist.experiments.effects import largest, read, rows, shown
 from mechlist.experiments.list_pairs import run_names, side_name
-from mechlist.experiments.list_patch.statistics import STREAM, cells, handovers
-from mechlist.text import number_of
+from mechlist.experiments.list_patch.statistics import MARGIN, STREAM, beyond_margin, cells, handovers
+from mechlist.text import joined, number_of
 from mechlist.types import head_name
 
 
@@ -62,17 +62,25 @@ def _data(results: xr.Dataset) -> str:
 
 def _strongest(results: xr.Dataset, site: str) -> str:
     texts = []
+    whole = float(read(results, "mean_gap")["estimate"].isel(side=0))
     for side in results["side"].values.tolist():
         own = cells(results, site, side)
-        best, tested, reason = largest(own), int(own["tested"].sum()), own["reason"].item()
+        # Before the first layer stands what was exchanged: that it moves all is no finding.
+        told = own.isel(layer=slice(1, None)) if site == STREAM and own.sizes["layer"] > 1 else own
+        best, tested, reason = largest(told), int(own["tested"].sum()), own["reason"].item()
         text = f"with {side_name(results, side)}, {_place(best, site)} moves it most, by {shown(best)} logits"
         text += f" ({float(best['share']):.0%})"
         if not reason:
-            text += f", and {int(own['survives'].sum())} of {tested} cells move beyond chance and rounding"
+            beyond = int(beyond_margin(own, whole).where(own["survives"].astype(bool), False).sum())
+            text += (
+                f"; {int(own['survives'].sum())} of {tested} cells move it beyond chance and rounding, {beyond} of "
+                f"them by more than {MARGIN:.0%} of the difference (the whole interval)"
+            )
         elif tested:
             text += f" ({reason.rstrip('.')})"
         texts.append(text)
-    return f"{site}: " + "; ".join(texts) + "."
+    after = " after the first layer" if site == STREAM and results.sizes["layer"] > 1 else ""
+    return f"{site}{after}: " + "; ".join(texts) + "."
 
 
 def handover_sentence(results: xr.Dataset, side: str) -> str:
@@ -120,15 +128,20 @@ def _place(cell: xr.Dataset, site: str) -> str:
 
 
 def _control(results: xr.Dataset) -> list[str]:
-    """How often the test of each site finds something where there is nothing."""
-    if "null_rejections" not in results:
-        return ["There is no null control: it takes lists of two topics and permutations."]
-    tried = results.attrs["permutations"]
-    each = ", ".join(
-        f"{site} {int(n)}" for site, n in zip(results["site"].values, results["null_rejections"].values, strict=True)
-    )
-    share = float(results["null_rejections"].mean()) / tried
+    """What an irrelevant change does in the same sweep, and how many effects are larger."""
+    sites = [site for site in results.attrs["sites"] if f"null_threshold_{site}" in results]
+    if not sites:
+        return ["There is no null of an irrelevant change: it takes null_pairs and a list of two items."]
+    said = []
+    for site in sites:
+        largest_null = float(results[f"null_threshold_{site}"])
+        survive = joined([str(int(n)) for n in results[f"null_survivors_{site}"].values])
+        beyond = int(cells(results, site, "denoising")["marked"].sum())
+        said.append(f"{site} {largest_null:.2g} logits and {survive} cells ({beyond} of the exchange go beyond)")
+    draws, lists = number_of(results.sizes["draw"], "draws"), number_of(results.sizes["null_list"], "lists")
+    level = results[f"null_threshold_{sites[0]}"].attrs["level"]
     return [
-        "Null control: with the signs of all raw effects flipped at random by topic, the test of a whole grid rejects "
-        f"in {share:.1%} of the permutations, where 5 % are allowed ({each} of {tried})."
+        "Where what is put in is the same list with its items in another order, which is not to matter "
+        f"({draws} over {lists}, level {level:.2g}), the largest mean effect anywhere and the cells that survive the "
+        f"same test are: {'; '.join(said)}."
     ]

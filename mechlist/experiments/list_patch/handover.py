@@ -1,18 +1,14 @@
-"""Which role matters in which layer, with intervals over topics; and whether the test of effects keeps its level."""
+"""Which role matters in which layer, with intervals over topics."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from mechlist import effort
 from mechlist.errors import InputError
-from mechlist.metrics.multiple import max_t
 from mechlist.metrics.ratios import resampled_ratios
 
 RESAMPLES = 2000
-FLIPS = 199
-"""Of each test under the null: enough for p = .005."""
 
 
 @dataclass(frozen=True)
@@ -72,30 +68,6 @@ def handover(
         arrives_high=int(came[1]),
         known=len(np.unique(clusters)) > 1,
     )
-
-
-def null_rejections(
-    effects: Float[np.ndarray, "list *cell"],
-    clusters: Shaped[np.ndarray, " list"],
-    *,
-    permutations: int,
-    level: float = 0.95,
-    generator: np.random.Generator,
-) -> int:
-    """How often the test of all cells finds something when the signs of raw effects are flipped by cluster at random.
-
-    Of effects with random signs there is nothing to find, so a test that holds its level rejects in at most
-    1 - level of the permutations. It must be raw effects: the share that is recovered would not change when base and
-    source change places.
-    """
-    member = np.unique(clusters, return_inverse=True)[1]
-    found = 0
-    for _ in effort.steps(permutations):
-        signs = generator.choice([-1.0, 1.0], size=member.max() + 1)[member]
-        flipped = effects * signs.reshape(-1, *[1] * (effects.ndim - 1))
-        test = max_t(flipped, clusters=clusters, resamples=FLIPS, generator=generator)
-        found += bool((test.p_corrected <= 1 - level + 1e-9).any())
-    return found
 
 
 def _largest(means: Float[np.ndarray, "draw layer role"]) -> Int[np.ndarray, "draw layer"]:

@@ -57,6 +57,7 @@ class ListStatistics(Experiment):
             list_statistics_steps.item_tokens,
             list_statistics_steps.fillers,
             list_statistics_steps.lengths,
+            list_statistics_steps.by_capacity,
             list_statistics_steps.filler_by_temperature,
         )
         parts = [step(lists, self.resamples) for step in steps]

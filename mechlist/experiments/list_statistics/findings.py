@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from mechlist.datasets.topics import RUNS_OUT
 from mechlist.experiment import Claim
-from mechlist.experiments.list_statistics.statistics import OUTCOMES
+from mechlist.experiments.list_statistics.statistics import CAPACITIES, OUTCOMES
 from mechlist.metrics.by_topic import FEWEST
 from mechlist.text import NO_ADJECTIVE, between, joined, lists_named, number_of, with_interval
 
@@ -31,6 +32,7 @@ def findings(results: xr.Dataset) -> list[str]:
     for adjective in results["by_adjective"].values.tolist():
         part = results.sel(by_adjective=adjective)
         out.append(_length(part, adjective))
+        out += _by_topic(part, adjective)
         if part["filler_lists_among"].sel(place="on any item") > 0:
             out.append(_fillers(part, adjective))
     out += [trend_sentence(results, outcome) for outcome in OUTCOMES] if _has_trend(results) else [_no_trend(results)]
@@ -136,6 +138,45 @@ def _length(part: xr.Dataset, adjective: str) -> str:
     return f"{start}{mean}; the median length is {length}.{_peak(part)}"
 
 
+def _by_topic(part: xr.Dataset, adjective: str) -> list[str]:
+    """How unlike topics are, by name, and lists of topics that run out apart from the others."""
+    small, roomy = CAPACITIES
+    median = part["topic_median_items"].where(part["topic_capacity"] > RUNS_OUT)
+    told = median.isel(by_topic=np.flatnonzero(np.isfinite(median.values)))
+    out = []
+    if told.sizes["by_topic"] > 1:
+        ends = [told.isel(by_topic=int(i)) for i in (told.values.argmin(), told.values.argmax())]
+        named = [f"{number_of(float(end), 'items')} ({end['by_topic'].item()})" for end in ends]
+        p = float(part["topics_p_value"])
+        test = "" if np.isnan(p) else f"; a log-rank test of one survival for all of them gives p = {p:.2g}"
+        out.append(
+            f"{_named(adjective)}, topics of {roomy}: of {told.sizes['by_topic']} with a median, medians go from "
+            f"{named[0]} to {named[1]}{test}."
+        )
+    lists = part["capacity_n_lists"]
+    if lists.all():
+        one, other = (part.sel(by_capacity=kind) for kind in CAPACITIES)
+        names = [
+            f"{topic} {int(items)}"
+            for topic, items in zip(part["by_topic"].values.tolist(), part["topic_capacity"].values, strict=True)
+            if items <= RUNS_OUT
+        ]
+        out.append(
+            f"{_named(adjective)}, topics of {small} ({joined(names)}): {int(one['capacity_n_run_out'])} of "
+            f"{number_of(int(one['capacity_n_lists']), 'lists')} end with all there is, {_of_capacity(one)}; topics of "
+            f"{roomy}, {_of_capacity(other)}."
+        )
+    return out
+
+
+def _of_capacity(part: xr.Dataset) -> str:
+    median, (low, high) = float(part["capacity_median_items"]), _ends(part, "capacity_median_items")
+    if not np.isfinite(median):
+        return "too few ended for a median"
+    end = "not reached" if np.isinf(high) else f"{high:.0f}"
+    return f"median {median:.0f}" + (f" [{low:.0f}, {end}]" if low < high else "")
+
+
 def _peak(part: xr.Dataset) -> str:
     """Where the hazard is highest, among items that enough lists got to.
 
@@ -213,6 +254,8 @@ def _topics(results: xr.Dataset) -> pd.DataFrame:
         lists=("n_items", "size"), ended=("ended", "sum"), items=("n_items", "sum"), mean_items=("n_items", "mean"),
         single_token_items=("n_single_token_items", "sum"), fillers=("n_filler", "sum"),
     ).reset_index()  # fmt: skip
+    capacity = dict(zip(results["by_topic"].values.tolist(), results["topic_capacity"].values.tolist(), strict=True))
+    frame.insert(2, "capacity", [capacity[topic] for topic in frame["topic"]])
     medians = results[["topic_median_items", "topic_median_items_low", "topic_median_items_high"]].to_dataframe()
     medians.columns = medians.columns.str.removeprefix("topic_")
     return frame.merge(medians, left_on=["topic", "adjective"], right_on=["by_topic", "by_adjective"], how="left")

@@ -8,6 +8,7 @@ import xarray as xr
 
 from mechlist.datasets.lists.conditions import membership
 from mechlist.datasets.lists.list_set import ListSet
+from mechlist.datasets.topics import RUNS_OUT, capacities
 from mechlist.metrics.by_topic import ratio_variables
 from mechlist.metrics.ratios import ratio_interval
 from mechlist.metrics.statistics import Interval
@@ -20,6 +21,8 @@ SEED = 0
 PLACES = ("on any item", "on the last item", "on the last item only")
 OUTCOMES = ("share of a list's items with a filler", "share of lists with a filler")
 
+CAPACITIES = (f"at most {RUNS_OUT} items", f"more than {RUNS_OUT} items")
+"""Topics by how many items there are; lists of the former run out."""
 MOST_TOKENS = 20
 """Content tokens of an item that the distribution tells apart."""
 
@@ -134,6 +137,48 @@ def lengths(lists: ListSet, resamples: int) -> xr.Dataset:
         variables[f"{stem}n_lists"] = (dim, members.sum(axis=0))
         variables[f"{stem}n_lists_ended"] = (dim, (members & ended).sum(axis=0))
     return _dataset(lists, variables, item=np.arange(n_times))
+
+
+def by_capacity(lists: ListSet, resamples: int) -> xr.Dataset:
+    """Survival of lists by adjective and by how many items their topic has, of topics whose items are known.
+
+    A list of days of the week ends after seven items whatever the adjective: pooled with topics that have room, such
+    lists would tell of their topics. `topics_p_value` is that of a log-rank test of one survival for all topics with
+    room, whose lists count as independent of each other; NaN with fewer than two topics, or no ending.
+    """
+    known, n_times = capacities(), int(lists.n_items.max()) + 1
+    of_list = np.array([known.get(topic, np.nan) for topic in lists.topic], dtype=float)
+    kinds = np.stack([of_list <= RUNS_OUT, of_list > RUNS_OUT], axis=1)
+    members, dims = _in_adjective(lists)[:, :, None] & kinds[:, None], ("by_adjective", "by_capacity")
+    values = np.full((*members.shape[1:], 3), np.nan)
+    for cell in np.ndindex(*members.shape[1:]):
+        chosen = members[(slice(None), *cell)]
+        if chosen.any():
+            found, ends = _survival(lists, chosen, n_times, resamples, by_topic=True)
+            values[cell] = found.median, *map(float, ends.median)
+    variables: Variables = {
+        f"capacity_median_items{end}": (dims, values[..., i], {"units": "items"})
+        for i, end in enumerate(("", "_low", "_high"))
+    }
+    variables["capacity_n_lists"] = (dims, members.sum(axis=0))
+    all_of_it = (lists.ended & (lists.n_items >= of_list))[:, None, None]
+    variables["capacity_n_run_out"] = (dims, (members & all_of_it).sum(axis=0))
+    variables["topics_p_value"] = ("by_adjective", [_log_rank(lists, chosen) for chosen in members[:, :, 1].T])
+    first = [lists.clusters.tolist().index(topic) for topic in _topics(lists)]
+    variables["topic_capacity"] = ("by_topic", of_list[first], {"units": "items"})
+    return _dataset(lists, variables, by_capacity=list(CAPACITIES))
+
+
+def _log_rank(lists: ListSet, chosen: np.ndarray) -> float:
+    """Of one survival for the topics of the chosen lists."""
+    rows = np.flatnonzero(chosen & (lists.time >= 0))
+    topics = lists.clusters[rows]
+    if len(np.unique(topics)) < 2 or not lists.ended[rows].any():
+        return np.nan
+    from statsmodels.duration.survfunc import survdiff  # takes seconds to import
+
+    # Times are counted from 1 there, and a list may have no item.
+    return float(survdiff(lists.time[rows] + 1, lists.ended[rows].astype(np.int64), topics)[1])
 
 
 def filler_by_temperature(lists: ListSet, resamples: int) -> xr.Dataset:

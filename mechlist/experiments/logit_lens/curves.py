@@ -3,13 +3,14 @@
 import numpy as np
 import xarray as xr
 
+from mechlist.experiments.effects import comparable_fillers
 from mechlist.experiments.logit_lens.predictions import LISTS, PAIRS
 from mechlist.lens.change_points import ChangePoint, change_point
-from mechlist.metrics.by_topic import clustered_means, counted_from, last_and_earlier
+from mechlist.metrics.by_topic import at_last, clustered_means, counted_from, matched_last
 
-SERIES = ("last item", "earlier items", "last item, adjective swapped")
-CONTRASTS = ("last item", "last - earlier items", "effect of the adjective")
-"""At the last item, unless they say otherwise."""
+SERIES = ("last item", "last item, adjective swapped")
+CONTRASTS = ("last item", "effect of the adjective")
+"""At the last item. Against other items, which differ in number and filler, it stands in `matched`."""
 PAIR_CONTRASTS = ("clean", "clean - corrupt")
 ENDS = ("start", "end")
 
@@ -18,14 +19,8 @@ def series(difference: xr.DataArray) -> xr.DataArray:
     """The curves of each list over the dimension `series`; of each pair its two runs."""
     if _is_pairs(difference):
         return difference.isel(item=0, drop=True).rename(run="series")
-    parts = last_and_earlier(difference)
-    written, swapped = (parts.sel(run=run, drop=True) for run in LISTS)
-    curves = [
-        written.sel(part="last item", drop=True),
-        written.sel(part="earlier items", drop=True),
-        swapped.sel(part="last item", drop=True),
-    ]
-    return xr.concat(curves, dim="series").assign_coords(series=list(SERIES))
+    last = at_last(difference)
+    return xr.concat([last.sel(run=run, drop=True) for run in LISTS], dim="series").assign_coords(series=list(SERIES))
 
 
 def contrasts(difference: xr.DataArray) -> xr.DataArray:
@@ -41,6 +36,15 @@ def curves(results: xr.Dataset, generator: np.random.Generator) -> xr.Dataset:
     """Means over the lists of each adjective: `curve_mean`, its interval, and the number of lists."""
     means = clustered_means(series(results["difference"]), generator, by="adjective")
     return means.rename({"adjective": "by_adjective", **{str(name): f"curve_{name}" for name in means.data_vars}})
+
+
+def matched(results: xr.Dataset, generator: np.random.Generator) -> xr.Dataset:
+    """`matched_last` by lens, direction and stage of the lists of each adjective; nothing of pairs."""
+    if "filler" not in results:
+        return xr.Dataset()
+    written = results["difference"].sel(run=LISTS[0], drop=True)
+    found = matched_last(written, comparable_fillers(results), generator, by="adjective")
+    return found.rename({"adjective": "by_adjective", **{str(name): f"matched_{name}" for name in found.data_vars}})
 
 
 def changes(results: xr.Dataset, generator: np.random.Generator) -> xr.Dataset:

@@ -15,7 +15,7 @@ from mechlist.experiment import Claim
 from mechlist.experiments.list_experiment import MadeListExperiment, text_direction
 from mechlist.experiments.logit_lens import figures as logit_lens_figures
 from mechlist.experiments.logit_lens import findings as logit_lens_words
-from mechlist.experiments.logit_lens.curves import changes, curves
+from mechlist.experiments.logit_lens.curves import changes, curves, matched
 from mechlist.experiments.logit_lens.fitted import (
     fit_jacobian,
     lens_fits,
@@ -38,6 +38,7 @@ class LogitLens(MadeListExperiment):
 
     captions: ClassVar[Mapping[str, str]] = {
         "curves": "means by direction, adjective, series, lens and layers passed, with intervals over topics",
+        "matched": "last items against other items of equal number and filler, with intervals over topics",
         "change-points-layers": "where along the layers each contrast grows most, with intervals over topics",
         "change-points-items": "where along the items the largest step is, with intervals over topics",
         "lens-fit": "how far each lens is from the model's own distribution (KL, nats), by layers passed",
@@ -102,7 +103,8 @@ class LogitLens(MadeListExperiment):
             extra.append(lens.dataset() if self.jacobian is None else xr.Dataset(attrs={"lens_source": lens.source}))
         results = differences(runner, inputs, lenses, softcap=self.softcap)
         generator = runner.numpy_generator("logit lens bootstrap")
-        results = results.merge(curves(results, generator)).merge(changes(results, generator))
+        for made in (curves, changes, matched):
+            results = results.merge(made(results, generator))
         if len(lenses) > 1:
             extra.append(lens_fits(runner, inputs, lenses, trained_on, generator))
         for part in extra:
@@ -111,7 +113,7 @@ class LogitLens(MadeListExperiment):
         return results.assign_attrs(origin=inputs.origin, softcap=self.softcap, model=name)
 
     def figures(self, results: xr.Dataset) -> dict[str, go.Figure]:
-        """Curves over layers, layers and items, change points; how far the lens is from the model, with a tuned one."""
+        """Curves over layers, last items against others, layers and items, change points; how good other lenses are."""
         return logit_lens_figures.figures(results)
 
     def tables(self, results: xr.Dataset) -> dict[str, pd.DataFrame]:

@@ -6,7 +6,15 @@ import xarray as xr
 
 from mechlist.experiments.logit_lens.curves import ENDS
 from mechlist.figures import interval_lines, interval_rows
-from mechlist.figures.notes import OVER_TOPICS, counted, items_from_last, resampled
+from mechlist.figures.notes import (
+    MATCHED,
+    OVER_TOPICS,
+    counted,
+    items_from_last,
+    matched_counts,
+    matched_differences,
+    resampled,
+)
 from mechlist.figures.row_maps import row_maps
 from mechlist.metrics.by_topic import counted_from, enough
 from mechlist.text import from_last, lists_named
@@ -21,6 +29,8 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
     for direction in results["direction"].values.tolist():
         for adjective in results["by_adjective"].values.tolist():
             out[f"layers-{slug(direction)}-{adjective}"] = _curves(results, direction, adjective)
+        if "matched_lists" in results and results["matched_lists"].sel(direction=direction).any():
+            out[f"matched-{slug(direction)}"] = _matched(results, direction)
         if results.sizes["item"] > 1:
             out |= {f"items-{slug(direction)}-from-{end}": _map(results, direction, "plain", end) for end in ENDS}
             for lens in results["lens"].values.tolist()[1:]:
@@ -69,6 +79,27 @@ def _curves(results: xr.Dataset, direction: str, adjective: str) -> go.Figure:
         y_title=f"logit difference ({where})",
         clip=True,
         note=counted(flat["lists"], "pairs" if adjective == "pairs" else "lists"),
+    )
+
+
+def matched_means(results: xr.Dataset, **where: str) -> xr.Dataset:
+    """What `matched_last` found, under its own names."""
+    names = {f"matched_{name}": name for name in ("mean", "low", "high", "lists", "others")}
+    return results[list(names)].rename(names).sel(where, drop=True)
+
+
+def _matched(results: xr.Dataset, direction: str) -> go.Figure:
+    found = matched_differences(matched_means(results, direction=direction, lens="plain")).rename(stage="x")
+    return interval_lines(
+        found["mean"],
+        low=found["low"],
+        high=found["high"],
+        title=f"Logit lens, {direction}: last items less other items of equal number and filler",
+        caption=f"Difference of the mean logit differences read after each layer (plain lens). Compared are {MATCHED}; "
+        f"what number and filler do cancels; {OVER_TOPICS}.",
+        x_title=_STAGES,
+        y_title=f"difference ({results['difference'].attrs['units']})",
+        note=matched_counts(found),
     )
 
 

@@ -5,8 +5,9 @@ import pandas as pd
 import xarray as xr
 
 from mechlist.experiment import Claim
+from mechlist.experiments.effects import NOT_MATCHED, matched_words
 from mechlist.experiments.logit_lens.curves import CONTRASTS, PAIR_CONTRASTS, SERIES
-from mechlist.experiments.logit_lens.figures import PARTS, group
+from mechlist.experiments.logit_lens.figures import PARTS, group, matched_means
 from mechlist.figures.notes import resampled
 from mechlist.text import from_last, joined, number_of, with_interval
 
@@ -18,6 +19,10 @@ def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
     """Curves, and change points along layers and items."""
     curves = results[[f"curve_{part}" for part in PARTS]].to_dataframe().reset_index()
     out = {"curves": curves.query("curve_lists > 0").reset_index(drop=True)}
+    if "matched_mean" in results:
+        names = [f"matched_{part}" for part in (*PARTS, "others")]
+        matched = results[names].to_dataframe().reset_index()
+        out["matched"] = matched.query("matched_lists > 0").reset_index(drop=True)
     for name, prefix in (("change-points-layers", _OF_LAYERS), ("change-points-items", _OF_ITEMS)):
         found = results[[n for n in results.data_vars if str(n).startswith(prefix)]]
         if found.data_vars:
@@ -49,6 +54,7 @@ def findings(results: xr.Dataset) -> list[str]:
         for adjective in results["by_adjective"].values.tolist():
             at = results.sel(direction=direction, by_adjective=adjective)
             out.append(_of_pairs(at, direction) if pairs else _of_lists(at, direction, adjective))
+            out += [] if pairs else [_of_matched(at, direction, adjective)]
             if "item_change_place" in results:
                 # The last stage is the model's own, whatever the lens.
                 out += _along_items(at.sel(lens="plain"), direction, adjective)
@@ -60,23 +66,27 @@ def claims(results: xr.Dataset) -> list[Claim]:
     for direction in results["direction"].values.tolist():
         for adjective in results["by_adjective"].values.tolist():
             at = results.sel(direction=direction, by_adjective=adjective)
-            if "layer_change_place" in at and CONTRASTS[2] in at["contrast"].values and _known(at, CONTRASTS[2]):
-                step = _step(at, CONTRASTS[2])
+            if "layer_change_place" in at and CONTRASTS[1] in at["contrast"].values and _known(at, CONTRASTS[1]):
+                step = _step(at, CONTRASTS[1])
                 text = f"Read as {direction}, the adjective's effect on {group(adjective)} grows most {step}."
                 return [Claim(text, f"layers-{direction[0]}-{adjective}")]
     return []
 
 
 def _of_lists(at: xr.Dataset, direction: str, adjective: str) -> str:
-    last, earlier, swapped = (_curve(at, name) for name in SERIES)
+    last, swapped = (_curve(at, name) for name in SERIES)
     said = f"{direction}, {group(adjective)}: the model itself gives {_value(last)} at the last item"
-    if int(earlier["lists"]):
-        said += f", {_value(earlier)} at those before"
     if int(swapped["lists"]):
-        said += f", and {_value(swapped)} at the last item after the other adjective"
-    parting = {CONTRASTS[1]: "The last item parts from the earlier ones", CONTRASTS[2]: "The adjective's effect grows"}
-    steps = [f"{words} most {_step(at, name)}." for name, words in parting.items() if _known(at, name)]
-    return f"{said}. {' '.join(steps)}".rstrip()
+        said += f" and {_value(swapped)} at the last item after the other adjective"
+    grows = f" The adjective's effect grows most {_step(at, CONTRASTS[1])}." if _known(at, CONTRASTS[1]) else ""
+    return f"{said}.{grows}"
+
+
+def _of_matched(at: xr.Dataset, direction: str, adjective: str) -> str:
+    """What the model itself has at last items against others."""
+    found = matched_words(matched_means(at, lens="plain").isel(stage=-1), "+.2f", "logits")
+    start = f"{direction}, {group(adjective)}: last items less other items of equal number and filler"
+    return f"{start}, {found or f'not known, as {NOT_MATCHED}'}."
 
 
 def _of_pairs(at: xr.Dataset, direction: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechlist.datasets.lists.directions import Direction
@@ -50,6 +50,8 @@ class LensInputs:
     coords: Mapping[str, Any]
     origin: str
     """Of lists, as in ListSet; `pairs` of pairs."""
+    fillers: Float[np.ndarray, "list item"] | None = None
+    """Of lists; see ListSet."""
 
 
 def list_inputs(lists: ListSet, directions: Sequence[Direction]) -> LensInputs:
@@ -79,6 +81,7 @@ def list_inputs(lists: ListSet, directions: Sequence[Direction]) -> LensInputs:
         topics=list(lists.topic),
         coords=lists.coords("n_items"),
         origin=lists.origin,
+        fillers=lists.fillers,
     )
 
 
@@ -119,7 +122,10 @@ def differences(runner: Runner, inputs: LensInputs, lenses: Mapping[str, Transla
     units = {"units": "logits" + (f" {'after' if softcap else 'before'} the softcap" if capped else "")}
     labels = {"lens": list(lenses), "run": list(inputs.run_names), "direction": inputs.directions}
     numbers = {"item": np.arange(1, shape[4] + 1), "stage": np.arange(shape[5])}
-    return xr.Dataset({"difference": (dims, found, units)}, {**inputs.coords, **labels, **numbers})
+    variables: dict[str, Any] = {"difference": (dims, found, units)}
+    if inputs.fillers is not None:
+        variables["filler"] = (("list", "item"), inputs.fillers, {})
+    return xr.Dataset(variables, {**inputs.coords, **labels, **numbers})
 
 
 def _differences(runner: Runner, inputs: LensInputs, run: Run, translate: Translate, softcap: bool) -> Tensor:

@@ -129,7 +129,9 @@ class SaeAblation(SampledListExperiment):
         _require_change(read[CLEAN], read[CHOSEN])
         results = xr.merge(
             [
-                curves_by_set(runner, lists, read, self.resamples, "features"),
+                curves_by_set(
+                    runner, {name: (lists, one.end) for name, one in read.items()}, self.resamples, "features"
+                ),
                 self._written(runner, work, lists, starts, sets),
                 check_transfer(runner, list(saes.values()), lists),
             ],

@@ -60,8 +60,8 @@ def findings(results: xr.Dataset) -> list[str]:
         part = results.sel(by_adjective=adjective)
         others = "; ".join(f"{_name(name)} {_value(part, 'changed_mean_items', name)}" for name in _controls(results))
         out.append(
-            f"{lists_named(adjective).capitalize()}, read again: the expected number of items changes by "
-            f"{_value(part, 'changed_mean_items', CHOSEN)} ({others})."
+            f"{lists_named(adjective).capitalize()}, the given ones read again at T = 1 without nucleus: the expected "
+            f"number of items changes by {_value(part, 'changed_mean_items', CHOSEN)} ({others})."
         )
     for quantity in results["quantity"].values.tolist():
         value = float(results["change"].sel(quantity=quantity, set=CHOSEN))
@@ -172,7 +172,8 @@ def _hazard(results: xr.Dataset, adjective: str) -> go.Figure:
         shown["changed_hazard"].rename(renamed),
         **ends(shown, "changed_hazard", **renamed),
         title=f"Hazard of {lists_named(adjective)} with features {_changed(results)}",
-        caption=f"{transfer_warning(results)}The same given lists, read again with each set of features changed; "
+        caption=f"{transfer_warning(results)}The same given lists, read again at T = 1 without nucleus with each set "
+        "of features changed; "
         f"{OVER_TOPICS}; {NOT_FEW}.",
         x_title="items written",
         y_title="probability of ending now",

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Shaped
 
+from mechlist.datasets.lists.factors import with_fillers
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.experiments.list_predictions import predict
 from mechlist.metrics.ratios import clusters_of, quantiles, resampled_ratios
@@ -43,10 +44,34 @@ class Compared(NamedTuple):
 
 
 def compare(runner: Runner, own: ListSet, written: ListSet, resamples: int) -> xr.Dataset:
-    """Every measure by adjective and item, and over the items that both kinds of lists of a prompt have."""
-    both, items = (own, written), max(own.width, written.width)
-    values = [_measures(runner, lists, items, name) for lists, name in zip(both, SOURCES, strict=True)]
-    shared = _shared_items(own, written)
+    """Every measure by adjective and item, and over the items that both kinds of lists of a prompt have.
+
+    `matched_mean` and `matched_overall` stand against written lists with the fillers of the model's own, each as long
+    as the own list whose fillers it has: what only lacks fillers differs there in nothing.
+    """
+    items = max(own.width, written.width)
+    values = [_measures(runner, lists, items, name) for lists, name in zip((own, written), SOURCES, strict=True)]
+    variables, counts = _against(runner, (own, written), values, "", resamples)
+    kept, matched = _with_own_fillers(own, written)
+    if kept and own.of(kept).adjectives == own.adjectives:
+        found = [values[0][kept], _measures(runner, matched, items, "matched")]
+        variables |= _against(runner, (own.of(kept), matched), found, "matched_", resamples)[0]
+    at = [
+        [one[_rows(lists, adjective), 0].sum(axis=0) for lists, one in zip((own, written), counts, strict=True)]
+        for adjective in own.adjectives
+    ]
+    variables["lists_at"] = (("by_adjective", "source", "item"), np.array(at))
+    variables["n_lists"] = ("source", [len(lists) for lists in (own, written)])
+    variables["n_topics"] = ((), len(set(own.clusters)))
+    coords = {"by_adjective": own.adjectives, "measure": list(MEASURES), "item": np.arange(1, items + 1)}
+    return xr.Dataset(variables, coords=coords | {"source": list(SOURCES)})
+
+
+def _against(
+    runner: Runner, both: tuple[ListSet, ListSet], values: Sequence[np.ndarray], prefix: str, resamples: int
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Means of two kinds of lists and their differences, as variables; and which values each list has."""
+    shared = _shared_items(*both)
     by_item: list[Sums] = []
     overall: list[Sums] = []
     for value, lists in zip(values, both, strict=True):
@@ -54,20 +79,26 @@ def compare(runner: Runner, own: ListSet, written: ListSet, resamples: int) -> x
         by_item.append(Sums(filled, told))
         # Over all items only those count that both have, or the longer lists would tell of other items.
         number = np.array([shared.get(prompt.tokens, 0) for prompt in lists.prompts])
-        kept = told & (np.arange(items) < number[:, None])[:, None]
+        kept = told & (np.arange(value.shape[2]) < number[:, None])[:, None]
         overall.append(Sums(np.where(kept, filled, 0).sum(axis=2), kept.sum(axis=2)))
     variables: dict[str, Any] = {}
-    variables |= _variables(runner, "mean", by_item, both, ("measure", "item"), resamples)
-    variables |= _variables(runner, "overall", overall, both, ("measure",), resamples)
-    at = [
-        [one.below[_rows(lists, adjective), 0].sum(axis=0) for lists, one in zip(both, by_item, strict=True)]
-        for adjective in own.adjectives
-    ]
-    variables["lists_at"] = (("by_adjective", "source", "item"), np.array(at))
-    variables["n_lists"] = ("source", [len(lists) for lists in both])
-    variables["n_topics"] = ((), len(set(own.clusters)))
-    coords = {"by_adjective": own.adjectives, "measure": list(MEASURES), "item": np.arange(1, items + 1)}
-    return xr.Dataset(variables, coords=coords | {"source": list(SOURCES)})
+    variables |= _variables(runner, f"{prefix}mean", by_item, both, ("measure", "item"), resamples)
+    variables |= _variables(runner, f"{prefix}overall", overall, both, ("measure",), resamples)
+    return variables, [np.asarray(one.below) for one in by_item]
+
+
+def _with_own_fillers(own: ListSet, written: ListSet) -> tuple[list[int], ListSet]:
+    """Numbers of the own lists that have an item, and of each the written list of its prompt with its fillers."""
+    of_prompt = {prompt.tokens: number for number, prompt in enumerate(written.prompts)}
+    whole = [one.n_whole_items for one in own.parsed]
+    fillers = own.fillers
+    kept, chosen, wanted = [], [], []
+    for number, (prompt, items) in enumerate(zip(own.prompts, whole, strict=True)):
+        if items and prompt.tokens in of_prompt:
+            kept.append(number)
+            chosen.append(of_prompt[prompt.tokens])
+            wanted.append([has == 1 for has in fillers[number, :items].tolist()])
+    return kept, with_fillers(written.of(chosen), wanted) if kept else written
 
 
 def _measures(runner: Runner, lists: ListSet, items: int, name: str) -> Float[np.ndarray, "list measure item"]:

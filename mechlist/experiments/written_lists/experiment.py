@@ -29,11 +29,13 @@ from mechlist.text import visible
 class WrittenLists(SampledListExperiment):
     """Compare what the model expects along lists that somebody else wrote with what it expects along its own.
 
-    Both stand behind the same prompts. Why a study of endings samples its lists from the model itself.
+    Both stand behind the same prompts. Written lists carry no filler, and then the fillers of the model's own lists:
+    what is left is what other items do.
     """
 
     captions: ClassVar[Mapping[str, str]] = {
         "differences": "own lists, written ones and their difference, by adjective and measure",
+        "matched": "the same against written lists that carry the fillers of the own ones",
         "items": "the same by number of items",
     }
 

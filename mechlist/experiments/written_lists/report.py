@@ -1,5 +1,6 @@
 """Figures, tables and findings of `written-lists`, from its saved results alone."""
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
@@ -9,7 +10,7 @@ from mechlist.experiment import Claim
 from mechlist.experiments.written_lists.compare import MEASURES
 from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, counted, ends
 from mechlist.metrics.by_topic import enough
-from mechlist.text import between, lists_named, number_of
+from mechlist.text import between, joined, lists_named, number_of, with_interval
 
 ENDS = ("", "_low", "_high")
 SLUGS = ("entropy-at-line-break", "entropy-at-last-token", "end-at-line-break", "filler-at-last-token", "fillers")
@@ -27,9 +28,10 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
 
 
 def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
-    """By adjective and measure: both means and their difference, over all items and by item."""
+    """By adjective and measure: both means and their difference, over all items, with equal fillers, and by item."""
     return {
         "differences": _frame(results, "overall", ["by_adjective", "measure"]),
+        "matched": _frame(results, "matched_overall", ["by_adjective", "measure"]),
         "items": _frame(results, "mean", ["by_adjective", "measure", "item"]),
     }
 
@@ -50,19 +52,32 @@ def findings(results: xr.Dataset) -> list[str]:
 
 
 def claims(results: xr.Dataset) -> list[Claim]:
-    """In how many means own and written lists differ, by their intervals."""
-    low, high = (results[f"overall_difference{end}"] for end in ENDS[1:])
-    apart = int(((low > 0) | (high < 0)).sum())
-    total = int(low.notnull().sum())
-    text = f"Own and written lists differ in {apart} of {total} means by adjective and measure (intervals without 0)."
-    return [Claim(text, "probability-differences")] if total else []
+    """By how much the probability of the end differs at most, with and without the fillers of the model's own lists."""
+    told = []
+    for stem, words in (("overall", "as they are"), ("matched_overall", "with the fillers of the model's own")):
+        name = f"{stem}_difference"
+        if name in results:
+            part = results.sel(measure=MEASURES[2])
+            part = part.isel(by_adjective=np.flatnonzero(np.isfinite(part[name].values)))
+            if part.sizes["by_adjective"]:
+                most = part.isel(by_adjective=int(np.abs(part[name].values).argmax()))
+                value, low, high = (float(most[f"{name}{end}"]) for end in ENDS)
+                told.append(
+                    f"{with_interval(value, low, high, '+.3f')} {words} ({lists_named(str(most['by_adjective'].values))})"
+                )
+    text = "P(end) at line breaks of own lists less that of written ones, where it is largest:"
+    return [Claim(f"{text} {joined(told)}.", "probability-differences")] if told else []
 
 
 def _sentence(part: xr.Dataset, measure: str) -> str:
     own, written = (float(part["overall"].sel(source=source)) for source in ("own", "written"))
     gap, low, high = (float(part[f"overall_difference{end}"]) for end in ENDS)
     unit = " nats" if measure.startswith("entropy") else ""
-    return f"{measure} {own:.3f} against {written:.3f}{unit} ({gap:+.3f}{between(low, high, '+.3f')})"
+    said = f"{measure} {own:.3f} against {written:.3f}{unit} ({gap:+.3f}{between(low, high, '+.3f')}"
+    if measure == MEASURES[-1] or "matched_overall_difference" not in part:
+        return f"{said})"
+    value, low, high = (float(part[f"matched_overall_difference{end}"]) for end in ENDS)
+    return f"{said}; with the same fillers {value:+.3f}{between(low, high, '+.3f')})"
 
 
 def _frame(results: xr.Dataset, stem: str, dims: list[str]) -> pd.DataFrame:
@@ -73,17 +88,27 @@ def _frame(results: xr.Dataset, stem: str, dims: list[str]) -> pd.DataFrame:
 
 
 def _differences(results: xr.Dataset, measures: tuple[str, ...], what: str, unit: str) -> go.Figure:
-    chosen = results[[f"overall_difference{end}" for end in ENDS]].sel(measure=list(measures))
-    rows = chosen.stack(category=("measure", "by_adjective"), create_index=False)
-    pairs = zip(rows["measure"].values, rows["by_adjective"].values, strict=True)
-    labels = [f"{measure}, {adjective}" for measure, adjective in pairs]
-    rows = rows.drop_vars(["measure", "by_adjective"]).assign_coords(category=labels)
+    parts: list[xr.Dataset] = []
+    for stem, words in (("overall", ""), ("matched_overall", ", same fillers")):
+        names = {f"{stem}_difference{end}": f"difference{end}" for end in ENDS}
+        if f"{stem}_difference" not in results:
+            continue
+        kept = [measure for measure in measures if not words or measure != MEASURES[-1]]
+        chosen = results[list(names)].rename(names).sel(measure=kept)
+        rows = chosen.stack(category=("measure", "by_adjective"), create_index=False)
+        pairs = zip(rows["measure"].values, rows["by_adjective"].values, strict=True)
+        labels = [f"{measure}, {adjective}{words}" for measure, adjective in pairs]
+        parts.append(rows.drop_vars(["measure", "by_adjective"]).assign_coords(category=labels))
+    rows = xr.concat(parts, dim="category")
+    names = [f"{m}, {a}" for m in measures for a in results["by_adjective"].values.tolist()]
+    order = [name + words for name in names for words in ("", ", same fillers")]
+    rows = rows.sel(category=[name for name in order if name in rows["category"].values])
     return draw.interval_rows(
-        rows["overall_difference"],
-        **ends(rows, "overall_difference"),
+        rows["difference"],
+        **ends(rows, "difference"),
         title=f"{what}: the model's own lists minus lists that it did not write",
         caption="Means over the items that both lists of a prompt have; written lists are of "
-        f"{results.attrs['written']}; {OVER_TOPICS}.",
+        f"{results.attrs['written']}, without fillers or with the same as the own list; {OVER_TOPICS}.",
         x_title=f"difference ({unit})",
     )
 
