@@ -152,14 +152,16 @@ def sampling_noise(
 def mean_change(one: Hazards, other: Hazards) -> tuple[float, float, float]:
     """Expected number of items by `one` minus that by `other`, with the ends of its interval; as `Curve.mean`.
 
-    Both must have been drawn again with the same random numbers.
+    Both must have been drawn again with the same random numbers. Each counts up to the last item that it tells about.
     """
-    last = int((np.isfinite(one.point) & np.isfinite(other.point)).sum())
-    means = [
-        _mean(np.cumprod(1 - np.nan_to_num(h[:, :last]), axis=1))
-        for h in (one.point[None], other.point[None], one.drawn, other.drawn)
-    ]
-    return (float(means[0][0] - means[1][0]), *_pair(means[2] - means[3], several=one.topics > 1))
+    means = []
+    for found in (one, other):
+        last = int(np.isfinite(found.point).sum())
+        means.append(
+            [_mean(np.cumprod(1 - np.nan_to_num(h[:, :last]), axis=1)) for h in (found.point[None], found.drawn)]
+        )
+    change, drawn = (first - second for first, second in zip(*means, strict=True))
+    return (float(change[0]), *_pair(drawn, several=one.topics > 1))
 
 
 def median_change(one: Hazards, other: Hazards) -> tuple[float, float, float]:

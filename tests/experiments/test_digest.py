@@ -31,7 +31,7 @@ TOLERANCE = 2e-3
 ROUNDING = 1e-5
 """Numbers of this size are float rounding."""
 DRAWN = re.compile(
-    r".*(_low|_high|p_corrected|noise)|(layer|item)_change_share|trend_(z|p_value)|null_rejections|random|"
+    r".*(_low|_high|p_corrected|noise)|(layer|item)_change_share|trend_(z|p_value)|topics_p_value|null_rejections|random|"
     r"selected|joint_.*"
 )
 """Variables that resamples, permutations or random circuits decide."""

@@ -36,6 +36,8 @@ from tests.experiments.lists_for_tests import write_recorded
 
 SMALL: dict[str, Any] = {"topics": ("Fruits", "Ocean"), "samples": 1, "max_new_tokens": 24, "resamples": 20}
 
+CHANGED = ListHazard(**SMALL, heads=("4.0",), controls=2)
+
 
 @pytest.fixture(scope="module")
 def runner() -> Runner:
@@ -241,7 +243,9 @@ def test_the_built_in_model_follows_its_process(runner: Runner):
     results = ListHazard(topics=("Fruits", "Animals", "Countries"), adjectives=("short",), samples=4, resamples=20).run(
         runner
     )
-    assert float(results["variation_from_truth"][0]) < 0.1
+    # Of twelve lists, against the process in closed form.
+    assert float(results["variation_from_truth"][0]) < 0.25
+    assert abs(float(results["signed_error_at_break"][0])) < 0.02
     assert float(results["error_at_break"][0]) < 0.03
     np.testing.assert_allclose(results["drawn_end_at_break"], results["end_at_break"], atol=1e-6)
     assert bool(results["ended"].all())
@@ -324,20 +328,26 @@ def test_read_and_written_agree_where_nothing_is_changed(runner: Runner):
     )  # fmt: skip
     results = asked.run(runner)
     assert bool(results["written_ended"].all())
-    assert float(results["changed_mean_items"].sel(set="clean")) == 0
+    read = results[["mean_items_read", "changed_mean_items"]].sel(by_adjective="short")
+    assert float(read["changed_mean_items"].sel(set="clean")) == 0
     for name, close in (("clean", 0.5), ("heads", 0.7)):
         counted = float(results["written_items"].sel(set=name).mean())
-        assert float(results["mean_items_read"].sel(set=name)) == pytest.approx(counted, abs=close)
+        assert float(read["mean_items_read"].sel(set=name)) == pytest.approx(counted, abs=close)
     # At T = 1 along the lists of the model as it is, another number was read.
     change = float(results["items_change"].sel(set="heads", of_lists="short"))
-    assert float(results["changed_mean_items"].sel(set="heads")) == pytest.approx(change, abs=0.7)
+    assert float(read["changed_mean_items"].sel(set="heads")) == pytest.approx(change, abs=0.7)
     sentence = next(sentence for sentence in asked.findings(results) if "read with the same change" in sentence)
     assert "by the rule that they were drawn with" in sentence
 
 
-def test_one_inflated_control_changes_the_verdict(runner: Runner):
-    asked = ListHazard(**SMALL, heads=("4.0",), controls=2)
-    results = asked.run(runner)
+@pytest.fixture(scope="module")
+def changed(runner: Runner) -> xr.Dataset:
+    """Lists with a head changed, and two controls."""
+    return CHANGED.run(runner)
+
+
+def test_one_inflated_control_changes_the_verdict(changed: xr.Dataset):
+    asked, results = CHANGED, changed.copy(deep=True)
     results["items_change"].loc[{"set": "heads"}] = -1.0
     results["items_change"].loc[{"set": "control 1"}] = 0.5
     for change, said in ((-0.5, "p = 0.33, and 2 controls cannot give less than 0.33"), (9.0, "p = 0.67")):
@@ -349,9 +359,8 @@ def test_one_inflated_control_changes_the_verdict(runner: Runner):
             assert "beyond the controls" not in sentence
 
 
-def test_changes_in_opposite_directions_are_not_pooled(runner: Runner):
-    asked = ListHazard(**SMALL, heads=("4.0",), controls=1)
-    results = asked.run(runner)
+def test_changes_in_opposite_directions_are_not_pooled(changed: xr.Dataset):
+    asked, results = CHANGED, changed.copy(deep=True)
     results["items_gap"].loc[{"set": "clean"}], results["items_gap"].loc[{"set": "heads"}] = 25.0, 19.5
     for end, value in (("", -5.5), ("_low", -7.0), ("_high", -4.0)):
         results[f"items_gap_change{end}"].loc[{"set": "heads"}] = value
@@ -365,8 +374,8 @@ def test_changes_in_opposite_directions_are_not_pooled(runner: Runner):
     assert not any("all lists" in str(trace.y) for trace in drawn.data)
 
 
-def test_the_gap_between_long_and_short_lists_is_that_of_the_lists(runner: Runner):
-    results = ListHazard(**SMALL, heads=("4.0",), controls=1).run(runner)
+def test_the_gap_between_long_and_short_lists_is_that_of_the_lists(changed: xr.Dataset):
+    results = changed
     words = results["written_adjective"].values
     for name in ("clean", "heads"):
         items = results["written_items"].sel(set=name).values
@@ -383,7 +392,7 @@ def test_the_process_in_closed_form_is_that_of_its_draws():
     plain, drawn = (
         curve(process_hazards(process, {"a": 46}, ["a"], items=60, resamples=3, rule=of)) for of in (None, rule)
     )
-    assert (plain.median, drawn.median) == (27, 35), "the nucleus alone makes long lists longer"
+    assert (plain.median, drawn.median) == (27, 33), "the rule of drawing alone makes long lists longer"
     rng = generator()
     np.testing.assert_allclose(plain.mean, np.mean([process.draw(46, rng)[0] for _ in range(4000)]), atol=0.5)
     assert np.isnan(plain.hazard_ends.low).all()
@@ -405,7 +414,7 @@ def test_the_rule_of_drawing_is_told_apart(runner: Runner, tmp_path: Path):
     results = asked.run(runner)
     assert results.attrs["own_written"]
     long = results.isel(condition=results["condition_adjective"].values.tolist().index("long"))
-    assert float(long["rule_effect_items_truth"]) == 8
+    assert float(long["rule_effect_items_truth"]) == 6
     assert float(long["rule_effect_items"]) > 3
     assert abs(float(long["signed_error_at_break"])) <= float(long["error_at_break"]) < 0.05
     # Each break is in one bin, and the mean over all is that of the bins.
@@ -418,7 +427,7 @@ def test_the_rule_of_drawing_is_told_apart(runner: Runner, tmp_path: Path):
         "the rule of drawing alone, against T = 1 without nucleus, takes the model's lists from a median of"
         in sentences[1]
     )
-    assert "those of the process in closed form from a median of 27 items to a median of 35 items" in sentences[1]
+    assert "those of the process in closed form from a median of 27 items to a median of 33 items" in sentences[1]
     figures: dict[str, Any] = asked.figures(results)
     names = [trace.name for trace in figures["hazard-long"].data]
     assert [name.split(" (")[0] for name in names] == [

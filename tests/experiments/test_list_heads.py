@@ -57,10 +57,10 @@ def test_findings_figures_and_tables(results: xr.Dataset):
     )
     strongest = tables["verified"].sort_values("exact", key=np.abs).iloc[-1]
     name = f"L{strongest['layer']}H{strongest['head']} at {strongest['role']} {strongest['exact']:+.2f}"
-    assert f"the heads that move it most are {name}" in sentences[3]
+    assert f"the heads that move it most are {name}" in sentences[4]
     found = rank_agreement(results)
     assert found.low <= found.rank <= found.high <= 1
-    assert f"the rank correlation with exact patching is {found.rank:.2f} [" in sentences[4]
+    assert f"the rank correlation with exact patching is {found.rank:.2f} [" in sentences[5]
 
 
 def test_the_strongest_heads_are_exact_where_that_is_known(results: xr.Dataset):

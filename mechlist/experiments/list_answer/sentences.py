@@ -184,7 +184,11 @@ def _at(share: xr.DataArray, head: tuple[int, int]) -> float:
 
 def _ends(results: xr.Dataset) -> Claim:
     names = sorted(results["of_lists"].values.tolist(), key=adjective_rank)
-    rules = {"model": "the model's probabilities", "sampled": "the lists themselves", "truth": "its training process"}
+    rules = {
+        "model": "the model's probabilities at T = 1",
+        "sampled": "the lists as they were drawn",
+        "truth": "its training process",
+    }
     there = [rule for rule in rules if rule in results["rule"].values]
     there = [rule for rule in there if np.isfinite(results["median_items"].sel(rule=rule)).any()]
     told = []

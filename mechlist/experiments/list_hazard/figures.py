@@ -7,7 +7,7 @@ import xarray as xr
 from mechlist import figures as draw
 from mechlist.experiments.list_hazard.heads import CHOSEN, CLEAN
 from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, counted, ends
-from mechlist.metrics.by_topic import enough, well_founded
+from mechlist.metrics.by_topic import FEWEST, enough, well_founded
 from mechlist.text import ALL_LISTS, lists_named, number_of
 
 NAMES = {
@@ -132,14 +132,16 @@ def _reliability(results: xr.Dataset) -> go.Figure:
     both = xr.concat(parts, dim="series", coords="minimal", compat="override").assign_coords(
         series=[lists_named(adjective) for adjective in adjectives]
     )
-    shown = both.rename(probability="x").drop_vars(["condition_adjective", "condition_temperature"], errors="ignore")
+    # A break or two say nothing of a bin.
+    shown = both.where(both["error_breaks"] >= FEWEST).assign(error_breaks=both["error_breaks"])
+    shown = shown.rename(probability="x").drop_vars(["condition_adjective", "condition_temperature"], errors="ignore")
     where = "lists drawn at T = 1 without nucleus" if results.attrs["own_written"] else "the given lists"
     return draw.interval_bars(
         shown["signed_error"],
         **ends(shown, "signed_error"),
         title="Reliability: the model's probability of the end less the true one",
         caption=f"At the line breaks of {where}, sorted by the model's probability; true is that of the process, given "
-        f"the number of the item and its filler; {OVER_TOPICS}.",
+        f"the number of the item and its filler; bins of fewer than {FEWEST} breaks are left out; {OVER_TOPICS}.",
         x_title="the model's probability of the end",
         y_title="model less process (probability)",
         note=counted(shown["error_breaks"], "line breaks"),

@@ -29,7 +29,7 @@ from mechlist.text import visible
 SITES: tuple[Site, ...] = ("resid_pre", "attn_out", "mlp_out", "q", "k", "v", "pattern")
 """With all heads at once z does what attn_out does, and attn_scores what pattern does."""
 SIDES: tuple[Side, ...] = get_args(Side)
-NULL_LISTS = 8
+NULL_LISTS = 6
 """Swept for the null. Means over fewer lists are rather larger, so that the threshold is no smaller for it."""
 
 
@@ -79,7 +79,7 @@ class ListPatch(MadeListExperiment):
     role_items: int = 2
     """How many they are; all other items share one role."""
     null_pairs: int = 1
-    """Draws of the null, each a sweep of its own of at most 8 lists (denoising) into which an irrelevant change is put,
+    """Draws of the null, each a sweep of its own of at most 6 lists (denoising) into which an irrelevant change is put,
     their items in another order. 19 draws make a threshold at .95; 0 leaves it out."""
     top: int = 20
     """Rows of the table of each site."""

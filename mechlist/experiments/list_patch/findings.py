@@ -61,12 +61,11 @@ def _data(results: xr.Dataset) -> str:
 
 
 def _strongest(results: xr.Dataset, site: str) -> str:
-    texts = []
+    texts, exchanged = [], _is_exchanged(results, site)
     whole = float(read(results, "mean_gap")["estimate"].isel(side=0))
     for side in results["side"].values.tolist():
         own = cells(results, site, side)
-        # Before the first layer stands what was exchanged: that it moves all is no finding.
-        told = own.isel(layer=slice(1, None)) if site == STREAM and own.sizes["layer"] > 1 else own
+        told = own.isel(layer=slice(1, None)) if exchanged else own
         best, tested, reason = largest(told), int(own["tested"].sum()), own["reason"].item()
         text = f"with {side_name(results, side)}, {_place(best, site)} moves it most, by {shown(best)} logits"
         text += f" ({float(best['share']):.0%})"
@@ -79,8 +78,13 @@ def _strongest(results: xr.Dataset, site: str) -> str:
         elif tested:
             text += f" ({reason.rstrip('.')})"
         texts.append(text)
-    after = " after the first layer" if site == STREAM and results.sizes["layer"] > 1 else ""
-    return f"{site}{after}: " + "; ".join(texts) + "."
+    return f"{site}{' after the first layer' if exchanged else ''}: {'; '.join(texts)}."
+
+
+def _is_exchanged(results: xr.Dataset, site: str) -> bool:
+    """Whether what stands before the first layer is the exchange itself: that it moves all is no finding."""
+    of_adjective = results.attrs.get("factor", "adjective") == "adjective"
+    return of_adjective and site == STREAM and results.sizes["layer"] > 1
 
 
 def handover_sentence(results: xr.Dataset, side: str) -> str:

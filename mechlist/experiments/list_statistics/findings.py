@@ -148,7 +148,11 @@ def _by_topic(part: xr.Dataset, adjective: str) -> list[str]:
         ends = [told.isel(by_topic=int(i)) for i in (told.values.argmin(), told.values.argmax())]
         named = [f"{number_of(float(end), 'items')} ({end['by_topic'].item()})" for end in ends]
         p = float(part["topics_p_value"])
-        test = "" if np.isnan(p) else f"; a log-rank test of one survival for all of them gives p = {p:.2g}"
+        test = (
+            ""
+            if np.isnan(p)
+            else f"; a test of one survival for all of them, lists exchanged between topics, gives p = {p:.2g}"
+        )
         out.append(
             f"{_named(adjective)}, topics of {roomy}: of {told.sizes['by_topic']} with a median, medians go from "
             f"{named[0]} to {named[1]}{test}."

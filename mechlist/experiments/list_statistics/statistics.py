@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from mechlist import effort
 from mechlist.datasets.lists.conditions import membership
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.topics import RUNS_OUT, capacities
@@ -143,8 +144,8 @@ def by_capacity(lists: ListSet, resamples: int) -> xr.Dataset:
     """Survival of lists by adjective and by how many items their topic has, of topics whose items are known.
 
     A list of days of the week ends after seven items whatever the adjective: pooled with topics that have room, such
-    lists would tell of their topics. `topics_p_value` is that of a log-rank test of one survival for all topics with
-    room, whose lists count as independent of each other; NaN with fewer than two topics, or no ending.
+    lists would tell of their topics. `topics_p_value` is that of a test of one survival for all topics with room, by
+    exchanging lists between topics; NaN where there is nothing to exchange.
     """
     known, n_times = capacities(), int(lists.n_items.max()) + 1
     of_list = np.array([known.get(topic, np.nan) for topic in lists.topic], dtype=float)
@@ -163,22 +164,37 @@ def by_capacity(lists: ListSet, resamples: int) -> xr.Dataset:
     variables["capacity_n_lists"] = (dims, members.sum(axis=0))
     all_of_it = (lists.ended & (lists.n_items >= of_list))[:, None, None]
     variables["capacity_n_run_out"] = (dims, (members & all_of_it).sum(axis=0))
-    variables["topics_p_value"] = ("by_adjective", [_log_rank(lists, chosen) for chosen in members[:, :, 1].T])
+    variables["topics_p_value"] = (
+        "by_adjective",
+        [_topics_differ(lists, chosen, resamples) for chosen in members[:, :, 1].T],
+    )
     first = [lists.clusters.tolist().index(topic) for topic in _topics(lists)]
     variables["topic_capacity"] = ("by_topic", of_list[first], {"units": "items"})
     return _dataset(lists, variables, by_capacity=list(CAPACITIES))
 
 
-def _log_rank(lists: ListSet, chosen: np.ndarray) -> float:
-    """Of one survival for the topics of the chosen lists."""
-    rows = np.flatnonzero(chosen & (lists.time >= 0))
-    topics = lists.clusters[rows]
-    if len(np.unique(topics)) < 2 or not lists.ended[rows].any():
-        return np.nan
-    from statsmodels.duration.survfunc import survdiff  # takes seconds to import
+def _topics_differ(lists: ListSet, chosen: np.ndarray, resamples: int) -> float:
+    """P value of one survival for the topics of the chosen lists, by exchanging lists between topics at random.
 
-    # Times are counted from 1 there, and a list may have no item.
-    return float(survdiff(lists.time[rows] + 1, lists.ended[rows].astype(np.int64), topics)[1])
+    The statistic is that of the log-rank test: how far the endings of a topic's lists are from those expected of as
+    many lists of all topics (Peto & Peto 1972), squared, over the lists of the topic, summed. NaN where no topic has
+    two lists, or there is one topic.
+    """
+    rows = np.flatnonzero(chosen & (lists.time >= 0))
+    time, ended = lists.time[rows], lists.ended[rows]
+    topics, member, sizes = np.unique(lists.clusters[rows], return_inverse=True, return_counts=True)
+    if len(topics) < 2 or sizes.max(initial=0) < 2 or not ended.any():
+        return np.nan
+    times = np.arange(time.max() + 1)
+    hazard = survival_curve(time, ended, len(times)).hazard
+    scores = ended - np.cumsum(np.nan_to_num(hazard))[time]
+
+    def statistic(of: np.ndarray) -> float:
+        return float((np.bincount(member, weights=of) ** 2 / sizes).sum())
+
+    generator, own = _generator("topics"), statistic(scores)
+    drawn = [statistic(generator.permutation(scores)) for _ in effort.steps(resamples)]
+    return (1 + sum(one >= own * (1 - 1e-9) for one in drawn)) / (1 + len(drawn))
 
 
 def filler_by_temperature(lists: ListSet, resamples: int) -> xr.Dataset:

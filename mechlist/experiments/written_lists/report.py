@@ -62,9 +62,8 @@ def claims(results: xr.Dataset) -> list[Claim]:
             if part.sizes["by_adjective"]:
                 most = part.isel(by_adjective=int(np.abs(part[name].values).argmax()))
                 value, low, high = (float(most[f"{name}{end}"]) for end in ENDS)
-                told.append(
-                    f"{with_interval(value, low, high, '+.3f')} {words} ({lists_named(str(most['by_adjective'].values))})"
-                )
+                which = lists_named(str(most["by_adjective"].values))
+                told.append(f"{with_interval(value, low, high, '+.3f')} {words} ({which})")
     text = "P(end) at line breaks of own lists less that of written ones, where it is largest:"
     return [Claim(f"{text} {joined(told)}.", "probability-differences")] if told else []
 
@@ -97,10 +96,10 @@ def _differences(results: xr.Dataset, measures: tuple[str, ...], what: str, unit
         chosen = results[list(names)].rename(names).sel(measure=kept)
         rows = chosen.stack(category=("measure", "by_adjective"), create_index=False)
         pairs = zip(rows["measure"].values, rows["by_adjective"].values, strict=True)
-        labels = [f"{measure}, {adjective}{words}" for measure, adjective in pairs]
+        labels = [f"{_short(measure)}, {adjective}{words}" for measure, adjective in pairs]
         parts.append(rows.drop_vars(["measure", "by_adjective"]).assign_coords(category=labels))
     rows = xr.concat(parts, dim="category")
-    names = [f"{m}, {a}" for m in measures for a in results["by_adjective"].values.tolist()]
+    names = [f"{_short(m)}, {a}" for m in measures for a in results["by_adjective"].values.tolist()]
     order = [name + words for name in names for words in ("", ", same fillers")]
     rows = rows.sel(category=[name for name in order if name in rows["category"].values])
     return draw.interval_rows(
@@ -111,6 +110,11 @@ def _differences(results: xr.Dataset, measures: tuple[str, ...], what: str, unit
         f"{results.attrs['written']}, without fillers or with the same as the own list; {OVER_TOPICS}.",
         x_title=f"difference ({unit})",
     )
+
+
+def _short(measure: str) -> str:
+    """For a row, which has little room."""
+    return measure.removesuffix(" of item")
 
 
 def _by_item(results: xr.Dataset, measure: str) -> go.Figure:
