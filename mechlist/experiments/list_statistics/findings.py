@@ -157,8 +157,7 @@ def _by_topic(part: xr.Dataset, adjective: str) -> list[str]:
             f"{_named(adjective)}, topics of {roomy}: of {told.sizes['by_topic']} with a median, medians go from "
             f"{named[0]} to {named[1]}{test}."
         )
-    lists = part["capacity_n_lists"]
-    if lists.all():
+    if int(part["capacity_n_lists"].min()) > 1 and np.isfinite(part["capacity_median_items"].sel(by_capacity=small)):
         one, other = (part.sel(by_capacity=kind) for kind in CAPACITIES)
         names = [
             f"{topic} {int(items)}"

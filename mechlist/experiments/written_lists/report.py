@@ -29,11 +29,10 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
 
 def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
     """By adjective and measure: both means and their difference, over all items, with equal fillers, and by item."""
-    return {
-        "differences": _frame(results, "overall", ["by_adjective", "measure"]),
-        "matched": _frame(results, "matched_overall", ["by_adjective", "measure"]),
-        "items": _frame(results, "mean", ["by_adjective", "measure", "item"]),
-    }
+    out = {"differences": _frame(results, "overall", ["by_adjective", "measure"])}
+    if "matched_overall" in results:
+        out["matched"] = _frame(results, "matched_overall", ["by_adjective", "measure"])
+    return out | {"items": _frame(results, "mean", ["by_adjective", "measure", "item"])}
 
 
 def findings(results: xr.Dataset) -> list[str]:
