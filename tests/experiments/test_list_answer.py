@@ -186,8 +186,8 @@ def test_shares_of_earlier_results_are_exact_effects_over_the_whole(say):
 def test_endings_are_told_with_and_without_a_filler(say):
     told, results = say(hazard=hazard())
     assert told[0].startswith(
-        "The median number of items by the model's probabilities at T = 1, the lists as they were drawn and its training "
-        "process is 3 [2, 4], 4 [3, 5] and 4 [3, 5] in short lists; "
+        "The median number of items by the model's probabilities at T = 1, the lists as they were drawn and its "
+        "training process is 3 [2, 4], 4 [3, 5] and 4 [3, 5] in short lists; "
     )
     assert (
         "short lists that have 2 items end with a probability of 80% after a filler and of 20% without one" in told[0]

@@ -8,7 +8,7 @@ import xarray as xr
 
 from mechlist.experiment import Claim
 from mechlist.experiments.direct_logit_attribution import summary
-from mechlist.experiments.direct_logit_attribution.statistics import MATCHED, PLACES, cells, matched
+from mechlist.experiments.direct_logit_attribution.statistics import MATCHED, cells, matched
 from mechlist.experiments.effects import NOT_MATCHED, largest, matched_words, read, rows, shown, strongest
 from mechlist.figures.notes import resampled
 from mechlist.text import joined, number_of
