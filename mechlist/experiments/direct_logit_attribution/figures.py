@@ -91,7 +91,7 @@ def _matched(part: xr.Dataset, direction: str) -> go.Figure:
         high=shown["high"],
         title=f"Last items less other items of equal number and filler: {decision(direction)}",
         caption="All that the model has written up to a layer, biases included, under the norm of the end. Compared "
-        f"are {SAME_NUMBER}; what number and filler do cancels; {INTERVALS}.",
+        f"are {SAME_NUMBER}; what number and filler do cancels; intervals are over {resampled(part)}.",
         x_title="layers that have written (0: the embedding alone)",
         y_title="difference (logits)",
         note=matched_counts(shown),
