@@ -71,6 +71,11 @@ def steps(total: int, label: str = "") -> Iterator[int]:
     meter.stretch(before, (total - 1) / (done - 1) if done > 1 else 1.0, label)
 
 
+def sampled() -> bool:
+    """Whether a meter is at work, so that most results are copies of a few: they cannot be held against each other."""
+    return _METER.get() is not None
+
+
 @contextmanager
 def once() -> Iterator[None]:
     """Inside is looked at what is looked at once a model: under a meter it counts for nothing."""

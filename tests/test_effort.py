@@ -7,7 +7,7 @@ import pytest
 
 from mechlist import effort
 from mechlist.metrics.multiple import max_t
-from mechlist.metrics.ratios import ratio_interval, resampled_ratios
+from mechlist.metrics.ratios import ratio_draws, ratio_interval
 from mechlist.metrics.statistics import bootstrap_interval
 from mechlist.metrics.survival import survival_intervals
 from mechlist.metrics.trend import trend_test
@@ -115,8 +115,8 @@ def test_draws_are_as_many_as_were_asked_for(clock: Clock):
     assert effort.as_many(drawn, 5).tolist() == [[0, 1], [2, 3], [4, 5], [0, 1], [2, 3]]
     values, labels = np.ones((8, 3)), np.arange(8) // 2
     with effort.measured_by(clock):
-        found = resampled_ratios(values, values, labels, resamples=1000, generator=np.random.default_rng(0))
-    assert found.shape == (1000, 3)
+        found = ratio_draws(values, values, labels, resamples=1000, generator=np.random.default_rng(0))
+    assert found.again.shape == (1000, 3)
 
 
 def test_statistics_of_a_plan_have_the_form_of_the_run_s(clock: Clock, monkeypatch: pytest.MonkeyPatch):

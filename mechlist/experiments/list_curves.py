@@ -11,8 +11,8 @@ from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.lists.process import length_of
 from mechlist.experiments.list_endings import Endings, endings
 from mechlist.experiments.list_predictions import Positions
-from mechlist.metrics.ratios import ends, resampled_ratios
-from mechlist.metrics.statistics import Interval
+from mechlist.metrics.ratios import ratio_draws
+from mechlist.metrics.resampling import Draws, Interval
 from mechlist.metrics.survival import survival_curve, survival_intervals
 from mechlist.runner import Runner
 
@@ -47,11 +47,19 @@ class Curve(NamedTuple):
 class Hazards(NamedTuple):
     """A hazard, and what it becomes when whole topics are drawn again."""
 
-    point: Float[np.ndarray, " item"]
-    drawn: Float[np.ndarray, "resample item"]
+    drawn: Draws
+    """By item; with fewer than two topics there are no intervals."""
     lists: Int[np.ndarray, " item"]
-    topics: int
-    """With fewer than two there are no intervals."""
+
+    @property
+    def point(self) -> Float[np.ndarray, " item"]:
+        """Of all topics as they are."""
+        return self.drawn.whole
+
+    @property
+    def last(self) -> int:
+        """Items that it tells about."""
+        return int(np.isfinite(self.point).sum())
 
 
 def hazards(
@@ -64,33 +72,24 @@ def hazards(
     """
     values = np.concatenate(endings, axis=1)
     told = np.isfinite(values)
-    shares = _shares(np.nan_to_num(values).sum(axis=0), told.sum(axis=0))
-    drawn = resampled_ratios(
-        np.nan_to_num(values), told.astype(float), topics, resamples=resamples, generator=generator
-    )
-    return Hazards(
-        _joined(shares[None])[0], _joined(drawn), told[:, : values.shape[1] // 2].sum(axis=0), len(np.unique(topics))
-    )
+    drawn = ratio_draws(np.nan_to_num(values), told.astype(float), topics, resamples=resamples, generator=generator)
+    return Hazards(drawn.map(_joined), told[:, : values.shape[1] // 2].sum(axis=0))
 
 
 def curve(found: Hazards) -> Curve:
     """What a hazard says of the lengths of lists; with fewer than two topics all intervals are NaN."""
-    point = found.point
-    last = int(np.isfinite(point).sum())
-    survival = np.cumprod(1 - point)
-    drawn = np.cumprod(1 - np.nan_to_num(found.drawn), axis=1)
-    drawn[:, last:] = np.nan
-    several = found.topics > 1
+    survival = _survival(found.drawn, found.last)
+    median, mean = (survival.map(of) for of in (_median, _mean))
     return Curve(
-        point,
-        _interval(found.drawn, several=several),
-        survival,
-        _interval(drawn, several=several),
+        found.point,
+        found.drawn.interval(LEVEL),
+        survival.whole,
+        survival.interval(LEVEL),
         found.lists,
-        _median(survival[None])[0],
-        _pair(_median(drawn), several=several),
-        _mean(survival[None])[0],
-        _pair(_mean(drawn), several=several),
+        float(median.whole[0]),
+        _pair(median.steps_interval(LEVEL)),
+        float(mean.whole[0]),
+        _pair(mean.interval(LEVEL)),
     )
 
 
@@ -116,7 +115,7 @@ def sampled_curve(
         found.at_risk[1:],
         found.median,
         (float(outer.median.low), float(outer.median.high)),
-        _mean(np.where(found.at_risk[1:] > 0, found.survival[1:], np.nan)[None])[0],
+        float(_mean(np.where(found.at_risk[1:] > 0, found.survival[1:], np.nan)[None])[0, 0]),
         (np.nan, np.nan),
     )
 
@@ -154,14 +153,9 @@ def mean_change(one: Hazards, other: Hazards) -> tuple[float, float, float]:
 
     Both must have been drawn again with the same random numbers. Each counts up to the last item that it tells about.
     """
-    means = []
-    for found in (one, other):
-        last = int(np.isfinite(found.point).sum())
-        means.append(
-            [_mean(np.cumprod(1 - np.nan_to_num(h[:, :last]), axis=1)) for h in (found.point[None], found.drawn)]
-        )
-    change, drawn = (first - second for first, second in zip(*means, strict=True))
-    return (float(change[0]), *_pair(drawn, several=one.topics > 1))
+    means = [_survival(found.drawn, found.last).map(_mean) for found in (one, other)]
+    change = means[0].less(means[1])
+    return (float(change.whole[0]), *_pair(change.interval(LEVEL)))
 
 
 def median_change(one: Hazards, other: Hazards) -> tuple[float, float, float]:
@@ -169,15 +163,11 @@ def median_change(one: Hazards, other: Hazards) -> tuple[float, float, float]:
 
     NaN where more than half of either go on beyond what is told; resamples of which that holds do not count.
     """
-    medians = [
-        _median(np.cumprod(1 - np.nan_to_num(h), axis=1))
-        for h in (one.point[None], other.point[None], one.drawn, other.drawn)
-    ]
-    if not np.isfinite([medians[0], medians[1]]).all():
+    medians = [_survival(found.drawn, found.point.shape[0]).map(_known_median) for found in (one, other)]
+    change = medians[0].less(medians[1])
+    if not np.isfinite(change.whole).all():
         return np.nan, np.nan, np.nan
-    told = np.isfinite(medians[2]) & np.isfinite(medians[3])
-    apart = medians[2][told] - medians[3][told]
-    return (float(medians[0][0] - medians[1][0]), *_pair(apart, several=bool(told.any()) and one.topics > 1))
+    return (float(change.whole[0]), *_pair(change.steps_interval(LEVEL)))
 
 
 def curves_by_set(
@@ -217,36 +207,43 @@ def curves_by_set(
     return xr.Dataset(variables, coords=coords)
 
 
-def _shares(above: np.ndarray, below: np.ndarray) -> Float[np.ndarray, " cell"]:
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
-
-
 def _joined(shares: Float[np.ndarray, "row cell"]) -> Float[np.ndarray, "row item"]:
     """One hazard from those of the two stages; a line break that no list got to cannot end one."""
     inside, at_break = np.split(shares, 2, axis=1)
     return 1 - (1 - inside) * (1 - np.nan_to_num(at_break))
 
 
-def _interval(drawn: Float[np.ndarray, "resample item"], *, several: bool) -> Interval:
-    outer = np.full((2, drawn.shape[1]), np.nan)
-    told = np.isfinite(drawn).any(axis=0)
-    if several and told.any():
-        outer[:, told] = np.nanquantile(drawn[:, told], ends(LEVEL), axis=0)
-    return Interval(outer[0], outer[1])
+def _survival(drawn: Draws, last: int) -> Draws:
+    """Probabilities of going on beyond each item up to the last that is told about; draws may know less."""
+
+    def of(hazards: Float[np.ndarray, "row item"]) -> Float[np.ndarray, "row item"]:
+        found = np.cumprod(1 - np.nan_to_num(hazards), axis=1)
+        found[:, last:] = np.nan
+        return found
+
+    return drawn.map(of)
 
 
-def _pair(values: Float[np.ndarray, " resample"], *, several: bool) -> tuple[float, float]:
-    if not several:
-        return np.nan, np.nan
-    low, high = np.quantile(values, ends(LEVEL), method="inverted_cdf")
-    return float(low), float(high)
+def _pair(found: Interval) -> tuple[float, float]:
+    return float(found.low[0]), float(found.high[0])
 
 
-def _median(survival: Float[np.ndarray, "row item"]) -> Float[np.ndarray, " row"]:
+def _median(survival: Float[np.ndarray, "row item"]) -> Float[np.ndarray, "row one"]:
     half = survival <= HALF
-    return np.where(half.any(axis=1), half.argmax(axis=1) + 1.0, np.inf)
+    return np.where(half.any(axis=1), half.argmax(axis=1) + 1.0, np.inf)[:, None]
 
 
-def _mean(survival: Float[np.ndarray, "row item"]) -> Float[np.ndarray, " row"]:
-    """1 + the chances of going beyond items 1, 2, ... but for the last: that many items are expected up to it."""
-    return 1 + np.nansum(survival[:, :-1], axis=1)
+def _known_median(survival: Float[np.ndarray, "row item"]) -> Float[np.ndarray, "row one"]:
+    """NaN where more than half go on beyond what is told."""
+    median = _median(survival)
+    return np.where(np.isfinite(median), median, np.nan)
+
+
+def _mean(survival: Float[np.ndarray, "row item"]) -> Float[np.ndarray, "row one"]:
+    """1 + the chances of going beyond items 1, 2, ... but for the last told: so many items are expected up to it."""
+    return 1 + (np.nansum(survival, axis=1) - np.nan_to_num(_last_of(survival)))[:, None]
+
+
+def _last_of(survival: Float[np.ndarray, "row item"]) -> Float[np.ndarray, " row"]:
+    told = np.isfinite(survival).sum(axis=1)
+    return np.where(told > 0, survival[np.arange(len(survival)), np.maximum(told, 1) - 1], 0.0)

@@ -7,7 +7,8 @@ from jaxtyping import Float, Shaped
 
 from mechlist import effort
 from mechlist.errors import InputError
-from mechlist.metrics.ratios import ends, resampled_ratios
+from mechlist.metrics.ratios import ratio_draws
+from mechlist.metrics.resampling import check_level
 
 
 class ChangePoint(NamedTuple):
@@ -37,7 +38,7 @@ def change_point(
     resamples: int = 2000,
     generator: np.random.Generator,
 ) -> ChangePoint:
-    """The largest mean step between neighbours, in size, with percentile bootstrap intervals over whole clusters.
+    """The largest mean step between neighbours, in size, with bootstrap intervals over clusters (`metrics.resampling`).
 
     A step is the mean over the units that have both of its ends, so that units which end early (NaN from there on) do
     not look like a step. Steps that fewer than half as many units have as the most frequent one are not looked at: the
@@ -48,7 +49,7 @@ def change_point(
     """
     if values.shape[1] < 2:
         raise InputError(f"values must have two places at least along x, not {values.shape[1]}.")
-    quantiles = ends(level)
+    check_level(level)
     steps = np.diff(values.astype(np.float64), axis=1)
     there = np.isfinite(steps)
     held = there.sum(axis=0)
@@ -59,15 +60,19 @@ def change_point(
     mean = np.where(looked_at, above.sum(axis=0) / np.maximum(held, 1), 0.0)
     place = int(np.abs(mean).argmax())
     with effort.draws(resamples) as draws:
-        drawn = resampled_ratios(above, below, clusters, resamples=draws, generator=generator)
+        drawn = ratio_draws(above, below, clusters, resamples=draws, generator=generator)
         if len(np.unique(clusters[there.any(axis=1)])) < 2:
             return _NONE._replace(place=float(place), jump=float(mean[place]))
-        sizes = np.where(looked_at, np.abs(drawn), np.nan)
-        told = np.isfinite(sizes).any(axis=1)
-        places = np.nanargmax(sizes[told], axis=1)
-        low, high = np.quantile(places, quantiles, method="inverted_cdf")
-        jump_low, jump_high = np.nanquantile(drawn[:, place], quantiles)
-        share = float((places == place).mean())
-    return ChangePoint(
-        float(place), float(low), float(high), share, float(mean[place]), float(jump_low), float(jump_high)
-    )
+        places = drawn.map(lambda of: _largest(np.where(looked_at, np.abs(of), np.nan)))
+        low, high = (float(end[0]) for end in places.steps_interval(level))
+        jump_low, jump_high = (float(end[place]) for end in drawn.interval(level))
+        told = places.again[np.isfinite(places.again)]
+        share = float((told == place).mean())
+    return ChangePoint(float(place), low, high, share, float(mean[place]), jump_low, jump_high)
+
+
+def _largest(sizes: Float[np.ndarray, "row step"]) -> Float[np.ndarray, "row place"]:
+    """Place of the largest step of each row; NaN where a row knows none."""
+    known = np.isfinite(sizes).any(axis=1)
+    places = np.where(np.isfinite(sizes), sizes, -1.0).argmax(axis=1)
+    return np.where(known, places, np.nan)[:, None]

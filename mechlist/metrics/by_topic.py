@@ -1,13 +1,14 @@
 """Means and shares over lists, by item from either end, with bootstrap intervals over whole topics."""
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Shaped
 
-from mechlist.metrics.ratios import clusters_of, quantiles, ratio_interval, resampled_ratios
+from mechlist.metrics.ratios import clusters_of, ratio_draws, ratio_interval
 from mechlist.metrics.shares import share_interval
 
 FEWEST = 5
@@ -213,19 +214,25 @@ def _matched(
         below = one[:, used].reshape(flat).astype(np.float64)
         # Both kinds are drawn again with the same topics.
         generator = np.random.default_rng(seed)
-        drawn = resampled_ratios(filled * below, below, topics, resamples=resamples, generator=generator)
-        total = below.sum(axis=0)
-        mean = np.divide((filled * below).sum(axis=0), total, out=np.full(flat[1], np.nan), where=total > 0)
-        pairs.append(np.concatenate([mean[None], drawn]).reshape(-1, *weight[used].shape))
-    both = np.isfinite(pairs[0]) & np.isfinite(pairs[1])
-    weights = np.where(both, weight[used], 0.0)
-    total = weights.sum(axis=1)
-    sums = [(weights * np.where(both, one, 0.0)).sum(axis=1) for one in (*pairs, pairs[0] - pairs[1])]
-    means = np.stack([np.divide(one, total, out=np.full(one.shape, np.nan), where=total > 0) for one in sums], axis=1)
+        pairs.append(ratio_draws(filled * below, below, topics, resamples=resamples, generator=generator))
+    kinds_of = pairs[0].beside(pairs[1])
+    means = [kinds_of.map(partial(_over_numbers, weight[used], kind)) for kind in range(len(KINDS))]
     known = np.min([clusters_of((one & (weight > 0)).any(axis=1).astype(float), topics) for one in held], axis=0) > 1
-    ends = [quantiles(means[1:, kind], known, LEVEL) for kind in range(len(KINDS))]
-    low, high = (np.stack([getattr(one, end) for one in ends]) for end in ("low", "high"))
-    return _Matched(np.stack([means[0], low, high]), chosen)
+    ends = [one.interval(LEVEL, known) for one in means]
+    values = [[one.whole for one in means], [one.low for one in ends], [one.high for one in ends]]
+    return _Matched(np.array(values), chosen)
+
+
+def _over_numbers(
+    weight: Float[np.ndarray, "number cell"], kind: int, rows: Float[np.ndarray, "row kind_number_cell"]
+) -> Float[np.ndarray, "row cell"]:
+    """Weighted mean over the numbers that both kinds have, of one of the KINDS."""
+    pair = rows.reshape(len(rows), 2, *weight.shape)
+    both = np.isfinite(pair[:, 0]) & np.isfinite(pair[:, 1])
+    weights, filled = np.where(both, weight, 0.0), np.where(both[:, None], pair, 0.0)
+    of_kind = filled[:, 0] - filled[:, 1] if kind == 2 else filled[:, kind]
+    total = weights.sum(axis=1)
+    return np.divide((weights * of_kind).sum(axis=1), total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
 def enough(held: xr.DataArray, over: str) -> xr.DataArray:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Shaped
 
 from mechlist.errors import InputError
 from mechlist.metrics.ratios import ratio_interval
-from mechlist.metrics.statistics import Interval
+from mechlist.metrics.resampling import Interval
 
 MIB_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Shares of a model's edges at which MIB measures a method's circuits."""
@@ -42,7 +42,7 @@ def faithfulness_interval(
     resamples: int = 2000,
     generator: np.random.Generator,
 ) -> Interval:
-    """Percentile bootstrap of `faithfulness` over clusters of prompts (or prompts); NaN with fewer than two."""
+    """BCa bootstrap of `faithfulness` over clusters of prompts (or prompts); NaN with fewer than two."""
     per = circuit.reshape(len(circuit), -1) - empty[:, None]
     gaps = np.broadcast_to((whole - empty)[:, None], per.shape)
     labels = np.arange(len(circuit)) if clusters is None else clusters

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from mechlist import effort
 from mechlist.errors import InputError
-from mechlist.metrics import statistics
+from mechlist.metrics import resampling
 
 _ROUNDING = 1e-9
 """In standard deviations under the flips: flips that tie but for the order of summing must count as ties."""
@@ -167,7 +167,7 @@ def _p_values(
     scores = scores[:, order]
     bar = np.abs(scores.sum(axis=0)) - _ROUNDING
     single, stepped = np.zeros(len(bar), dtype=int), np.zeros(len(bar), dtype=int)
-    rows = max(1, statistics.BLOCK_BYTES // (16 * max(scores.shape)))
+    rows = max(1, resampling.BLOCK_BYTES // (16 * max(scores.shape)))
     with effort.draws(2 ** (len(sums) - 1) if exhaustive else resamples) as draws:
         patterns = (
             _all_signs(len(sums), draws, rows) if exhaustive else _random_signs(len(sums), draws, rows, generator)

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from mechlist.errors import InputError
 from mechlist.metrics.multiple import MaxT, benjamini_hochberg, max_t
-from mechlist.metrics.statistics import Interval, Threshold, bootstrap_interval, null_threshold
+from mechlist.metrics.resampling import Interval
+from mechlist.metrics.statistics import Threshold, bootstrap_interval, null_threshold
 
 Correction = Literal["max-t", "benjamini-hochberg"]
 """Of p values over a grid: for the chance of any false alarm, or for their expected share among the discoveries."""

@@ -1,4 +1,4 @@
-"""How sure a mean is, and how large a score must be: percentile bootstrap, and the maximum over a null's heads."""
+"""How sure a mean is, and how large a score must be: a bootstrap over clusters, and the maximum over a null's heads."""
 
 import math
 from typing import NamedTuple
@@ -8,16 +8,8 @@ from jaxtyping import Float, Int, Shaped
 
 from mechlist import effort
 from mechlist.errors import InputError
-
-BLOCK_BYTES = 2**27
-"""Of resample weights, and of resampled means, held at a time."""
-
-
-class Interval(NamedTuple):
-    """Ends of a confidence interval, in the units of the values."""
-
-    low: Float[np.ndarray, "*cell"]
-    high: Float[np.ndarray, "*cell"]
+from mechlist.metrics import resampling
+from mechlist.metrics.resampling import Draws, Interval, check_level, draws_of, sums
 
 
 class Threshold(NamedTuple):
@@ -36,11 +28,11 @@ def bootstrap_interval(
     generator: np.random.Generator,
     clusters: Shaped[np.ndarray, " label"] | None = None,
 ) -> Interval:
-    """Percentile bootstrap of the mean over the first axis, for each cell by itself (Efron & Tibshirani 1993, ch. 13).
+    """BCa bootstrap of the mean over the first axis, for each cell by itself, widened for few units (`resampling`).
 
     Units are resampled with replacement, or whole clusters of units that carry the same label in `clusters`; the mean
-    is then over the units of the drawn clusters. All cells share each resample. With few units the interval is too
-    narrow: at 10 normal values .95 covers about .90.
+    is then over the units of the drawn clusters. All cells share each resample. Of normal values .95 covers about .95
+    from 10 units on, .93 at 6 and .86 at 4; of lognormal ones .90 at 23 units and .82 at 6.
 
     From one unit or one cluster there is no interval, and both ends are NaN; likewise in a cell with a value that is
     not finite. Memory beyond the values is bounded, and the result does not depend on how the work is divided.
@@ -55,13 +47,13 @@ def bootstrap_interval(
     high = low.copy()
     usable = np.flatnonzero(np.isfinite(flat).all(axis=0))
     seed = int(generator.integers(2**63))
-    width = max(1, BLOCK_BYTES // (8 * max(resamples, len(flat))))
+    width = max(1, resampling.BLOCK_BYTES // (8 * max(resamples, len(flat))))
     with effort.draws(resamples) as draws:
         for start in range(0, len(usable) if member.max() > 0 else 0, width):
             cells = usable[start : start + width]
             # Every block draws the same resamples again: cheaper than to keep them, and all cells must share them.
-            means = _resampled_means(flat[:, cells].astype(np.float64), member, draws, np.random.default_rng(seed))
-            low[cells], high[cells] = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+            means = _means(flat[:, cells].astype(np.float64), member, draws, np.random.default_rng(seed))
+            low[cells], high[cells] = means.interval(level)
     return Interval(low.reshape(values.shape[1:]), high.reshape(values.shape[1:]))
 
 
@@ -76,7 +68,7 @@ def null_threshold(null_scores: Float[np.ndarray, "draw *cell"], level: float | 
     Raises:
         InputError: no draw, no cell, a level outside 0 to 1, or NaN among the scores.
     """
-    _check_level(level)
+    check_level(level)
     if null_scores.size == 0:
         raise InputError(f"null_scores must have a draw and a cell at least, not the shape {null_scores.shape}.")
     largest = np.sort(null_scores.reshape(len(null_scores), -1).max(axis=1))
@@ -88,28 +80,20 @@ def null_threshold(null_scores: Float[np.ndarray, "draw *cell"], level: float | 
     return Threshold(float(largest[rank - 1]), rank / (draws + 1))
 
 
-def _resampled_means(
+def _means(
     values: Float[np.ndarray, "unit cell"],
     member: Int[np.ndarray, " unit"],
     resamples: int,
     generator: np.random.Generator,
-) -> Float[np.ndarray, "resample cell"]:
-    """Means over the units of clusters drawn with replacement; `member` numbers the cluster of each unit."""
-    sizes = np.bincount(member).astype(np.float64)
-    number = len(sizes)
-    sums = np.zeros((number, values.shape[1]))
-    np.add.at(sums, member, values)
-    step = max(1, BLOCK_BYTES // (16 * number))
-    means = []
-    for start in range(0, resamples, step):
-        counts = _counts(number, min(step, resamples - start), generator)
-        means.append(counts @ sums / (counts @ sizes)[:, None])
-    return np.concatenate(means)
-
-
-def _counts(number: int, rows: int, generator: np.random.Generator) -> Float[np.ndarray, "resample cluster"]:
-    """How often each cluster is drawn."""
-    return generator.multinomial(number, np.full(number, 1 / number), size=rows).astype(np.float64)
+) -> Draws:
+    """Means over the units of clusters; `member` numbers the cluster of each unit."""
+    sizes, total = np.bincount(member).astype(np.float64), sums(values, member)
+    return draws_of(
+        lambda counts: counts @ total / (counts @ sizes)[:, None],
+        len(sizes),
+        resamples=resamples,
+        generator=generator,
+    )
 
 
 def _check(
@@ -118,18 +102,13 @@ def _check(
     resamples: int,
     clusters: Shaped[np.ndarray, "..."] | None,
 ) -> None:
-    _check_level(level)
+    check_level(level)
     if len(values) == 0:
         raise InputError("values must hold one unit at least along the first axis, not none.")
     if resamples < 1:
         raise InputError(f"resamples must be at least 1, not {resamples}.")
     if clusters is not None and clusters.shape != values.shape[:1]:
         raise InputError(f"clusters must label each of the {len(values)} units, not have the shape {clusters.shape}.")
-
-
-def _check_level(level: float | int) -> None:
-    if not 0 < level < 1:
-        raise InputError(f"level must be between 0 and 1, not {level}.")
 
 
 def rank_correlation(x: Float[np.ndarray, " unit"], y: Float[np.ndarray, " unit"]) -> float:

@@ -7,8 +7,9 @@ from jaxtyping import Bool, Float, Int, Num, Shaped
 
 from mechlist import effort
 from mechlist.errors import InputError
-from mechlist.metrics.ratios import clusters_of, ends, quantiles, resampled_ratios
-from mechlist.metrics.statistics import Interval
+from mechlist.metrics.ratios import clusters_of, ratio_draws
+from mechlist.metrics.resampling import Draws, Interval
+from mechlist.metrics.shares import share_interval
 
 _ROUNDING = 1e-9
 """By which a product of probabilities may miss a half."""
@@ -77,9 +78,11 @@ def survival_intervals(
     resamples: int = 2000,
     generator: np.random.Generator,
 ) -> SurvivalIntervals:
-    """Percentile bootstrap of `survival_curve` over whole clusters; all times share each resample.
+    """BCa bootstrap of `survival_curve` over whole clusters; all times share each resample.
 
-    The ends of the median's interval are times, and infinite where a resample's curve stays above a half.
+    A hazard or survival of 0 or 1 has Wilson's interval, with the clusters at risk as the units: no resample holds
+    anything else, so that the bootstrap would give a point and know too much. The ends of the median's interval are
+    times, and infinite where a resample's curve stays above a half.
 
     Raises:
         InputError: arrays of different lengths, an event before 0, or a time beyond the last.
@@ -89,20 +92,27 @@ def survival_intervals(
     events = ((time[:, None] == times) & event[:, None]).astype(np.float64)
     at_risk = (time[:, None] >= times).astype(np.float64)
     with effort.draws(resamples) as draws:
-        drawn = resampled_ratios(events, at_risk, clusters, resamples=draws, generator=generator)
+        drawn = ratio_draws(events, at_risk, clusters, resamples=draws, generator=generator)
         # A resample without a unit at risk keeps the curve where it is.
-        curves = np.cumprod(1 - np.nan_to_num(drawn), axis=1)
-        known = clusters_of(at_risk, clusters) > 1
-        survival = np.full((2, n_times), np.nan)
-        median = np.full(2, np.nan)
-        if known[0]:
-            told = ~_untold(events.sum(axis=0), at_risk.sum(axis=0))
-            survival[:, told] = np.quantile(curves[:, told], ends(level), axis=0)
-            median = np.quantile(_median(curves), ends(level), method="inverted_cdf")
-        hazard = quantiles(drawn, known, level)
-    return SurvivalIntervals(
-        Interval(survival[0], survival[1]), hazard, Interval(np.asarray(median[0]), np.asarray(median[1]))
-    )
+        curves = drawn.map(lambda hazards: np.cumprod(1 - np.nan_to_num(hazards), axis=1))
+        units = clusters_of(at_risk, clusters)
+        told = ~_untold(events.sum(axis=0), at_risk.sum(axis=0)) & (units[0] > 1)
+        median = curves.map(lambda of: _median(of)[:, None]).steps_interval(level)
+        if units[0] < 2:
+            median = Interval(np.full(1, np.nan), np.full(1, np.nan))
+        # That none went on so long is known of all; that none ended, of those that are left.
+        behind = np.where(curves.whole == 0, units[0], units)
+        survival = _bounded(curves, behind, curves.interval(level, told), level)
+        hazard = _bounded(drawn, units, drawn.interval(level, units > 1), level)
+    return SurvivalIntervals(survival, hazard, Interval(median.low[0], median.high[0]))
+
+
+def _bounded(drawn: Draws, units: Int[np.ndarray, " time"], found: Interval, level: float | int) -> Interval:
+    """The intervals, but Wilson's of so many units where the share is 0 or 1."""
+    low, high = found.low.copy(), found.high.copy()
+    for k in np.flatnonzero(np.isfinite(low) & ((drawn.whole == 0) | (drawn.whole == 1))):
+        low[k], high[k] = share_interval(int(drawn.whole[k]) * int(units[k]), int(units[k]), level=level)
+    return Interval(low, high)
 
 
 def _untold(events: Num[np.ndarray, " time"], at_risk: Num[np.ndarray, " time"]) -> Bool[np.ndarray, " time"]:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Num, Shaped
 
 from mechlist import effort
 from mechlist.errors import InputError
-from mechlist.metrics import statistics
+from mechlist.metrics import resampling
 from mechlist.metrics.ratios import ratio_interval
 
 _ROUNDING = 1e-9
@@ -52,8 +52,8 @@ def trend_test(
     degenerate outcome and no large number of topics, as the sandwich errors of a logistic fit would, and units that
     all agree do it no harm, where a logistic fit does not exist.
 
-    The interval is a percentile bootstrap over whole clusters, which may hold several strata; it is about the mean
-    slope over clusters like these, and a little narrow where they are few.
+    The interval is a bootstrap over whole clusters, which may hold several strata; it is about the mean
+    slope over clusters like these.
 
     Raises:
         InputError: arrays of different lengths, a value that is not finite, or no resample.
@@ -114,7 +114,7 @@ def _permuted_slopes(
     slopes = np.zeros(permutations)
     start = 0
     for size in sizes:
-        rows = max(1, statistics.BLOCK_BYTES // (16 * size))
+        rows = max(1, resampling.BLOCK_BYTES // (16 * size))
         for first in range(0, permutations, rows):
             block = slice(first, min(first + rows, permutations))
             settings = np.broadcast_to(x[start : start + size], (len(slopes[block]), size))

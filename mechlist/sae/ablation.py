@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechlist import effort
 from mechlist.errors import MechlistError
 from mechlist.runner import Batch, Intervention, Rows, Runner
 from mechlist.runner.positions import gather
@@ -70,7 +71,7 @@ def exact_effects(
         changed = metric_of(runner, asked, rows)
     base = metric_of(runner, question.select(alone.tolist()), plain)
     same = (changed["final"] == base["final"][back]).flatten(1).all(dim=1) & (size != 0).any(dim=1)
-    if same.any():
+    if same.any() and not effort.sampled():
         i = int(same.nonzero()[0, 0])
         raise MechlistError(
             f"Setting feature {feature[i]} of {sae.name} to 0 at position {position[i]} of list {prompt[i]} leaves the "

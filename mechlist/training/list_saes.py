@@ -7,11 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mechlist.datasets.chat import list_tokens
+from mechlist.datasets.lists.prompts import ADJECTIVES, list_prompts
+from mechlist.datasets.topics import STUDY, load_topics
+from mechlist.decode import generate
 from mechlist.errors import InputError
 from mechlist.models.quiet import quiet
 from mechlist.runner import Runner
@@ -22,13 +27,18 @@ from mechlist.training.list_saes_card import card, evaluate
 from mechlist.training.list_topics import material
 
 MODEL = "list-tiny"
-STEPS = 440
+STEPS = 640
 TOKENS_PER_STEP = 4096
 """Tokens that are drawn at once, padding included: as many as make a forward pass cheap."""
 UPDATES = 4
 """Parts of them, shuffled: each is an update of every SAE."""
 BLOCKS, LONGEST_BLOCK = 0.25, 96
 """Share of the tokens in blocks that repeat, and tokens of the longest row of them, as list-tiny was trained on."""
+MADE_UP, POOL = 0.45, 3000
+"""Share of the tokens in lists that list-tiny writes about topics whose names are drawn from its vocabulary at random,
+so that the features also know what it does with topics that it never saw; and how many such lists there are."""
+LONGEST_LIST = 160
+"""Tokens after which such a list is cut off."""
 ACTIVE = 32
 """Features that are active at a position."""
 LEARNING_RATE = 1e-3
@@ -36,7 +46,7 @@ WINDOW = 200
 """Updates after which a feature that was never active counts as dead."""
 _DEAD = WINDOW * TOKENS_PER_STEP // UPDATES
 CHECKPOINT_SECONDS = 120.0
-WIDTH = 1536
+WIDTH = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +119,24 @@ def train_list_saes(
 
 
 def _made(config: ListSaesConfig) -> str:
-    return f"{config.steps} steps of {TOKENS_PER_STEP} tokens as list-tiny was trained on, seed {config.seed}"
+    return (
+        f"{config.steps} steps of {TOKENS_PER_STEP} tokens, {1 - MADE_UP:.0%} of them as list-tiny was trained on and "
+        f"{MADE_UP:.0%} from {POOL} lists that it writes about topics with random names, seed {config.seed}"
+    )
+
+
+def made_up_lists(runner: Runner, own: Material, number: int, seed: int) -> list[list[int]]:
+    """Prompts whose topic is one to four random tokens of the vocabulary, each with the list that the model writes."""
+    generator = np.random.default_rng([seed, number])
+    known = list_prompts(runner.tokenizer, list(load_topics(STUDY)), ADJECTIVES)
+    prompts = []
+    for _ in range(number):
+        prompt = known[int(generator.integers(len(known)))]
+        name = generator.choice(own.words, int(generator.integers(1, 5))).tolist()
+        prompts.append([*prompt.tokens[: prompt.topic_span.start], *name, *prompt.tokens[prompt.topic_span.stop :]])
+    ends = list_tokens(runner.tokenizer).ends
+    found = generate(runner, prompts, max_new_tokens=LONGEST_LIST, stop_tokens=ends, label="Writing lists")
+    return [[*prompt, *lists[0].tokens] for prompt, lists in zip(prompts, found, strict=True)]
 
 
 class _Training:
@@ -119,6 +146,7 @@ class _Training:
         self._config, self._runner, self._hooks, self._folder = config, runner, hooks, folder
         self.seconds = 0.0
         self._step = 0
+        self._made_up: list[list[int]] = []
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.seed)
             self._trainers = [_trainer(config, runner, hook) for hook in hooks]
@@ -127,6 +155,9 @@ class _Training:
         """All steps that are left; the share of dead features of each SAE."""
         self._resume()
         own, saved = material(self._runner.tokenizer), time.monotonic()
+        if not self._made_up:
+            self._made_up = made_up_lists(self._runner, own, POOL, self._config.seed)
+            self.seconds += time.monotonic() - saved
         try:
             while self._step < self._config.steps:
                 started = time.monotonic()
@@ -159,10 +190,13 @@ class _Training:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _learn(self, own: Material) -> float:
-        batches = step_batches(
-            own, _PAD, TOKENS_PER_STEP, BLOCKS, LONGEST_BLOCK, (self._config.seed, self._step, len(self._hooks))
-        )
+        seed = (self._config.seed, self._step, len(self._hooks))
+        batches = step_batches(own, _PAD, round(TOKENS_PER_STEP * (1 - MADE_UP)), BLOCKS, LONGEST_BLOCK, seed)
         rows = [row[row != _PAD] for batch in batches for row in batch.tokens]
+        generator, left = np.random.default_rng([*seed, len(self._made_up)]), TOKENS_PER_STEP * MADE_UP
+        while left > 0:
+            rows.append(torch.tensor(self._made_up[int(generator.integers(len(self._made_up)))]))
+            left -= len(rows[-1])
         found = self._runner.capture(rows, *self._hooks)
         losses = []
         for trainer, hook in zip(self._trainers, self._hooks, strict=True):
@@ -185,6 +219,7 @@ class _Training:
         with quiet():
             for trainer, hook in zip(self._trainers, self._hooks, strict=True):
                 trainer.save_checkpoint(hook, base_path=part)
+        write_json(part / "lists.json", {"lists": self._made_up})
         write_json(part / "state.json", {**asdict(self._config), "step": self._step, "seconds": self.seconds})
         shutil.rmtree(self._folder, ignore_errors=True)
         part.replace(self._folder)
@@ -203,6 +238,7 @@ class _Training:
         for trainer, hook in zip(self._trainers, self._hooks, strict=True):
             trainer.sae.load_weights_from_checkpoint(self._folder / hook)
             trainer.load_trainer_state(self._folder / hook)
+        self._made_up = json.loads((self._folder / "lists.json").read_text(encoding="utf-8"))["lists"]
         self._step, self.seconds = state["step"], state["seconds"]
 
 

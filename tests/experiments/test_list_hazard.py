@@ -100,8 +100,8 @@ def test_a_hazard_by_hand():
     np.testing.assert_allclose(made.length, [0.4, 0.6])
     assert (made.median, made.mean, made.lists.tolist()) == (2, pytest.approx(1.6), [2, 1])
     assert (made.hazard_ends.low[0], made.hazard_ends.high[0]) == (pytest.approx(0.2), pytest.approx(0.6))
-    assert np.isnan(curve(found._replace(topics=1)).hazard_ends.low).all()
-    half = found._replace(point=found.point / 2, drawn=found.drawn / 2)
+    assert np.isnan(curve(found._replace(drawn=found.drawn._replace(clusters=1))).hazard_ends.low).all()
+    half = found._replace(drawn=found.drawn.map(lambda rows: rows / 2))
     change = mean_change(half, found)
     assert change[0] == pytest.approx(0.2)
     assert (change[1], change[2]) == (pytest.approx(0.1), pytest.approx(0.3))
@@ -389,19 +389,17 @@ def test_the_process_in_closed_form_is_that_of_its_draws():
     process, rule = PROCESSES["long"], Sampling(temperature=0.7, top_p=0.8)
     np.testing.assert_allclose(drawn_hazard(process, 46, None), process.hazard(46))
     np.testing.assert_allclose(drawn_hazard(process, 46, Sampling()), process.hazard(46))
-    plain, drawn = (
-        curve(process_hazards(process, {"a": 46}, ["a"], items=60, resamples=3, rule=of)) for of in (None, rule)
-    )
+    plain, drawn = (curve(process_hazards(process, {"a": 46}, ["a"], items=60, rule=of)) for of in (None, rule))
     assert (plain.median, drawn.median) == (27, 33), "the rule of drawing alone makes long lists longer"
     rng = generator()
     np.testing.assert_allclose(plain.mean, np.mean([process.draw(46, rng)[0] for _ in range(4000)]), atol=0.5)
     assert np.isnan(plain.hazard_ends.low).all()
     assert np.isnan(plain.hazard[46:]).all()
     # Of two topics as one: each as often as it stands there.
-    both = process_hazards(process, {"a": 46, "b": 5}, ["a", "b", "b"], items=46, resamples=3).point
+    both = process_hazards(process, {"a": 46, "b": 5}, ["a", "b", "b"], items=46).point
     assert both[4] == pytest.approx(1 - (1 - process.hazard(46)[4]) / 3)
-    assert np.isnan(process_hazards(process, {}, ["a"], items=4, resamples=3).point).all()
-    assert np.isnan(process_hazards(None, {"a": 4}, ["a"], items=4, resamples=3).point).all()
+    assert np.isnan(process_hazards(process, {}, ["a"], items=4).point).all()
+    assert np.isnan(process_hazards(None, {"a": 4}, ["a"], items=4).point).all()
 
 
 def test_the_rule_of_drawing_is_told_apart(runner: Runner, tmp_path: Path):

@@ -14,6 +14,7 @@ from mechlist.experiments.list_heads.statistics import checked_cells, rank_agree
 from mechlist.experiments.list_pairs import list_pairs
 from mechlist.patching.attribution import estimate_cells
 from mechlist.patching.grid import patch_cells
+from mechlist.patching.path import path_patch
 from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
 
@@ -78,7 +79,7 @@ def test_statistics_are_saved_and_never_computed_while_drawing(
     save_dataset(results, tmp_path / "results.nc")
     monkeypatch.setattr("mechlist.experiments.effects.effect_table", None)
     for module in ("statistics", "shares"):
-        monkeypatch.setattr(f"mechlist.experiments.list_heads.{module}.resampled_ratios", None)
+        monkeypatch.setattr(f"mechlist.experiments.list_heads.{module}.ratio_draws", None)
     loaded, experiment = load_dataset(tmp_path / "results.nc"), ListHeads(**FEW)
     assert experiment.findings(loaded) == experiment.findings(results)
     assert set(experiment.figures(loaded)) == {"heads", "roles", "agreement", "shares"}
@@ -142,3 +143,37 @@ def test_steps_go_on_to_the_estimate(runner: Runner):
 def test_parameters_that_make_no_sense_are_refused(changes: dict[str, Any], words: str):
     with pytest.raises(InputError, match=words):
         ListHeads(**changes)
+
+
+def test_ways_are_path_patching_from_every_sender_to_the_strongest_heads(runner: Runner):
+    """As a share of the mean gap; list-tiny's keys and values are shared by two heads."""
+    experiment = ListHeads(**FEW, at="break", verify_top=12, random_sets=0, null_pairs=0, ways=1)
+    results = experiment.run(runner)
+    layer, head = (int(i) for i in np.unravel_index(_largest_share(results), (6, 8)))
+    assert results["receiver"].values.tolist() == ["logits", *(f"L{layer}H{head}.{entry}" for entry in "qkv")]
+    pairs = list_pairs(experiment.data(runner), "short", "break", role_items=1)
+    one = pairs.arguments("denoising", "z", "head_position")
+    alone = path_patch(
+        runner,
+        base=one.base,
+        source=one.source,
+        receivers=["logits", f"L{layer}H{head // 2}.v"],
+        senders=["input"],
+        frozen="heads",
+        metric=one.metric,
+        lengths=one.lengths,
+    )
+    gap = float((results["source"] - results["base"]).mean())
+    effect = (alone["patched"] - alone["base"]).mean("prompt").isel(sender=0).values / gap
+    own = results["way_share"].sel(sender="input", receiver=["logits", f"L{layer}H{head}.v"])
+    np.testing.assert_allclose(own, effect, atol=1e-5)
+    assert (results["way_share_low"] <= results["way_share_high"]).sum() == results["way_share"].notnull().sum()
+    assert any(f"to L{layer}H{head} " in said for said in experiment.findings(results))
+    assert set(experiment.figures(results)) >= {"ways", "shares"}
+    assert experiment.tables(results)["ways"]["share"].abs().is_monotonic_decreasing
+    with pytest.raises(InputError, match="ways"):
+        ListHeads(**FEW, factor="count", ways=1)
+
+
+def _largest_share(results: xr.Dataset) -> int:
+    return int(np.abs(np.nan_to_num(results["share"].transpose("layer", "head").values)).argmax())

@@ -17,6 +17,7 @@ from mechlist.metrics.by_topic import (
     well_founded,
 )
 from mechlist.metrics.shares import share_interval
+from tests.metrics.bca import bca_ends, left_out
 
 
 def test_counting_from_the_end_shifts_and_never_pads_with_zero():
@@ -74,9 +75,11 @@ def test_weights_are_those_of_both_kinds_and_intervals_are_over_topics():
     assert float(own["mean"]) == pytest.approx(difference(np.arange(40)))
     drawn = [
         difference(np.concatenate([np.arange(5 * t, 5 * t + 5) for t in generator.integers(8, size=8)]))
-        for _ in range(2000)
+        for _ in range(4000)
     ]
-    np.testing.assert_allclose([own["low"], own["high"]], np.quantile(drawn, [0.025, 0.975]), atol=0.06)
+    without = left_out(topics, lambda rows: np.array(difference(rows)))
+    expected = bca_ends(np.array(drawn), difference(np.arange(40)), without, 0.95, 8)
+    np.testing.assert_allclose([own["low"], own["high"]], expected, atol=0.08)
 
 
 def test_means_are_over_the_lists_that_have_the_item():
@@ -131,7 +134,9 @@ def test_shares_and_means_are_ratios_of_sums():
     for _ in range(4000):
         rows = np.concatenate([np.flatnonzero(topics == t) for t in generator.choice(list("abcdefghijkl"), 12)])
         drawn.append(values[rows, 0].mean())
-    np.testing.assert_allclose([means["low"][0], means["high"][0]], np.quantile(drawn, [0.025, 0.975]), atol=0.03)
+    without = left_out(topics, lambda rows: values[rows, 0].mean())
+    expected = bca_ends(np.array(drawn), values[:, 0].mean(), without, 0.95, 12)
+    np.testing.assert_allclose([means["low"][0], means["high"][0]], expected, atol=0.03)
 
 
 def test_points_on_few_lists_are_left_out_where_a_curve_has_more():

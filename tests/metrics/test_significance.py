@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from mechlist.errors import InputError
-from mechlist.metrics import statistics
+from mechlist.metrics import resampling
 from mechlist.metrics.multiple import MaxT, benjamini_hochberg, max_t, smallest_p
 from mechlist.metrics.significance import Correction, below_noise, beyond_null, effect_table, numerical_noise
 from mechlist.metrics.statistics import bootstrap_interval
@@ -208,7 +208,7 @@ def test_the_order_of_units_and_the_division_of_the_work_change_nothing(monkeypa
         shuffled = max_t(effects[order], clusters=clusters[order], resamples=resamples, generator=rng())
         np.testing.assert_array_equal(shuffled.p_corrected, whole.p_corrected)
         with monkeypatch.context() as patch:
-            patch.setattr(statistics, "BLOCK_BYTES", 16 * 20 * resamples // 3)
+            patch.setattr(resampling, "BLOCK_BYTES", 16 * 20 * resamples // 3)
             divided = max_t(effects, clusters=clusters, resamples=resamples, generator=rng())
         np.testing.assert_array_equal(divided.p, whole.p)
         np.testing.assert_array_equal(divided.p_corrected, whole.p_corrected)

@@ -5,10 +5,12 @@ import re
 import numpy as np
 import pytest
 from jaxtyping import Float
+from scipy.stats import bootstrap
 
 from mechlist.errors import InputError
-from mechlist.metrics import statistics
+from mechlist.metrics import resampling
 from mechlist.metrics.statistics import bootstrap_interval, null_threshold, rank_correlation
+from tests.metrics.bca import bca_ends, left_out, widened_ends
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -18,7 +20,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 def naive(
     values: Float[np.ndarray, "unit *cell"], clusters: np.ndarray, level: float, resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same resamples, drawn and averaged one by one."""
+    """The same resamples, drawn and averaged one by one; bias, skew and ends of each cell by itself."""
     labels = np.unique(clusters)
     inner = rng(int(rng(seed).integers(2**63)))
     means = []
@@ -26,8 +28,12 @@ def naive(
         counts = inner.multinomial(len(labels), np.full(len(labels), 1 / len(labels)))
         chosen = [values[clusters == label] for label, count in zip(labels, counts, strict=True) for _ in range(count)]
         means.append(np.concatenate(chosen).mean(axis=0))
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return low, high
+    without = left_out(clusters, lambda units: values[units].mean(axis=0))
+    ends = np.zeros((2, *values.shape[1:]))
+    for cell in np.ndindex(values.shape[1:]):
+        here = (slice(None), *cell)
+        ends[here] = bca_ends(np.array(means)[here], values[here].mean(), without[here], level, len(labels))
+    return ends[0], ends[1]
 
 
 @pytest.mark.parametrize("clusters", [None, np.array(list("abbaccc"))], ids=["units", "clusters"])
@@ -48,6 +54,25 @@ def test_intervals_cover_the_mean_about_as_often_as_they_say():
         assert allowed[0] < np.mean((low <= 0) & (high >= 0)) < allowed[1]
 
 
+@pytest.mark.parametrize("units", [6, 10, 23])
+def test_intervals_over_few_units_cover_about_as_often_as_they_say(units: int):
+    """A percentile bootstrap covers .86, .90 and .93 of normal means, and .78 to .92 of shares near 1."""
+    normal = rng().standard_normal((units, 2000))
+    near_one = rng(1).binomial(10, 0.95, size=(units, 2000)) / 10
+    skewed = rng(2).exponential(size=(units, 2000))
+    for values, true, least in ((normal, 0.0, 0.915), (near_one, 0.95, 0.93), (skewed, 1.0, 0.85)):
+        low, high = bootstrap_interval(values, resamples=1000, generator=rng(3))
+        assert least < np.mean((low <= true) & (high >= true)) < 0.98
+
+
+def test_the_ends_are_those_of_scipy_s_bca_at_the_widened_level():
+    values = rng(4).exponential(size=23)
+    low, high = widened_ends(0.95, 23)
+    expected = bootstrap((values,), np.mean, confidence_level=high - low, n_resamples=40_000, rng=rng(5))
+    found = bootstrap_interval(values, resamples=40_000, generator=rng(6))
+    np.testing.assert_allclose(found, expected.confidence_interval, atol=0.02)
+
+
 def test_clusters_that_share_their_noise_need_whole_clusters_drawn():
     shared_noise = np.repeat(rng().standard_normal((30, 2000)), 5, axis=0)
     values = shared_noise + 0.1 * rng(1).standard_normal((150, 2000))
@@ -56,7 +81,7 @@ def test_clusters_that_share_their_noise_need_whole_clusters_drawn():
     for clusters in (labels, None):
         low, high = bootstrap_interval(values, resamples=300, generator=rng(2), clusters=clusters)
         covered.append(np.mean((low <= 0) & (high >= 0)))
-    assert 0.90 < covered[0] < 0.96
+    assert 0.92 < covered[0] < 0.97
     assert covered[1] < 0.75
 
 
@@ -73,7 +98,7 @@ def test_clusters_of_one_are_units_and_the_order_of_units_does_not_matter():
 def test_how_the_work_is_divided_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     values = rng(1).standard_normal((11, 5, 7))
     whole = bootstrap_interval(values, resamples=100, generator=rng(2))
-    monkeypatch.setattr(statistics, "BLOCK_BYTES", 2400)
+    monkeypatch.setattr(resampling, "BLOCK_BYTES", 2400)
     np.testing.assert_allclose(bootstrap_interval(values, resamples=100, generator=rng(2)), whole, rtol=1e-12)
 
 

@@ -9,9 +9,11 @@ import pytest
 from statsmodels.duration.survfunc import SurvfuncRight
 
 from mechlist.errors import InputError
-from mechlist.metrics import statistics
-from mechlist.metrics.ratios import ratio_interval, resampled_ratios
+from mechlist.metrics import resampling
+from mechlist.metrics.ratios import ratio_draws, ratio_interval
+from mechlist.metrics.shares import share_interval
 from mechlist.metrics.survival import survival_curve, survival_intervals
+from tests.metrics.bca import bca_ends, left_out, widened_ends
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -69,16 +71,19 @@ def drawn(labels: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]
 
 def naive(time: np.ndarray, event: np.ndarray, labels: np.ndarray, n_times: int, resamples: int, seed: int):
     """Curves, hazards and medians of the same resamples, each through statsmodels."""
-    curves, hazards, medians = [], [], []
-    for units in drawn(labels, resamples, seed):
-        t, e = time[units], event[units]
-        estimate: Any = SurvfuncRight(t, e.astype(int))
-        steps: dict[int, float] = dict(zip(estimate.surv_times, estimate.surv_prob, strict=True))
-        curve = [next((steps[j] for j in range(k, -1, -1) if j in steps), 1.0) for k in range(n_times)]
-        curves.append(curve)
-        hazards.append([np.mean(e[t >= k] & (t[t >= k] == k)) if (t >= k).any() else np.nan for k in range(n_times)])
-        medians.append(next((k for k in range(n_times) if curve[k] <= 0.5 + 1e-9), np.inf))
-    return np.array(curves), np.array(hazards), np.array(medians)
+    found = [naive_curves(time[units], event[units], n_times) for units in drawn(labels, resamples, seed)]
+    curves, hazards = (np.array([one[i] for one in found]) for i in range(2))
+    medians = [next((k for k in range(n_times) if curve[k] <= 0.5 + 1e-9), np.inf) for curve in curves]
+    return curves, hazards, np.array(medians)
+
+
+def naive_curves(t: np.ndarray, e: np.ndarray, n_times: int) -> tuple[list[float], list[float]]:
+    """Survival and hazard of units, through statsmodels."""
+    estimate: Any = SurvfuncRight(t, e.astype(int))
+    steps: dict[int, float] = dict(zip(estimate.surv_times, estimate.surv_prob, strict=True))
+    curve = [next((steps[j] for j in range(k, -1, -1) if j in steps), 1.0) for k in range(n_times)]
+    hazard = [np.mean(e[t >= k] & (t[t >= k] == k)) if (t >= k).any() else np.nan for k in range(n_times)]
+    return curve, [float(one) for one in hazard]
 
 
 def test_curve_and_intervals_are_those_of_statsmodels():
@@ -91,13 +96,24 @@ def test_curve_and_intervals_are_those_of_statsmodels():
     np.testing.assert_allclose(curve.survival, np.cumprod(1 - curve.hazard), atol=1e-12)
     got = survival_intervals(time, event, labels, n_times, level=0.9, resamples=200, generator=rng(7))
     curves, hazards, medians = naive(time, event, labels, n_times, 200, 7)
-    ends = [(1 - 0.9) / 2, (1 + 0.9) / 2]
-    np.testing.assert_allclose(np.stack(got.survival), np.quantile(curves, ends, axis=0), atol=1e-12)
-    several = [len(np.unique(labels[time >= k])) > 1 for k in range(n_times)]
-    np.testing.assert_allclose(
-        np.stack(got.hazard)[:, several], np.nanquantile(hazards, ends, axis=0)[:, several], atol=1e-12
-    )
-    assert tuple(float(end) for end in got.median) == tuple(np.quantile(medians, ends, method="inverted_cdf"))
+    without = [naive_curves(time[labels != label], event[labels != label], n_times) for label in np.unique(labels)]
+    for found, drawn_again, whole, place in (
+        (got.survival, curves, curve.survival, 0),
+        (got.hazard, hazards, curve.hazard, 1),
+    ):
+        for k in range(n_times):
+            units = len(np.unique(labels[time >= k]))
+            if place == 1 and units < 2:
+                expected = [np.nan, np.nan]
+            elif whole[k] in (0, 1):
+                behind = 8 if place == 0 and whole[k] == 0 else units
+                expected = list(share_interval(int(whole[k]) * behind, behind, level=0.9))
+            else:
+                left = np.array([one[place][k] for one in without])
+                expected = bca_ends(drawn_again[:, k], whole[k], left, 0.9, 8)
+            np.testing.assert_allclose([found.low[k], found.high[k]], expected, atol=1e-12, err_msg=f"{place} {k}")
+    ends = np.quantile(medians, widened_ends(0.9, 8), method="inverted_cdf")
+    assert tuple(float(end) for end in got.median) == tuple(ends)
 
 
 def test_censoring_is_no_ending():
@@ -121,8 +137,13 @@ def test_ratios_are_those_of_a_naive_loop():
     for units in drawn(labels, 300, seed=4):
         total = below[units].sum(axis=0)
         ratios.append(np.where(total > 0, above[units].sum(axis=0) / np.maximum(total, 1), np.nan))
-    expected = np.nanquantile(ratios, [0.1, 0.9], axis=0)
-    np.testing.assert_allclose([low, high], expected, atol=1e-12)
+    with np.errstate(invalid="ignore"):
+        without = left_out(labels, lambda units: above[units].sum(axis=0) / below[units].sum(axis=0))
+    whole = above.sum(axis=0) / below.sum(axis=0)
+    for cell in np.ndindex(whole.shape):
+        here = (slice(None), *cell)
+        expected = bca_ends(np.array(ratios)[here], whole[cell], without[here], 0.8, 4)
+        np.testing.assert_allclose([low[cell], high[cell]], expected, atol=1e-12)
     assert (low < high).any()
 
 
@@ -136,10 +157,11 @@ def test_a_cell_of_one_cluster_has_no_interval():
 
 def test_how_the_work_is_divided_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     values = rng(1).random((6, 4))
-    whole = resampled_ratios(values, values + 1, np.arange(6), resamples=50, generator=rng(2))
-    monkeypatch.setattr(statistics, "BLOCK_BYTES", 16 * 6 * 7)
-    parts = resampled_ratios(values, values + 1, np.arange(6), resamples=50, generator=rng(2))
-    np.testing.assert_allclose(parts, whole, rtol=1e-14)
+    whole = ratio_draws(values, values + 1, np.arange(6), resamples=50, generator=rng(2))
+    monkeypatch.setattr(resampling, "BLOCK_BYTES", 16 * 6 * 7)
+    parts = ratio_draws(values, values + 1, np.arange(6), resamples=50, generator=rng(2))
+    for part, of in zip(parts, whole, strict=True):
+        np.testing.assert_allclose(part, of, rtol=1e-14)
 
 
 def test_clustered_intervals_cover_the_ratio_about_as_often_as_they_say():

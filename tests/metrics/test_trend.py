@@ -5,7 +5,7 @@ import pytest
 import statsmodels.api as sm
 
 from mechlist.errors import InputError
-from mechlist.metrics import statistics
+from mechlist.metrics import resampling
 from mechlist.metrics.trend import Trend, trend_test
 
 
@@ -94,7 +94,7 @@ def test_one_cluster_has_a_p_value_and_no_interval():
 
 def test_how_the_work_is_divided_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     whole = run(*simulated(3))
-    monkeypatch.setattr(statistics, "BLOCK_BYTES", 16 * 15 * 30)
+    monkeypatch.setattr(resampling, "BLOCK_BYTES", 16 * 15 * 30)
     np.testing.assert_allclose(run(*simulated(3)), whole, rtol=1e-12)
 
 

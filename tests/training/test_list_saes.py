@@ -23,6 +23,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_what_is_written_can_be_used_and_a_stopped_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(list_saes, "TOKENS_PER_STEP", 400)
+    monkeypatch.setattr(list_saes, "POOL", 3)
     monkeypatch.setattr(list_saes_card, "ADJECTIVES", ("short",))
     monkeypatch.setattr(list_saes_card, "HELD_OUT", ("Herbs",))
     size: dict[str, Any] = {"steps": 2, "layers": 1, "width": 64}

@@ -7,6 +7,8 @@ from jaxtyping import Float, Int, Shaped
 
 from mechlist import effort
 from mechlist.errors import InputError
+from mechlist.metrics.by_topic import LEVEL
+from mechlist.metrics.resampling import draws_of
 
 TERMS = ("item", "filler", "earlier_filler", "tokens", "repeat")
 """A line more; a filler on the last item; one more on an earlier item; a token more in the items; an item more that
@@ -35,7 +37,7 @@ def fit(
 ) -> Fit:
     """Least squares with an intercept for every topic; texts whose value is not finite are left out.
 
-    The bootstrap (percentile, 95 %) draws whole topics. With one topic there is no interval.
+    The bootstrap (BCa, 95 %, `metrics.resampling`) draws whole topics. With one topic there is no interval.
 
     Raises:
         InputError: no finite value, or no text that differs from another of its topic.
@@ -59,10 +61,14 @@ def fit(
     out[0, varies] = found
     if number > 1:
         with effort.draws(resamples) as draws:
-            counts = generator.multinomial(number, np.full(number, 1 / number), size=draws).astype(np.float64)
-            drawn = _solve(np.einsum("rt,tij->rij", counts, gram), counts @ moment)
-        out[1:3, varies] = np.quantile(drawn, [0.025, 0.975], axis=0)
-        out[3, varies] = drawn.std(axis=0, ddof=1) if draws > 1 else np.nan
+            drawn = draws_of(
+                lambda counts: _solve(np.einsum("rt,tij->rij", counts, gram), counts @ moment),
+                number,
+                resamples=draws,
+                generator=generator,
+            )
+            out[1, varies], out[2, varies] = drawn.interval(LEVEL)
+        out[3, varies] = drawn.again.std(axis=0, ddof=1) if draws > 1 else np.nan
     r2 = 1 - float(((y - x @ found) ** 2).sum()) / total if total > 0 else float("nan")
     return Fit(out[0], out[1], out[2], out[3], r2)
 

@@ -24,7 +24,7 @@ from mechlist.experiments.list_hazard.heads import CLEAN
 from mechlist.experiments.list_hazard.process import process_hazards
 from mechlist.experiments.list_predictions import Positions, drawing_rules
 from mechlist.metrics.by_topic import LEVEL, ratio_variables
-from mechlist.metrics.ratios import quantiles, resampled_ratios
+from mechlist.metrics.ratios import ratio_draws
 from mechlist.metrics.statistics import bootstrap_interval
 from mechlist.runner import Runner
 from mechlist.text import ALL_LISTS
@@ -160,12 +160,10 @@ def _gap_between(
             values = items[:, rows].T
             means.append(values.mean(axis=0))
             below = np.ones_like(values)
-            drawn.append(resampled_ratios(values, below, topics[rows], resamples=resamples, generator=generator))
+            drawn.append(ratio_draws(values, below, topics[rows], resamples=resamples, generator=generator))
         gap = means[1] - means[0]
-        apart = drawn[1] - drawn[0]
         first = names.index(CLEAN)
-        known = np.full(len(names), min(len(np.unique(topics[rows])) for rows in kinds) > 1)
-        ends = quantiles(apart - apart[:, [first]], known, LEVEL)
+        ends = drawn[1].less(drawn[0]).map(lambda apart: apart - apart[:, [first]]).interval(LEVEL)
         change = np.stack([gap - gap[first], ends.low, ends.high], axis=1)
     variables: Variables = {"items_gap": ("set", gap, {"units": "items"})}
     for i, end in enumerate(("", "_low", "_high")):
@@ -221,7 +219,7 @@ def _hazards(
     process = PROCESSES.get(lists.prompts[0].adjective)
     for rule, of in (("truth", None), ("truth as drawn", rules.pop() if len(rules) == 1 else None)):
         known = process if rule == "truth" or of is not None else None
-        found[rule] = process_hazards(known, capacities, lists.topic, items=items, resamples=resamples, rule=of)
+        found[rule] = process_hazards(known, capacities, lists.topic, items=items, rule=of)
     return found
 
 

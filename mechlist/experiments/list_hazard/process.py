@@ -9,6 +9,7 @@ from jaxtyping import Float
 from mechlist.datasets.lists.process import ListProcess, length_of
 from mechlist.decode import Sampling
 from mechlist.experiments.list_curves import Hazards
+from mechlist.metrics.resampling import known
 
 
 def drawn_hazard(process: ListProcess, capacity: int, rule: Sampling | None) -> Float[np.ndarray, " item"]:
@@ -28,7 +29,6 @@ def process_hazards(
     topics: Sequence[str],
     *,
     items: int,
-    resamples: int,
     rule: Sampling | None = None,
 ) -> Hazards:
     """Of endlessly many lists of these topics, each as often as it stands there.
@@ -44,7 +44,7 @@ def process_hazards(
         length = ends.mean(axis=0)
         reached = 1 - np.concatenate([[0.0], np.cumsum(length)[:-1]])
         hazard = np.divide(length, reached, out=np.full(longest, np.nan), where=reached > 1e-12)[:items]
-    return Hazards(hazard, np.broadcast_to(hazard, (resamples, items)), np.zeros(items, dtype=np.int64), 0)
+    return Hazards(known(hazard), np.zeros(items, dtype=np.int64))
 
 
 def _ruled(chance: Float[np.ndarray, " item"], rule: Sampling | None) -> Float[np.ndarray, " item"]:

@@ -14,12 +14,13 @@ from mechlist.datasets.lists.factors import Factor
 from mechlist.datasets.lists.role_positions import CountFrom
 from mechlist.errors import InputError
 from mechlist.experiment import Claim, Option
-from mechlist.experiments.effects import verified
+from mechlist.experiments.effects import strongest, verified
 from mechlist.experiments.list_experiment import MadeListExperiment
 from mechlist.experiments.list_heads import claims as told
 from mechlist.experiments.list_heads import report as output
 from mechlist.experiments.list_heads.shares import differing, joint, null_shares, shares, verified_until
 from mechlist.experiments.list_heads.statistics import with_statistics
+from mechlist.experiments.list_heads.ways import ways
 from mechlist.experiments.list_pairs import At, ListPairs, Side, list_pairs
 from mechlist.experiments.rules import by_rule, means_of
 from mechlist.patching.arguments import PatchArguments, prepare
@@ -41,11 +42,15 @@ class ListHeads(MadeListExperiment):
 
     options: ClassVar[Mapping[str, Option]] = {
         "fewer": Option(lambda experiment: "" if experiment.factor == "count" else f"with factor {experiment.factor}"),
+        "ways": Option(
+            lambda experiment: "" if experiment.factor == "adjective" else f"with factor {experiment.factor}"
+        ),
         "random_sets": Option(lambda experiment: "" if experiment.strongest else "with strongest 0"),
     }
     captions: ClassVar[Mapping[str, str]] = {
         "heads": "the strongest heads and roles by estimate, in logits, with intervals and corrected p values",
         "verified": "heads and roles that were patched exactly, beside their estimates",
+        "ways": "a row a way: what one sender adds, sent to one receiver alone; shares of what the two runs differ by",
         "shares": "a row a head: its share of what the two runs differ by, patched exactly",
     }
 
@@ -74,6 +79,9 @@ class ListHeads(MadeListExperiment):
     null_pairs: int = 5
     """Irrelevant changes of every list, the items of the changed list in another order: what they do at each head at
     the place that is measured is the null. 19 make a threshold at .95; 0 leaves it out."""
+    ways: int = 0
+    """With factor adjective: so many of the strongest heads are traced back, by path patching from every earlier head
+    and MLP to their queries, keys and values, and to the logits."""
     count_from: CountFrom = "end"
     """Items with roles of their own are those nearest to the last item, or to the first."""
     role_items: int = 2
@@ -86,7 +94,7 @@ class ListHeads(MadeListExperiment):
         for name in ("steps", "role_items", "top", "fewer"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("verify_top", "strongest", "random_sets", "null_pairs"):
+        for name in ("verify_top", "strongest", "random_sets", "null_pairs", "ways"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}.")
         if self.rule == "relp" and self.steps > 1:
@@ -177,6 +185,10 @@ class ListHeads(MadeListExperiment):
                 for draw in range(self.null_pairs)
             )
             parts["null_share"] = null_shares(runner, sources, exact, gap)
+        if self.ways:
+            best = strongest(parts["share"].values, self.ways)
+            heads = [divmod(int(cell), runner.shape.n_heads) for cell in best]
+            parts |= ways(runner, own, heads, gap, exact["topic"].values)
         if self.strongest:
             parts |= joint(runner, own, exact, gap, self.strongest, self.random_sets)
         patched = int(np.isfinite(found.effects).all(axis=0).sum())

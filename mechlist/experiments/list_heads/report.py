@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.experiments.effects import MEAN, notes, read, rows, shown
+from mechlist.experiments.list_heads import ways
 from mechlist.experiments.list_heads.statistics import WHOLE, checked_cells, rank_agreement
 from mechlist.experiments.list_pairs import run_names, side_name
 from mechlist.experiments.rules import by_rule_words
@@ -58,6 +59,8 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
             diverging=True,
             note=_share_notes(results),
         )
+    if "way_share" in results:
+        drawn["ways"] = ways.figure(results)
     checked = checked_cells(results)
     if len(checked):
         drawn["agreement"] = agreement(
@@ -89,7 +92,8 @@ def tables(results: xr.Dataset, top: int) -> dict[str, pd.DataFrame]:
     """The `top` heads by role, by the size of their mean estimate; and those that were patched exactly."""
     table = rows(read(results, MEAN)).sort_values("estimate", key=np.abs, ascending=False, ignore_index=True)
     out = {"heads": table.head(top), "verified": checked_cells(results)}
-    return out | {"shares": head_shares(results)} if "share" in results else out
+    out |= {"shares": head_shares(results)} if "share" in results else {}
+    return out | {"ways": ways.table(results)} if "way_share" in results else out
 
 
 def findings(results: xr.Dataset) -> list[str]:
@@ -103,6 +107,7 @@ def findings(results: xr.Dataset) -> list[str]:
     checked = checked_cells(results)
     if "share" in results:
         out += [_shares(results), *_null(results), *_joint(results)]
+        out += ways.findings(results, MARGIN) if "way_share" in results else []
     elif "factor" in results.attrs and len(checked):
         one, other = run_names(results)
         out.append(

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from mechlist.experiments.effects import SEED, strongest
 from mechlist.metrics.margin import rank_p
-from mechlist.metrics.ratios import clusters_of, quantiles, resampled_ratios
+from mechlist.metrics.ratios import clusters_of, ratio_draws
 from mechlist.patching.ablation import matched_random_heads
 from mechlist.patching.arguments import PatchArguments, prepare
 from mechlist.patching.attribution import estimate_cells
@@ -75,13 +75,11 @@ def shares(
     topics = exact["topic"].values
     values = exact.values.reshape(len(exact), -1)
     gaps = np.repeat(gap[:, None], values.shape[1], axis=1)
-    drawn = resampled_ratios(
-        np.nan_to_num(values), gaps, topics, resamples=RESAMPLES, generator=np.random.default_rng(SEED)
-    )
+    drawn = ratio_draws(np.nan_to_num(values), gaps, topics, resamples=RESAMPLES, generator=np.random.default_rng(SEED))
     there = np.isfinite(values).all(axis=0)
     known = there & (clusters_of(np.ones_like(values), topics) > 1)
-    low, high = quantiles(drawn, known, LEVEL)
-    chosen = np.stack([_top(np.where(there, one, 0.0), count) for one in drawn]).mean(axis=0)
+    low, high = drawn.interval(LEVEL, known)
+    chosen = np.stack([_top(np.where(there, one, 0.0), count) for one in drawn.again]).mean(axis=0)
     cells = exact.isel(list=0, drop=True)
     out = {
         "share": exact.mean("list", skipna=False) / gap.mean(),
@@ -185,14 +183,14 @@ def _joint_results(
 ) -> dict[str, xr.DataArray]:
     topics = exact["topic"].values
     columns = np.concatenate([effect[:, :1], total[:, None]], axis=1)
-    drawn = resampled_ratios(
+    drawn = ratio_draws(
         columns,
         np.repeat(gap[:, None], 2, axis=1),
         topics,
         resamples=RESAMPLES,
         generator=np.random.default_rng(SEED),
     )
-    low, high = quantiles(drawn, np.full(2, len(np.unique(topics)) > 1), LEVEL)
+    low, high = drawn.interval(LEVEL)
     share = np.concatenate([effect, total[:, None]], axis=1).mean(axis=0) / gap.mean()
     logits, part = {"units": "logits"}, {"units": "share"}
     out = {

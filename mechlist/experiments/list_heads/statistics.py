@@ -5,9 +5,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import xarray as xr
+from jaxtyping import Float
 
 from mechlist.experiments.effects import EPSILON, MEAN, SEED, estimated_lists, read, rounding, rows, saved
-from mechlist.metrics.ratios import resampled_ratios
+from mechlist.metrics.by_topic import LEVEL
+from mechlist.metrics.ratios import ratio_draws
 from mechlist.metrics.statistics import rank_correlation
 
 EXACT = "mean_exact"
@@ -71,7 +73,11 @@ def _agreement(results: xr.Dataset) -> Agreement:
         return Agreement(rank, np.nan, np.nan)
     both, weights = np.concatenate(filled, axis=1), np.tile(weight, 2)
     generator = np.random.default_rng(SEED)
-    drawn = resampled_ratios(both, weights, topics, resamples=RESAMPLES, generator=generator)
-    ranks = [rank_correlation(*np.split(draw, 2)) for draw in drawn if np.isfinite(draw).all()]
-    low, high = np.quantile(ranks, [0.025, 0.975]) if ranks else (np.nan, np.nan)
-    return Agreement(rank, float(low), float(high))
+    drawn = ratio_draws(both, weights, topics, resamples=RESAMPLES, generator=generator)
+    low, high = drawn.map(_ranks).interval(LEVEL)
+    return Agreement(rank, float(low[0]), float(high[0]))
+
+
+def _ranks(rows: Float[np.ndarray, "row cell"]) -> Float[np.ndarray, "row one"]:
+    """Rank correlation of the two halves of each row; NaN where a cell is."""
+    return np.array([[rank_correlation(*np.split(row, 2)) if np.isfinite(row).all() else np.nan] for row in rows])

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from mechlist.errors import InputError
-from mechlist.metrics.ratios import resampled_ratios
+from mechlist.metrics.ratios import ratio_draws
+from mechlist.metrics.resampling import Interval
 
 RESAMPLES = 2000
 
@@ -50,23 +51,20 @@ def handover(
         raise InputError("effects must hold a value of some role in every layer.")
     flat = (len(effects), effects.shape[1] * effects.shape[2])
     filled, counts = np.where(there, effects, 0.0).reshape(flat), there.reshape(flat).astype(float)
-    drawn = resampled_ratios(filled, counts, clusters, resamples=RESAMPLES, generator=generator)
-    with np.errstate(invalid="ignore"):
-        mean = filled.sum(axis=0) / counts.sum(axis=0)
-    largest = _largest(mean.reshape(1, *effects.shape[1:]))
-    of_draws = _largest(drawn.reshape(len(drawn), *effects.shape[1:]))
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    layers = (_leaves(of_draws), _arrives(of_draws, own))
-    left, came = (np.quantile(of_draw, ends, method="inverted_cdf") for of_draw in layers)
+    drawn = ratio_draws(filled, counts, clusters, resamples=RESAMPLES, generator=generator)
+    largest = drawn.map(lambda rows: _largest(rows.reshape(len(rows), *effects.shape[1:])))
+    layers = largest.map(lambda rows: np.stack([_leaves(rows), _arrives(rows, own)], axis=1))
+    known = drawn.clusters > 1
+    ends = layers.steps_interval(level) if known else Interval(layers.whole, layers.whole)
     return Handover(
-        largest=largest[0],
-        leaves=int(_leaves(largest)[0]),
-        leaves_low=int(left[0]),
-        leaves_high=int(left[1]),
-        arrives=int(_arrives(largest, own)[0]),
-        arrives_low=int(came[0]),
-        arrives_high=int(came[1]),
-        known=len(np.unique(clusters)) > 1,
+        largest=largest.whole,
+        leaves=int(layers.whole[0]),
+        leaves_low=int(ends.low[0]),
+        leaves_high=int(ends.high[0]),
+        arrives=int(layers.whole[1]),
+        arrives_low=int(ends.low[1]),
+        arrives_high=int(ends.high[1]),
+        known=known,
     )
 
 

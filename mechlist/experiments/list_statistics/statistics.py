@@ -12,7 +12,7 @@ from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.topics import RUNS_OUT, capacities
 from mechlist.metrics.by_topic import ratio_variables
 from mechlist.metrics.ratios import ratio_interval
-from mechlist.metrics.statistics import Interval
+from mechlist.metrics.resampling import Interval
 from mechlist.metrics.survival import Survival, SurvivalIntervals, survival_curve, survival_intervals
 from mechlist.metrics.trend import trend_test
 from mechlist.text import visible

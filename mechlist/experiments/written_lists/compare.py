@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from mechlist.datasets.lists.factors import with_fillers
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.experiments.list_predictions import predict
-from mechlist.metrics.ratios import clusters_of, quantiles, resampled_ratios
+from mechlist.metrics.ratios import clusters_of, ratio_draws
 from mechlist.runner import Runner
 
 SOURCES = ("own", "written")
@@ -131,20 +131,19 @@ def _compared(
 
     Both have the same topics, and are drawn again with the same ones: the difference is within topics.
     """
-    means, drawn, known = [], [], []
+    drawn, known = [], []
     for (above, told), labels, generator in zip(sums, topics, generators, strict=True):
         below = told.astype(float)
-        total = below.sum(axis=0)
-        means.append(np.divide(above.sum(axis=0), total, out=np.full(total.shape, np.nan), where=total > 0))
-        drawn.append(resampled_ratios(above, below, labels, resamples=resamples, generator=generator))
+        drawn.append(ratio_draws(above, below, labels, resamples=resamples, generator=generator))
         known.append(clusters_of(below, labels) > 1)
-    ends = [quantiles(d, k, LEVEL) for d, k in zip(drawn, known, strict=True)]
-    gap = quantiles(drawn[0] - drawn[1], known[0] & known[1], LEVEL)
+    ends = [d.interval(LEVEL, k) for d, k in zip(drawn, known, strict=True)]
+    apart = drawn[0].less(drawn[1])
+    gap = apart.interval(LEVEL, known[0] & known[1])
     return Compared(
-        np.stack(means),
+        np.stack([d.whole for d in drawn]),
         np.stack([e.low for e in ends]),
         np.stack([e.high for e in ends]),
-        means[0] - means[1],
+        apart.whole,
         gap.low,
         gap.high,
     )
