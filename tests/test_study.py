@@ -39,7 +39,7 @@ def test_a_study_runs_its_steps_in_order_into_folders_and_one_report(tmp_path):
     run_study(read_study(file, again), tmp_path / "out", Output(overwrite=True))
 
 
-@pytest.mark.parametrize("file", sorted(Path("experiments").glob("*/study.yaml")), ids=str)
+@pytest.mark.parametrize("file", sorted(Path("experiments").glob("*/study*.yaml")), ids=str)
 def test_every_shipped_study_is_valid(file):
     assert read_study(file, read_yaml(file)).steps
 

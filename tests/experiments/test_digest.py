@@ -40,6 +40,23 @@ TOPICS = ["--topics", "Fruits", "Ocean", "Rivers"]
 PAIRS = ["--topics", "Fruits", "Animals"]
 LISTS = ["--recorded", "LISTS"]
 """What the first case wrote."""
+ONE_SAE = ["--lists", "1", "--saes", "list-tiny/layer_4"]
+SMALL_COUNTER = ["--max-items", "4", "--counts", "1", "4", "--random-directions", "1", "--resamples", "20"]
+SMALL_LENS = [
+    "--fit-prompts",
+    "3",
+    "--fit-tokens",
+    "16",
+    "--skip",
+    "2",
+    "--dimensions",
+    "171",
+    "--held-out",
+    "1",
+    "--controls",
+    "1",
+]
+SENTENCE = "Provide me with a list of rivers."
 QUICK = ["--lists", "1", "--resamples", "20"]
 CASES: dict[str, list[str]] = {
     "generate-lists": [*TOPICS, "--temperatures", "0.7", "--samples", "1", "--max-new-tokens", "120"],
@@ -61,6 +78,26 @@ CASES: dict[str, list[str]] = {
     "attribution-patch": [*PAIRS, "--site", "z", "--per", "head", "--verify-top", "4", "--noise-repeats", "0"],
     "path-patch": [*PAIRS, "--receivers", "logits", "--senders", "a4.h2", "a5.h1", "m3"],
     "circuit": ["--period", "12", "--examples", "4", "--random-circuits", "1", "--verify-top", "3"],
+    "list-factors": ["--topics", "Fruits", "Rivers", "--max-items", "4", "--curve-items", "6", "--resamples", "20"],
+    "list-counter": ["--topics", "Fruits", "Rivers", "Movies", *SMALL_COUNTER],
+    "list-tree": ["--topic", "Fruits", "--max-nodes", "12", "--max-depth", "6"],
+    "token-tree": ["--prompt", SENTENCE, "--max-nodes", "12", "--max-depth", "4", "--resample", "0"],
+    "logprobs": ["--prompts", SENTENCE, "--max-new-tokens", "6"],
+    "guided-generation": ["--prompts", SENTENCE, "--regex", "[A-Z][a-z]+", "--max-new-tokens", "6", "--samples", "1"],
+    "guiding-tokens": ["--prompt", SENTENCE, "--draws", "2", "--random-orders", "1"],
+    "decode-compare": ["--prompts", SENTENCE, "--kinds", "greedy", "--max-new-tokens", "6"],
+    "embeddings": ["--prompt", SENTENCE],
+    "top-predictions": ["--prompt", SENTENCE],
+    "hidden-state": ["--prompt", SENTENCE],
+    "components-needed": ["--prompt", SENTENCE, "A list of rivers."],
+    "output-basis": ["--prompt", SENTENCE, "--random", "2"],
+    "jacobian-lens": ["--prompt", SENTENCE, *SMALL_LENS],
+    "weight-circuits": ["--circuit-tokens", "200", "--pairs", "20", "--samples", "2"],
+    "sae-transfer": [*LISTS, *ONE_SAE],
+    "sae-attribution": [*LISTS, *ONE_SAE, "--verify-top", "3", "--edges", "0"],
+    "sae-layers": [*LISTS, "--lists", "1", "--saes", "list-tiny/layer_2", "list-tiny/layer_4"],
+    "feature-traces": [*LISTS, *ONE_SAE, "--features-from", "ATTRIBUTION", "--strongest", "3"],
+    "feature-overlap": ["--recorded", "ATTRIBUTED", "--permutations", "5"],
 }
 
 
@@ -108,7 +145,10 @@ def run(experiment: str, folder: Path) -> xr.Dataset:
     out = folder / experiment
     if not (out / "results.nc").is_file():
         lists = str(folder / "generate-lists" / "exports" / "lists")
-        arguments = [lists if argument == "LISTS" else argument for argument in CASES[experiment]]
+        attribution = folder / "sae-attribution"
+        attributed = str(attribution / "exports" / "features.json")
+        files = {"LISTS": lists, "ATTRIBUTION": str(attribution), "ATTRIBUTED": attributed}
+        arguments = [files.get(argument, argument) for argument in CASES[experiment]]
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MECHLIST_CACHE", "off")
             assert main(["run", experiment, *arguments, "--device", "cpu", "--out", str(out)]) == 0

@@ -22,7 +22,11 @@ ASIDE = {"q": -0.16, "k": 0.0, "v": 0.16, "": 0.0}
 """Columns by which the middle of an arrow is moved: a head's three entries do not cover each other."""
 FLOOR, COLUMN, LEAST_COLUMN = 58, 96, 38
 """Pixels between floors; between nodes of one floor, and the fewest of them."""
-SHORTEST, TALLEST = 420, 960
+SHORTEST, TALLEST = 420, 1400
+NODE = 34
+"""Pixels of a node's side; less where floors lie closer."""
+AROUND = 150
+"""Pixels above and below the floors."""
 FIRST = 20
 """Edges that are shown at first, where there are more."""
 TOLD = 5
@@ -85,12 +89,12 @@ def circuit_graph(
     figure, owners = go.Figure(legend), [-1] * len(legend)
     largest = max((abs(edge.score) for edge in edges), default=0.0) or 1.0
     first = max((n for n, count in enumerate(steps) if count <= FIRST), default=0)
+    height = min(TALLEST, max(SHORTEST, AROUND + FLOOR * max(view.height for view in views)))
     for n, view in enumerate(views):
-        traces = view.traces(largest, unit)
+        traces = view.traces(largest, unit, height - AROUND)
         owners += [n] * len(traces)
         figure.add_traces([trace.update(visible=n == first) for trace in traces])
     columns = max(view.columns for view in views)
-    height = min(TALLEST, max(SHORTEST, 150 + FLOOR * max(view.height for view in views)))
     figure.update_xaxes(visible=False, range=views[first].x_range)
     figure.update_yaxes(visible=False, range=views[first].y_range)
     figure.update_layout(
@@ -155,25 +159,26 @@ class _View:
         room = max(0.5, 0.03 * self.height)
         return [-room, self.height + room]
 
-    def traces(self, largest: float, unit: str) -> list[go.Scatter]:
+    def traces(self, largest: float, unit: str, pixels: float | int) -> list[go.Scatter]:
         """Arrows, the widest last and so on top of the others; their boxes; nodes."""
         lines = [_line(edge, self.places, at, largest, self.readers(edge)) for edge, at in self.middles.items()]
         joins = [_join(self.places[a], self.places[b], (a, b)) for a, b in self.joins]
-        return [*joins, *lines, _hover(self.middles, unit), self.nodes(unit)]
+        low, high = self.y_range
+        return [*joins, *lines, _hover(self.middles, unit), self.nodes(unit, min(NODE, 0.85 * pixels / (high - low)))]
 
     def readers(self, edge: GraphEdge) -> list[str]:
         """Nodes that an edge reaches by way of a join."""
         return [upper for lower, upper in self.joins if lower == edge.receiver]
 
-    def nodes(self, unit: str) -> go.Scatter:
-        """The nodes, each with its edges as a box tells them, and with all of them and their numbers."""
+    def nodes(self, unit: str, side: float | int) -> go.Scatter:
+        """The nodes, with sides of so many pixels, and their edges: as boxes tell them, and all with their numbers."""
         told = []
         for name in self.places:
             ordered = sorted(self.edges, key=lambda edge: -abs(edge.score))
             into = [edge for edge in ordered if name in (edge.receiver, *self.readers(edge))]
             out = [edge for edge in ordered if edge.sender == name]
             told.append([_box(name, into, out, unit), _numbers([*into, *out])])
-        return _nodes(self.places, told, unit)
+        return _nodes(self.places, told, unit, side)
 
 
 def _view(
@@ -270,14 +275,14 @@ def _hover(middles: Mapping[GraphEdge, Place], unit: str) -> go.Scatter:
     )
 
 
-def _nodes(places: Mapping[str, Place], told: Sequence[Sequence[str]], unit: str) -> go.Scatter:
+def _nodes(places: Mapping[str, Place], told: Sequence[Sequence[str]], unit: str, side: float | int) -> go.Scatter:
     longest = max(map(len, places))
     return go.Scatter(
         x=[x for x, _ in places.values()],
         y=[y for _, y in places.values()],
         mode="markers+text",
         marker={
-            "size": 34,
+            "size": round(side, 1),
             "symbol": "square",
             "color": "white",
             "opacity": 1,
