@@ -92,7 +92,8 @@ def card(width: int, seconds: float, found: Sequence[dict[str, Any]], *, made: s
     return f"""# SAEs for list-tiny
 
 TopK SAEs of {width} features on the residual stream after each layer, trained with sae_lens (`mechlist train
-list-saes`): {made}, {seconds / 60:.0f} minutes on one core; in bfloat16.
+list-saes`): {made}, {seconds / 60:.0f} minutes on two cores;
+in bfloat16.
 
 Measured as saved, on all tokens but BOS: of lists that list-tiny writes about topics that it never saw
 ({", ".join(HELD_OUT)}),

@@ -36,7 +36,7 @@ def test_scores_and_effects(results: xr.Dataset):
     assert (results["score"] >= 0).all()
     # What speaks for the end is taken off: the difference falls.
     assert (results["change"].mean("list") > 0).all()
-    assert results["sae_bytes"].values.tolist() == [2 * 4 * 256 * 1536] * 2
+    assert results["sae_bytes"].values.tolist() == [2 * 4 * 256 * 2048] * 2
 
 
 def test_picks_cover_what_their_layers_have(results: xr.Dataset):

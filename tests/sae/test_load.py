@@ -225,7 +225,7 @@ def test_built_in_saes_are_those_of_every_layer():
     assert [place.name for place in found] == names
     assert sum(file.stat().st_size for place in found if place.folder for file in place.folder.iterdir()) < 18e6
     sae = load_sae(places(["list-tiny/layer_4"])[0])
-    assert (sae.hook, sae.model, sae.d_in, sae.d_sae) == ("blocks.4.hook_resid_post", "list-tiny", 256, 1536)
+    assert (sae.hook, sae.model, sae.d_in, sae.d_sae) == ("blocks.4.hook_resid_post", "list-tiny", 256, 2048)
     study = places((), "google/gemma-2-2b-it")
     assert [place.release for place in study[::5]] == [f"gemma-scope-2b-pt-{site}-canonical" for site in ("res", "att")]
     assert builtin_saes("gpt2") == builtin_saes("") == builtin_saes("../list-tiny") == []
@@ -247,6 +247,6 @@ def test_weights_of_a_streamed_sae_are_gone_when_the_next_is_read():
     first, second = places(("list-tiny/layer_0", "list-tiny/layer_1"))
     stream = stream_saes(runner, [first, second])
     sae = next(stream)
-    assert sae.decoder.shape == (1536, 256)
+    assert sae.decoder.shape == (2048, 256)
     assert next(stream).hook == "blocks.1.hook_resid_post"
     assert sae.module.W_dec.numel() == 0
