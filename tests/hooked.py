@@ -6,7 +6,11 @@ import pytest
 
 from mechlist.models.tl import HAS_HOOKED
 
-__all__ = ["HookedTransformer", "HookedTransformerConfig"]
+__all__ = ["HookedTransformer", "HookedTransformerConfig", "needs_hooked"]
+
+needs_hooked = pytest.mark.skipif(
+    not HAS_HOOKED, reason="what it is compared with goes by a HookedTransformer, which TransformerLens 4 has not"
+)
 
 if TYPE_CHECKING or HAS_HOOKED:
     from transformer_lens import HookedTransformer, HookedTransformerConfig

@@ -98,11 +98,14 @@ def _bridge(
     # The bridge wraps this very module.
     hf_model.to(device, dtype)
     architecture = type(hf_model).__name__
+    # The bridge goes by it, and the text half of a larger model says nothing of itself.
+    hf_model.config.architectures = hf_model.config.architectures or [architecture]
     reference = reference_logits(hf_model, tokens)
     try:
-        bridge = TransformerBridge.boot_transformers(
-            str(outline.directory), hf_model=hf_model, tokenizer=stand_in(), device=device, dtype=dtype
-        ).eval()
+        with torch.random.fork_rng(devices=[]):
+            bridge = TransformerBridge.boot_transformers(
+                str(outline.directory), hf_model=hf_model, tokenizer=stand_in(), device=device, dtype=dtype
+            ).eval()
         _rotate_neighbours(bridge)
         check = compare(wrap(bridge, {}), tokens, reference)
     except ModelError:

@@ -1,6 +1,7 @@
 """Train SAEs for `list-tiny` with sae_lens: TopK, on the residual stream after every layer, all from one pass."""
 
 import json
+import re
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -34,9 +35,13 @@ UPDATES = 4
 """Parts of them, shuffled: each is an update of every SAE."""
 BLOCKS, LONGEST_BLOCK = 0.25, 96
 """Share of the tokens in blocks that repeat, and tokens of the longest row of them, as list-tiny was trained on."""
-MADE_UP, POOL = 0.45, 3000
-"""Share of the tokens in lists that list-tiny writes about topics whose names are drawn from its vocabulary at random,
-so that the features also know what it does with topics that it never saw; and how many such lists there are."""
+MADE_UP, POOL = 0.45, 1500
+"""Share of the tokens in lists that list-tiny writes about random names, so that the features also know what it does
+with topics that it never saw; and how many such lists there are. Each time one is drawn it gets another name."""
+NAMES = 0.1
+"""Share of the tokens in prompts alone, with random names: words that no topic has are in no list."""
+CAPITALS = 0.7
+"""How often a random name begins with a capital word."""
 LONGEST_LIST = 160
 """Tokens after which such a list is cut off."""
 ACTIVE = 32
@@ -120,23 +125,66 @@ def train_list_saes(
 
 def _made(config: ListSaesConfig) -> str:
     return (
-        f"{config.steps} steps of {TOKENS_PER_STEP} tokens, {1 - MADE_UP:.0%} of them as list-tiny was trained on and "
-        f"{MADE_UP:.0%} from {POOL} lists that it writes about topics with random names, seed {config.seed}"
+        f"{config.steps} steps of {TOKENS_PER_STEP} tokens, {1 - MADE_UP - NAMES:.0%} of them as list-tiny was "
+        f"trained on, {MADE_UP:.0%} from {POOL} lists that it wrote about random names and {NAMES:.0%} of prompts with "
+        f"such names alone, seed {config.seed}"
     )
 
 
-def made_up_lists(runner: Runner, own: Material, number: int, seed: int) -> list[list[int]]:
-    """Prompts whose topic is one to four random tokens of the vocabulary, each with the list that the model writes."""
+@dataclass(frozen=True)
+class _Names:
+    """Tokens that random names are made of."""
+
+    words: list[int]
+    """All of the vocabulary."""
+    capitals: list[int]
+    """A blank and a capital letter: what a topic mostly begins with."""
+
+    def draw(self, generator: np.random.Generator) -> list[int]:
+        """One to four tokens, the first of them mostly a capital word."""
+        first = self.capitals if self.capitals and generator.random() < CAPITALS else self.words
+        more = generator.choice(self.words, int(generator.integers(0, 4))) if generator.random() < 0.5 else []
+        return [int(generator.choice(first)), *map(int, more)]
+
+
+@dataclass(frozen=True)
+class MadeUp:
+    """Prompts whose topic is a random name, and lists that the model wrote after such."""
+
+    names: _Names
+    starts: list[tuple[list[int], list[int]]]
+    """Of each list, the prompt before and after the name."""
+    lists: list[list[int]]
+
+    def rows(self, tokens: int, generator: np.random.Generator) -> list[Tensor]:
+        """`MADE_UP` of so many tokens in lists, `NAMES` of them in prompts alone; each under a name of its own."""
+        out: list[Tensor] = []
+        for share, whole in ((MADE_UP, True), (NAMES, False)):
+            left = tokens * share
+            while left > 0:
+                number = int(generator.integers(len(self.lists)))
+                before, after = self.starts[number]
+                row = [*before, *self.names.draw(generator), *after, *(self.lists[number] if whole else [])]
+                out.append(torch.tensor(row))
+                left -= len(row)
+        return out
+
+
+def _made_up(runner: Runner, own: Material, number: int, seed: int, lists: list[list[int]] | None) -> MadeUp:
+    """Prompts under random names and the lists that the model writes after them, or `lists` that it wrote before."""
     generator = np.random.default_rng([seed, number])
-    known = list_prompts(runner.tokenizer, list(load_topics(STUDY)), ADJECTIVES)
-    prompts = []
-    for _ in range(number):
-        prompt = known[int(generator.integers(len(known)))]
-        name = generator.choice(own.words, int(generator.integers(1, 5))).tolist()
-        prompts.append([*prompt.tokens[: prompt.topic_span.start], *name, *prompt.tokens[prompt.topic_span.stop :]])
-    ends = list_tokens(runner.tokenizer).ends
-    found = generate(runner, prompts, max_new_tokens=LONGEST_LIST, stop_tokens=ends, label="Writing lists")
-    return [[*prompt, *lists[0].tokens] for prompt, lists in zip(prompts, found, strict=True)]
+    tokenizer = runner.tokenizer
+    texts = {token: tokenizer.decode([token]) for token in own.words}
+    names = _Names(list(texts), [token for token, text in texts.items() if re.match(r" [A-Z]", text)])
+    known = list_prompts(tokenizer, list(load_topics(STUDY)), ADJECTIVES)
+    chosen = [known[int(i)] for i in generator.integers(len(known), size=number)]
+    starts = [([*p.tokens[: p.topic_span.start]], [*p.tokens[p.topic_span.stop :]]) for p in chosen]
+    if lists is None:
+        prompts = [[*before, *names.draw(generator), *after] for before, after in starts]
+        ends = list_tokens(tokenizer).ends
+        found = generate(runner, prompts, max_new_tokens=LONGEST_LIST, stop_tokens=ends, label="Writing lists")
+        lists = [list(completions[0].tokens) for completions in found]
+    return MadeUp(names, starts, lists)
 
 
 class _Training:
@@ -146,7 +194,7 @@ class _Training:
         self._config, self._runner, self._hooks, self._folder = config, runner, hooks, folder
         self.seconds = 0.0
         self._step = 0
-        self._made_up: list[list[int]] = []
+        self._lists: list[list[int]] | None = None
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.seed)
             self._trainers = [_trainer(config, runner, hook) for hook in hooks]
@@ -155,9 +203,8 @@ class _Training:
         """All steps that are left; the share of dead features of each SAE."""
         self._resume()
         own, saved = material(self._runner.tokenizer), time.monotonic()
-        if not self._made_up:
-            self._made_up = made_up_lists(self._runner, own, POOL, self._config.seed)
-            self.seconds += time.monotonic() - saved
+        self._made_up = _made_up(self._runner, own, POOL, self._config.seed, self._lists)
+        self.seconds += time.monotonic() - saved
         try:
             while self._step < self._config.steps:
                 started = time.monotonic()
@@ -191,12 +238,10 @@ class _Training:
 
     def _learn(self, own: Material) -> float:
         seed = (self._config.seed, self._step, len(self._hooks))
-        batches = step_batches(own, _PAD, round(TOKENS_PER_STEP * (1 - MADE_UP)), BLOCKS, LONGEST_BLOCK, seed)
+        known = round(TOKENS_PER_STEP * (1 - MADE_UP - NAMES))
+        batches = step_batches(own, _PAD, known, BLOCKS, LONGEST_BLOCK, seed)
         rows = [row[row != _PAD] for batch in batches for row in batch.tokens]
-        generator, left = np.random.default_rng([*seed, len(self._made_up)]), TOKENS_PER_STEP * MADE_UP
-        while left > 0:
-            rows.append(torch.tensor(self._made_up[int(generator.integers(len(self._made_up)))]))
-            left -= len(rows[-1])
+        rows += self._made_up.rows(TOKENS_PER_STEP, np.random.default_rng([*seed, POOL]))
         found = self._runner.capture(rows, *self._hooks)
         losses = []
         for trainer, hook in zip(self._trainers, self._hooks, strict=True):
@@ -219,7 +264,7 @@ class _Training:
         with quiet():
             for trainer, hook in zip(self._trainers, self._hooks, strict=True):
                 trainer.save_checkpoint(hook, base_path=part)
-        write_json(part / "lists.json", {"lists": self._made_up})
+        write_json(part / "lists.json", {"lists": self._made_up.lists})
         write_json(part / "state.json", {**asdict(self._config), "step": self._step, "seconds": self.seconds})
         shutil.rmtree(self._folder, ignore_errors=True)
         part.replace(self._folder)
@@ -238,7 +283,7 @@ class _Training:
         for trainer, hook in zip(self._trainers, self._hooks, strict=True):
             trainer.sae.load_weights_from_checkpoint(self._folder / hook)
             trainer.load_trainer_state(self._folder / hook)
-        self._made_up = json.loads((self._folder / "lists.json").read_text(encoding="utf-8"))["lists"]
+        self._lists = json.loads((self._folder / "lists.json").read_text(encoding="utf-8"))["lists"]
         self._step, self.seconds = state["step"], state["seconds"]
 
 

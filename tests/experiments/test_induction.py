@@ -13,7 +13,7 @@ from mechlist.figures.style import meta
 from mechlist.models.quiet import quiet
 from mechlist.results import load_dataset, save_dataset
 from mechlist.runner import Runner
-from tests.hooked import HookedTransformer, HookedTransformerConfig
+from tests.hooked import HookedTransformer, HookedTransformerConfig, needs_hooked
 
 
 def slow_scores(runner: Runner, period: int, batch: int) -> dict[str, torch.Tensor]:
@@ -78,6 +78,7 @@ def test_the_built_in_model_has_an_induction_circuit(tiny_runner):
     assert any(line.startswith("Induction heads") for line in Induction().findings(results))
 
 
+@needs_hooked
 def test_induction_2l_has_its_known_heads(shared):
     runner = Runner.load(str(shared / "models" / "induction-2l"), device="cpu", progress=False)
     experiment = Induction()

@@ -18,6 +18,7 @@ from mechlist.models.quiet import quiet
 from mechlist.models.tokenizer import stand_in
 from mechlist.types import Processing
 from tests.conftest import CONFIGS, SMALL, HfDirectory
+from tests.hooked import needs_hooked
 from tests.models.tiny import random_sequences, save_hooked
 
 NONE = Processing(fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False)
@@ -74,6 +75,7 @@ def test_weights_are_what_the_model_computes_with(hf_directory: HfDirectory, arc
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "pythia"])
+@needs_hooked
 def test_a_bridge_has_the_weights_of_the_conversion(hf_directory: HfDirectory, architecture: str):
     bridged = bridge(hf_directory(architecture))
     hooked = load(str(hf_directory(architecture)), device="cpu", processing=NONE).module

@@ -17,7 +17,7 @@ from mechlist.models.sites import Site
 from mechlist.runner import Runner
 from mechlist.types import Processing
 from tests.conftest import CONFIGS, HfDirectory
-from tests.hooked import HookedTransformer
+from tests.hooked import HookedTransformer, needs_hooked
 from tests.models.tiny import copy, edit_weights, logits_of, random_sequences, save_hooked, save_huggingface
 
 PLAIN = Processing(fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False)
@@ -168,6 +168,7 @@ def test_one_changed_value_changes_the_fingerprint(tmp_path: Path):
     assert fingerprint(load(str(tmp_path / "m"), device="cpu")) != before
 
 
+@needs_hooked
 def test_dtype_and_processing_change_the_fingerprint(hf_directory: HfDirectory):
     directory = str(hf_directory("gpt2"))
     options: list[dict[str, Any]] = [

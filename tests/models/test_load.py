@@ -18,6 +18,7 @@ from mechlist.models.load import load, load_hf, resolve_device
 from mechlist.models.quiet import quiet
 from mechlist.runner import Runner
 from tests.conftest import CONFIGS, HfDirectory
+from tests.hooked import needs_hooked
 from tests.models.tiny import (
     copy,
     difference,
@@ -100,6 +101,7 @@ def test_reduced_precision_stays_near_float32(hf_directory: HfDirectory, archite
     assert reduced.info["parity"]["passed"]
 
 
+@needs_hooked
 def test_the_conversion_is_checked_in_float32_whatever_the_dtype(hf_directory: HfDirectory):
     model = load(str(hf_directory("gemma2")), device="cpu", dtype="bfloat16")
     assert model.info["parity"]["tolerance"] == 1e-4
@@ -132,6 +134,7 @@ def test_weights_in_shards_load_and_a_missing_shard_is_named(llama: Path, tmp_pa
     assert str(sharded) in message(sharded)
 
 
+@needs_hooked
 def test_a_checkpoint_saved_in_bfloat16_loads_in_float32(hf_directory: HfDirectory, tmp_path: Path):
     directory = tmp_path / "half"
     with quiet():
@@ -308,6 +311,7 @@ def test_settings_of_another_machine_are_replaced(hooked: Path):
     assert (str(model.device), model.dtype, model.module.cfg.n_devices) == ("cpu", torch.float32, 1)
 
 
+@needs_hooked
 def test_a_trained_hooked_transformer_loads(shared: Path):
     model = load(str(shared / "models" / "induction-2l"), device="cpu")
     assert model.shape.attn_only
@@ -407,6 +411,7 @@ def test_remote_code_is_off(llama: Path):
     )
 
 
+@needs_hooked
 def test_a_known_architecture_that_also_brings_code_runs_without_it(llama: Path):
     (llama / "modeling_martian.py").write_text("raise SystemExit('remote code ran')")
     edit_config(llama, auto_map={"AutoModelForCausalLM": "modeling_martian.Martian"})

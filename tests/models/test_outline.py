@@ -12,6 +12,7 @@ from mechlist.errors import InputError, ModelError
 from mechlist.models.load import load
 from mechlist.models.outline import read_outline
 from mechlist.models.quiet import quiet
+from mechlist.models.tl import HAS_HOOKED
 from mechlist.runner import Runner
 from tests.conftest import SMALL, HfDirectory
 from tests.models.tiny import copy, difference, edit_config, edit_weights, logits_of, random_sequences, save_huggingface
@@ -150,7 +151,8 @@ def test_the_text_half_of_a_model_of_text_and_images(tmp_path: Path):
         whole.save_pretrained(tmp_path / "model")
     assert read_outline(tmp_path / "model").is_multimodal
     model = load(str(tmp_path / "model"), device="cpu")
-    assert (model.info["class"], model.info["architecture"]) == ("HookedTransformer", "Gemma3ForCausalLM")
+    through = "HookedTransformer" if HAS_HOOKED else "TransformerBridge"
+    assert (model.info["class"], model.info["architecture"]) == (through, "Gemma3ForCausalLM")
     tokens = torch.randint(0, 90, (2, 30), generator=torch.Generator().manual_seed(0))
     with quiet(), torch.no_grad():
         expected = whole(tokens).logits.log_softmax(-1)

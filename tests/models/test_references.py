@@ -11,6 +11,7 @@ from mechlist.models.language_model import LanguageModel, wrap
 from mechlist.models.load import load
 from mechlist.models.quantities import QUANTITIES
 from mechlist.models.references import REFERENCES, Reference, find_references, load_references, run_references
+from mechlist.models.tl import HAS_HOOKED
 from mechlist.types import Guard, Processing
 from tests.conftest import HfDirectory
 from tests.models.gpt2_like import random_view
@@ -25,6 +26,8 @@ def view(shared: Path) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def tiny() -> LanguageModel:
+    if not HAS_HOOKED:
+        pytest.skip("TransformerLens 4 has no HookedTransformer, which the built-in model is")
     return load("induction-tiny", device="cpu")
 
 

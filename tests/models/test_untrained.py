@@ -4,9 +4,11 @@ import torch
 from mechlist.errors import ModelError
 from mechlist.models.identity import fingerprint
 from mechlist.runner import Runner
+from tests.hooked import needs_hooked
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma2"])
+@needs_hooked
 def test_an_untrained_model_has_the_shape_and_none_of_the_weights(hf_directory, architecture):
     runner = Runner.load(str(hf_directory(architecture)), device="cpu", progress=False)
     before, state = runner.fingerprint(), torch.get_rng_state()

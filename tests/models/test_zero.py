@@ -18,6 +18,7 @@ from mechlist.patching.ablation import ablated_next_tokens
 from mechlist.patching.replacements import Zero
 from mechlist.runner import Intervention, Runner
 from mechlist.types import Processing
+from tests.hooked import needs_hooked
 from tests.models.tiny import save_huggingface
 
 TOKENS = torch.tensor([[5, 9, 3, 17, 8, 2, 11]])
@@ -54,6 +55,7 @@ def zeroed(hf_model: Any, place: str, layer: int, head: int, d_head: int) -> tor
         handle.remove()
 
 
+@needs_hooked
 def test_zero_is_that_of_the_model_as_published(pair: tuple[Runner, Any, str]):
     runner, hf_model, place = pair
     shape = runner.shape

@@ -14,6 +14,7 @@ from mechlist.patching.attribution import attribution_grid, estimate_cells
 from mechlist.patching.grid import patch_cells, patch_grid
 from mechlist.patching.replacements import Given, Mean, Replacement, Resample, Source, Zero
 from mechlist.runner import Runner
+from tests.hooked import needs_hooked
 
 PROMPTS, LENGTH = 4, 9
 LENGTHS = torch.tensor([9, 6, 9, 8])
@@ -92,6 +93,7 @@ def test_a_task_knows_its_axes_and_labels(
     assert [found[name].values.tolist() for name in axes] == [list(of) for of in axes.values()]
 
 
+@needs_hooked
 def test_what_is_ready_puts_in_what_it_says(loaded: Callable[[str], Runner]):
     runner = loaded("gpt2")
     arguments = PatchArguments(**given(runner))

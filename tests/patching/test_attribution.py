@@ -24,7 +24,7 @@ from mechlist.patching.sweep.cells import HEAD_SITES, hook_name
 from mechlist.patching.sweep.cost import Sizes
 from mechlist.runner import Runner, add, replace
 from mechlist.runner.memory import MemoryShares
-from tests.hooked import HookedTransformer, HookedTransformerConfig
+from tests.hooked import HookedTransformer, HookedTransformerConfig, needs_hooked
 from tests.patching.live_bytes import LiveBytes
 
 SITES = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "attn_scores"]
@@ -127,6 +127,7 @@ def against_central_differences(runner: Runner, site: str, found: xr.Dataset, rt
 
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "llama"])
+@needs_hooked
 def test_every_cell_is_the_derivative_along_the_change(loaded: Callable[[str], Runner], architecture: str, site: str):
     runner = in_double(loaded(architecture))
     # The metric reads logits in float32.
@@ -346,6 +347,7 @@ def test_scores_that_become_minus_infinity_are_refused(loaded: Callable[[str], R
     ("architecture", "site", "steps"),
     [*(("gpt2", site, 24) for site in SITES), *(("gemma2", site, 64) for site in ("resid_mid", "v", "attn_scores"))],
 )
+@needs_hooked
 def test_integrated_effects_of_a_layer_add_up_to_replacing_all_of_it(
     loaded: Callable[[str], Runner], architecture: str, site: str, steps: int
 ):
@@ -637,6 +639,7 @@ def test_bad_input_is_refused(loaded: Callable[[str], Runner], changes: dict[str
         attribute(loaded("gpt2"), **changes)
 
 
+@needs_hooked
 def test_quantised_weights_are_refused(loaded: Callable[[str], Runner]):
     runner = Runner(copy.deepcopy(loaded("gpt2").model), progress=False)
     runner.model.cfg.load_in_4bit = True

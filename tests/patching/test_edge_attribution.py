@@ -19,7 +19,7 @@ from mechlist.patching.edge_attribution import edge_scores
 from mechlist.patching.edges import nodes_of, run_edges
 from mechlist.patching.replacements import Mean
 from mechlist.runner import Runner
-from tests.hooked import HookedTransformer, HookedTransformerConfig
+from tests.hooked import HookedTransformer, HookedTransformerConfig, needs_hooked
 from tests.patching.hand_built import CIRCUIT, VOCAB, hand_built
 from tests.patching.live_bytes import LiveBytes
 
@@ -59,6 +59,7 @@ def slopes(runner: Runner, base: Tensor, carried: Callable[[Tensor], Tensor], ed
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2", "pythia", "qwen2"])
+@needs_hooked
 def test_eap_is_the_gradient_of_a_mask_on_each_edge(loaded: Callable[[str], Runner], architecture: str):
     runner = precise(loaded(architecture))
     base, source = tokens(runner)
@@ -89,6 +90,7 @@ def test_mean_sources_and_unequal_lengths(loaded: Callable[[str], Runner]):
     torch.testing.assert_close(padded[1:], alone, rtol=0, atol=1e-6)
 
 
+@needs_hooked
 def test_eap_ig_averages_gradients_on_the_way_between_the_embeddings(loaded: Callable[[str], Runner]):
     runner = loaded("gpt2")
     base, source = tokens(runner, prompts=1)

@@ -18,6 +18,7 @@ from mechlist.patching.grid import patch_grid
 from mechlist.patching.path import path_patch
 from mechlist.patching.replacements import Mean
 from mechlist.runner import Runner, replace
+from tests.hooked import needs_hooked
 
 METRIC = LogitDifference(answer=5, wrong=6)
 ARCHITECTURES = ["gpt2", "llama", "gemma", "gemma2", "pythia", "qwen2"]
@@ -126,6 +127,7 @@ def test_any_set_of_edges_is_what_hooks_on_every_input_give(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@needs_hooked
 def test_no_edge_all_edges_and_all_edges_of_a_head(loaded: Callable[[str], Runner], architecture: str):
     runner = loaded(architecture)
     base, source = tokens(runner)

@@ -14,7 +14,7 @@ from mechlist import LogitDifference, patch_grid
 from mechlist.errors import InputError
 from mechlist.patching.sweep.cells import HEAD_SITES, hook_name
 from mechlist.runner import Runner
-from tests.hooked import HookedTransformer, HookedTransformerConfig
+from tests.hooked import HookedTransformer, HookedTransformerConfig, needs_hooked
 
 SITES = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "attn_scores"]
 ARCHITECTURES = ["gpt2", "llama", "gemma", "gemma2", "pythia", "qwen2"]
@@ -90,6 +90,7 @@ def run(runner: Runner, base: torch.Tensor, source: torch.Tensor, **changes: Any
 
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "attention-only"])
+@needs_hooked
 def test_every_cell_equals_one_full_forward_pass(loaded: Callable[[str], Runner], architecture: str, site: str):
     runner = attention_only() if architecture == "attention-only" else loaded(architecture)
     parallel = architecture == "pythia" and site == "resid_mid"
@@ -247,6 +248,7 @@ def test_key_value_heads_are_those_there_are(loaded: Callable[[str], Runner]):
         run(runner, base, source, site="v", per="head", cells={"absent": [(0, 2)]})
 
 
+@needs_hooked
 def test_a_real_model(shared: Path):
     runner = Runner.load(str(shared / "models" / "stories260K"), device="cpu", progress=False)
     base = torch.tensor([runner.to_tokens("Once upon a time there was a girl")])

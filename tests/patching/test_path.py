@@ -18,7 +18,7 @@ from mechlist.patching.replacements import Zero
 from mechlist.runner import Intervention, Runner
 from mechlist.runner.journal import Journal
 from mechlist.runner.memory import MemoryShares
-from tests.hooked import HookedTransformer, HookedTransformerConfig
+from tests.hooked import HookedTransformer, HookedTransformerConfig, needs_hooked
 from tests.patching.test_grid import attention_only
 
 PROMPTS, LENGTH = 2, 11
@@ -140,6 +140,7 @@ def slow(
 
 @pytest.mark.parametrize("frozen", ["all", "heads"])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2", "pythia"])
+@needs_hooked
 def test_every_value_equals_both_passes(loaded: Callable[[str], Runner], architecture: str, frozen: Any):
     runner = loaded(architecture)
     base, source = tokens(runner)

@@ -18,6 +18,7 @@ from mechlist.patching.replacements import Given, Mean, Resample, Zero
 from mechlist.patching.sweep.cells import hook_name
 from mechlist.runner import Runner, replace
 from mechlist.runner.memory import MemoryShares
+from tests.hooked import needs_hooked
 
 PROMPTS, LENGTH = 2, 10
 METRIC = LogitDifference(answer=5, wrong=6)
@@ -116,6 +117,7 @@ def test_mean_over_a_data_set(
     compare(found, lambda i, at: difference(single(runner, base[i], site, mean, at)))
 
 
+@needs_hooked
 def test_one_mean_over_all_positions(loaded: Callable[[str], Runner]):
     runner = loaded("gpt2")
     base, data, lengths = prompts(runner), prompts(runner, 3, seed=1), torch.tensor([2, 3, 10])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mechlist.errors import InputError, ModelError
 from mechlist.runner import Batch, Runner
+from tests.hooked import needs_hooked
 
 ROUNDING = 5e-6
 """Bound on the difference between a row of a padded batch and the prompt alone, as a share of the largest logit."""
@@ -43,6 +44,7 @@ def test_every_row_equals_the_prompt_alone_with_grouped_queries_windows_and_brid
     assert_rows_equal(runner, prompts(count=8, longest=40, vocabulary=97, seed=seed))
 
 
+@needs_hooked
 def test_the_real_small_model_runs_in_batches_as_alone(shared: Path, prompts: Callable) -> None:
     runner = Runner.load(str(shared / "models" / "induction-2l"), device="cpu", progress=False)
     longest = min(40, runner.shape.n_ctx)

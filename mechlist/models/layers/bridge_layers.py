@@ -79,14 +79,15 @@ class BridgeLayers(Layers):
 
     def queries(self, layer: int, normed: Float[Tensor, "token d_model"]) -> Float[Tensor, "token head d_head"]:
         """See Layers."""
-        return self._layers[layer].attention.query(normed).view(len(normed), -1, self.d_head)
+        return self._layers[layer].attention.query(normed).view(len(normed), self.n_heads, self.d_head)
 
     def keys_values(
         self, layer: int, normed: Float[Tensor, "token d_model"]
     ) -> tuple[Float[Tensor, "token kv_head d_head"], Float[Tensor, "token kv_head d_head"]]:
         """See Layers."""
         attention = self._layers[layer].attention
-        k, v = (matrix(normed).view(len(normed), -1, self.d_head) for matrix in (attention.key, attention.value))
+        shape = (len(normed), self.n_key_value_heads, self.d_head)
+        k, v = (matrix(normed).view(shape) for matrix in (attention.key, attention.value))
         return k, v
 
     def place(

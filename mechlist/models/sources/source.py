@@ -53,9 +53,9 @@ def locate(model: str) -> Source:
 
 def official_name(model: str) -> str:
     """The hub's name for a TransformerLens alias (`gpt2-small` is `gpt2`); other `owner/name` pass through."""
-    from transformer_lens.loading_from_pretrained import make_model_alias_map
+    from mechlist.models.tl import model_aliases
 
-    aliases = make_model_alias_map()
+    aliases = model_aliases()
     if model.lower() in aliases:
         return aliases[model.lower()]
     if "/" in model:
