@@ -59,7 +59,8 @@ def _moves(results: xr.Dataset) -> Claim:
     if attrs["gap_between"][0] != attrs["gap_between"][1] and attrs["gap_low"] > margin:
         most, least = (lists_named(name) for name in attrs["gap_between"])
         gap = with_interval(attrs["gap"], attrs["gap_low"], attrs["gap_high"])
-        told.insert(0, f"the adjective ({gap} from {least} to {most} of the same text)")
+        larger = sum(float(np.abs(terms[term].value).max()) > attrs["gap"] for term in moving)
+        told.insert(larger, f"the adjective ({gap} from {least} to {most} of the same text)")
     moved_by = joined(told or ["nothing that was varied"])
     said = (
         f"The decision to end a list (A: logit of the end minus another item's, at a line break) is moved by {moved_by}"
