@@ -1,4 +1,4 @@
-"""A block of random tokens shown twice (SOURCES.md, 003)."""
+"""A block of random tokens shown twice."""
 
 import torch
 from jaxtyping import Int

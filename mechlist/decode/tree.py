@@ -1,4 +1,4 @@
-"""Token trees: the continuations of a prompt that a model finds likely, branch by branch (SOURCES.md S2, 002).
+"""Token trees: the continuations of a prompt that a model finds likely, branch by branch.
 
 The next-token probabilities come from a function, so that a tree can be grown from a model
 (`mechlist.decode.tree_model`), from a recorded tree (`mechlist.decode.tree_file`) or from numbers made by hand.

@@ -10,6 +10,9 @@ from plotly.subplots import make_subplots
 from mechlist.errors import InputError
 from mechlist.figures.style import INK, TITLE_SPACE, plot_text
 
+NAME_PIXELS = 7.2
+"""Of a letter of a panel's name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
@@ -44,11 +47,17 @@ class Grid:
         return -(-len(self.names) // columns), columns
 
     @property
+    def across(self) -> int:
+        """Pixels between panels that stand side by side: narrow ones leave room for their names."""
+        longest = max(map(len, self.names)) * NAME_PIXELS
+        return max(self.gap_x, round(longest) - self.width + 14)
+
+    @property
     def area(self) -> tuple[int, int]:
         """Width and height of all panels with the gaps between them."""
         rows, columns = self.shape
         return (
-            columns * self.width + (columns - 1) * self.gap_x,
+            columns * self.width + (columns - 1) * self.across,
             rows * self.height + (rows - 1) * self.gap_y,
         )
 
@@ -80,7 +89,7 @@ def grid_figure(grid: Grid) -> go.Figure:
         rows=rows,
         cols=columns,
         specs=specs,
-        horizontal_spacing=grid.gap_x / width if columns > 1 else 0,
+        horizontal_spacing=grid.across / width if columns > 1 else 0,
         vertical_spacing=grid.gap_y / height if rows > 1 else 0,
     )
     for index, name in enumerate(grid.names):

@@ -2,7 +2,7 @@
 
 Each score is the mean of one diagonal of the attention pattern. The *strict* form leaves out the entries that are
 forced or ambiguous: the BOS token as query or key, and queries that have nothing to repeat yet. The *loose* form takes
-the whole diagonal, as most code does (SOURCES.md, 003).
+the whole diagonal, as most code does.
 """
 
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ def mlp_loss_increase(
 ) -> Float[Tensor, "layer position"]:
     """Mean increase of the loss (nats a token) when one MLP output of the second block is replaced.
 
-    The value comes from the same token one period earlier (SOURCES.md, 003: this keeps the token's identity and so
+    The value comes from the same token one period earlier (this keeps the token's identity and so
     removes little), from the same position of another prompt, or from the mean over prompts at that position. The
     loss is the mean over all next tokens. Positions outside the last `period` + 1 are NaN; the first of these is the
     last token of the first block, whose earlier "same token" is what precedes the first block. The loss is measured

@@ -1,6 +1,6 @@
 """Circuits between tokens, read off the weights: does a token's entry stand out on the diagonal?
 
-Two circuits of ARENA 1.2 (SOURCES.md, 003), after Elhage et al. 2021. Both leave out positional embeddings, biases,
+Two circuits of ARENA 1.2, after Elhage et al. 2021. Both leave out positional embeddings, biases,
 rotary rotation, query-key norms, the data-dependent part of layer norms (and their gain and centring, where these are
 not folded into the weights) and every MLP; where MLP0 remakes the embedding of a token, as in GPT-2, that matters.
 """

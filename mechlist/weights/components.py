@@ -1,4 +1,4 @@
-"""How many components of a final hidden state carry the answer, in any basis (SOURCES.md, 004).
+"""How many components of a final hidden state carry the answer, in any basis.
 
 A state is written in a basis, its components are sorted by size, and the largest k are kept: for every k, what is the
 answer's probability? The logits of all k come from one cumulative sum over the sorted components, block by block of

@@ -77,7 +77,7 @@ def softmax_entropies(
     """Entropy in nats of the softmax over the vocabulary of each row times its coefficient.
 
     On small weights it is ln(vocab) - coefficient**2 * sd**2 / 2 to second order, so that what looks nearly uniform at
-    one coefficient is not at another (SOURCES.md, 004).
+    one coefficient is not at another.
 
     Args:
         matrix: rows over the vocabulary.

@@ -1,7 +1,7 @@
 """Rows of a matrix over the vocabulary that are unlike the others, by three methods.
 
-The source (SOURCES.md, 004) speaks of "PCA on standardised data" and leaves open which data: the vectors themselves,
-or the matrix of their distances. Both are here, and a third that needs no component to come out right.
+A study of Llama 2 7b's output basis speaks of "PCA on standardised data" and leaves open which data: the vectors
+themselves, or the matrix of their distances. Both are here, and a third that needs no component to come out right.
 """
 
 from statistics import NormalDist

@@ -1,8 +1,8 @@
 """A sparse stand-in for W_U, refitted on the model's own final states under an L1 penalty.
 
-The source's open question (SOURCES.md, 004): is there an output basis in which a dimension writes few tokens? Here the
-dimensions stay as they are, and the weights between them and the tokens become sparse: minimised is the divergence
-from the model's own distribution plus a penalty times the summed sizes of all weights, each in units of its
+Is there an output basis in which a dimension writes few tokens? A study of Llama 2 7b's output basis left that open.
+Here the dimensions stay as they are, and the weights between them and the tokens become sparse: minimised is the
+divergence from the model's own distribution plus a penalty times the summed sizes of all weights, each in units of its
 dimension's typical size, so that a dimension that is large by nature is not spared. A row for a constant, which every
 token may have for nothing, says how common a token is. That is convex, and FISTA (Beck & Teboulle 2009, with restarts)
 goes towards the one minimum there is. Every token has a step of its own: the second derivative of the log-partition is

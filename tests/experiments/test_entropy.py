@@ -42,7 +42,7 @@ def test_moments_of_known_distributions():
     varentropy = 0.9 * math.log(0.9) ** 2 + 0.1 * math.log(0.1) ** 2 - h**2
     assert torch.allclose(moments.entropy, torch.tensor([math.log(4), math.log(2), h, 0.0]))
     assert torch.allclose(moments.varentropy, torch.tensor([0.0, 0.0, varentropy, 0.0]), atol=1e-6)
-    # The original study subtracts H where H^2 belongs (SOURCES.md S1).
+    # The original study subtracts H where H^2 belongs.
     assert abs(varentropy - (varentropy + h**2 - h)) > 0.2
 
 

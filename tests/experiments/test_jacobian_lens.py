@@ -133,7 +133,7 @@ def test_figures_tables_and_findings(results: xr.Dataset):
     assert len(tables["readings"]) == 3 * 2 * 4
     said = experiment.findings(results)
     assert said[0].startswith("The Jacobian lens is from 6 texts of the model's own, a mean over 6 prompts")
-    assert "From the model's own next-token distribution" in said[1]
+    assert "from the model's own next-token distribution" in said[1]
 
 
 def test_from_the_command_line_and_what_it_would_take(directory: Path, runner: Runner, saved: Path, tmp_path: Path):

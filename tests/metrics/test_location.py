@@ -37,7 +37,7 @@ def test_outliers_hide_behind_the_plain_scale():
 
 
 def test_bonferroni_is_the_normal_bound():
-    """5 % of 4,096 at standard deviation 1.88 is beyond 8.2 (SOURCES.md, 004): z = 4.374."""
+    """5 % of 4,096 at standard deviation 1.88 is beyond 8.2: z = 4.374."""
     values = np.random.default_rng(0).standard_normal(4096)
     values = (values - values.mean()) / values.std()
     marked = beyond_noise(values, scale="plain", correction="bonferroni")

@@ -53,7 +53,7 @@ def test_each_row_may_have_its_own_coefficient(matrix: torch.Tensor):
 
 
 def test_small_weights_are_below_uniform_by_half_their_variance():
-    """SOURCES.md, 004: the deficit at coefficient 1 is var / 2 to second order, and ln 32000 = 10.37349."""
+    """The deficit at coefficient 1 is var / 2 to second order, and ln 32000 = 10.37349."""
     vocab = 32_000
     weights = torch.randn(3, vocab, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.01], [0.02], [0.03]])
     found = moments(weights)

@@ -58,7 +58,7 @@ def test_the_same_matrix_gives_the_same_numbers(matrix: torch.Tensor):
 
 
 def test_bonferroni_of_the_source():
-    """SOURCES.md, 004: 5 % over 4,096 components is 4.374 two-sided and 4.220 one-sided."""
+    """5 % over 4,096 components is 4.374 two-sided and 4.220 one-sided."""
     assert bonferroni_z(4096) == pytest.approx(4.374, abs=5e-4)
     assert bonferroni_z(4096, sides=1) == pytest.approx(4.220, abs=5e-4)
 

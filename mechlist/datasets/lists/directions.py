@@ -31,7 +31,7 @@ class Direction:
 
 
 def list_directions(special: ListTokens) -> tuple[Direction, Direction]:
-    """The study's two (SOURCES.md S1): to end after a line break that closes an item; a filler after its last token."""
+    """The study's two: to end after a line break that closes an item; a filler after its last token."""
     return (
         Direction(
             name="A: end of turn - hyphen", answer=(special.end_of_turn,), wrong=(special.hyphen,), role="line_break"

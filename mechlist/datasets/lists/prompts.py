@@ -1,4 +1,4 @@
-"""Prompts that ask for a list, with the places of their parts (SOURCES.md S1; 001, Data)."""
+"""Prompts that ask for a list, with the places of their parts of the list-ending study."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Roles of the positions of a prompt and its list, so that no analysis counts tokens by hand (SOURCES.md S1)."""
+"""Roles of the positions of a prompt and its list, so that no analysis counts tokens by hand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

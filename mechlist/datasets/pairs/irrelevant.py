@@ -15,7 +15,7 @@ INSTRUCTION: Mapping[str, tuple[str, ...]] = {
     "provide": ("give", "write", "show", "need"),
     "Just": ("Only", "Simply", "Please"),
 }
-"""Words of the study's request for a list, with others that ask for no other list (SOURCES.md S1).
+"""Words of the study's request for a list, with others that ask for no other list.
 
 Some are words of the request themselves: a tokenizer of few words has no others."""
 

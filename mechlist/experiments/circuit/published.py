@@ -31,7 +31,7 @@ IOI_GPT2 = Published(
         "previous token": ("2.2", "4.11"),
     },
 )
-"""Of GPT-2 small on indirect object identification (SOURCES.md 003, item 15)."""
+"""Of GPT-2 small on indirect object identification (Wang et al. 2022)."""
 
 
 def published(model: str, data: str) -> Published | None:

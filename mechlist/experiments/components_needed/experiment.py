@@ -37,7 +37,7 @@ _TOLERANCE = 2e-3
 class ComponentsNeeded(Experiment):
     """Probability of the answer with only the largest components of the hidden state kept, basis by basis.
 
-    "Needs 41 % of the components" (SOURCES.md, 004) was said of one prompt; here it is said of many prompts with an
+    "Needs 41 % of the components" was said of one prompt; here it is said of many prompts with an
     interval, and beside a random rotation, in which no component means anything.
     """
 

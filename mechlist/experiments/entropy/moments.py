@@ -15,7 +15,7 @@ from mechlist.metrics.by_topic import at_last, clustered_means, counted_from, ma
 from mechlist.runner import Runner
 
 PLACES = {"last item token": "item_last", "line break": "line_break"}
-"""Positions that predict, by their role: two different things (SOURCES.md S1)."""
+"""Positions that predict, by their role: two different things."""
 RUNS = ("as written", "adjective swapped")
 QUANTITIES = {"entropy": "nats", "varentropy": "nats²"}
 ENDS = ("start", "end")

@@ -27,7 +27,7 @@ QUANTITIES = ("hidden state", "logits")
 @register("hidden-state")
 @dataclass(frozen=True, kw_only=True)
 class HiddenState(Experiment):
-    """Distribution of the final hidden state and of its logits after a prompt (SOURCES.md, 004).
+    """Distribution of the final hidden state and of its logits after a prompt.
 
     The hidden state is what the unembedding reads, after the final norm and its gain, in the basis of Hugging Face.
     """

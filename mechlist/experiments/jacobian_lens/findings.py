@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from mechlist.experiments.plain_prompts import told
-from mechlist.text import visible
+from mechlist.text import joined, visible
 
 ENDS = ("", "_low", "_high")
 
@@ -73,10 +73,10 @@ def _near(results: xr.Dataset) -> str:
             f"{lens} {told(results.sel(lens=lens, stage=stage), 'fit_kl', '.2f', 'nats')}"
             for lens in results["lens"].values.tolist()
         ]
-        parts.append(f"after {stage} of {layers} layers {', '.join(lenses)}")
+        parts.append(f"after {stage} of {layers} layers {joined(lenses)}")
     return (
-        f"From the model's own next-token distribution, on {results.attrs['held_out']} held-out texts, are "
-        f"{'; '.join(parts)}."
+        f"How far each lens is from the model's own next-token distribution on {results.attrs['held_out']} held-out "
+        f"texts: {'; '.join(parts)}."
     )
 
 
@@ -109,10 +109,14 @@ def _example(results: xr.Dataset) -> list[str]:
 
 
 def _edits(results: xr.Dataset) -> list[str]:
-    """For each edit the stage at which it does most, with its control."""
-    out = []
+    """For each edit the stage before the last at which it does most, with its control.
+
+    After the last layer the lens is the unembedding, and an edit along it moves the logits by construction.
+    """
+    out, last = [], results.sizes["stage"] - 1
+    inside = results["edit_stage"].values < last
     for edit in results["edit"].values.tolist():
-        at = results.sel(edit=edit)
+        at = results.sel(edit=edit).isel(edit_stage=np.flatnonzero(inside) if inside.any() else slice(None))
         best = at.isel(edit_stage=int(np.argmax(np.abs(at["edit_effect_mean"].values))))
         effect = told(best, "edit_effect", unit="nats", mean="_mean")
         said = f"To {edit} changes the log-odds most at stage {int(best['edit_stage'])}, by {effect}"

@@ -10,7 +10,7 @@ from mechlist.experiments.list_answer.gathering import ENDS
 from mechlist.experiments.list_answer.sentences import margin_of
 from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, beside_truth, counted, ends
 from mechlist.metrics.by_topic import enough
-from mechlist.text import lists_named, with_ends
+from mechlist.text import lists_named, number, with_ends
 
 
 def figures(results: xr.Dataset) -> dict[str, go.Figure]:
@@ -53,7 +53,7 @@ def _factors(results: xr.Dataset) -> go.Figure:
         **ends(shown, "coefficient"),
         title="What each factor of a list does to the decision to end it",
         caption="Logits of A (end of turn minus hyphen at a line break) for one more of each, all others held; an "
-        f"effect matters where its interval lies beyond {margin:.2f} logits; {OVER_TOPICS}.",
+        f"effect matters where its interval lies beyond {number(margin)} logits; {OVER_TOPICS}.",
         x_title="factor",
         y_title="change of A (logits)",
     )

@@ -26,7 +26,7 @@ from mechlist.weights.output import OutputWeights, equal_columns, final_states, 
 @register("output-basis")
 @dataclass(frozen=True, kw_only=True)
 class OutputBasis(Experiment):
-    """What each hidden dimension writes up and down, its entropy, and outlier dimensions (SOURCES.md, 004).
+    """What each hidden dimension writes up and down, its entropy, and outlier dimensions.
 
     The unembedding is that of Hugging Face, without the final norm's gain unless it is asked for.
     """

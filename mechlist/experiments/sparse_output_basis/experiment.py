@@ -36,7 +36,7 @@ TOP = 8
 @register("sparse-output-basis")
 @dataclass(frozen=True, kw_only=True)
 class SparseOutputBasis(Experiment):
-    """Refit the unembedding on the model's own final states under an L1 penalty (open question of SOURCES.md, 004).
+    """Refit the unembedding on the model's own final states under an L1 penalty: can a dimension write few tokens?
 
     The states are those of texts that the model writes from the empty prompt, and these texts are told as well.
     """

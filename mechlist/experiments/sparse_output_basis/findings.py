@@ -75,7 +75,7 @@ def _dimensions(results: xr.Dataset) -> str:
         for end in ("up", "down")
     )
     return (
-        f"The median dimension then writes {np.median(counts):g} tokens, {int((counts == 0).sum())} of "
+        f"The median dimension then writes {np.median(counts):,.0f} tokens, {int((counts == 0).sum())} of "
         f"{len(counts)} write none; the one that writes fewest, {fewest}, writes {int(counts[fewest])}: up {up}, down "
         f"{down}."
     )

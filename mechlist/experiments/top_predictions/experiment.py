@@ -27,7 +27,7 @@ COPIES = 3
 @register("top-predictions")
 @dataclass(frozen=True, kw_only=True)
 class TopPredictions(Experiment):
-    """The most probable next tokens after every prefix of a prompt, from the empty one on (SOURCES.md, 004)."""
+    """The most probable next tokens after every prefix of a prompt, from the empty one on."""
 
     needs_tokenizer: ClassVar[bool] = True
     default_model: ClassVar[str] = "list-tiny"

@@ -249,7 +249,7 @@ def test_roles_fit_the_rows(made: ListSet):
 def test_recorded_lists_of_the_study(shared: Path, runner: Runner):
     file = shared / "recorded" / "lists" / "gemma2_short.json"
     lists = read_lists([file], at_most=9)
-    # SOURCES.md S1: 23 topics of 5 lists, 962 items, a filler on the last item of 107 lists.
+    # The study's: 23 topics of 5 lists, 962 items, a filler on the last item of 107 lists.
     assert (len(lists), len(set(lists.topic)), lists.n_items.sum()) == (115, 23, 962)
     assert (lists.positions("filler", "end")[:, 0] >= 0).sum() == 107
     with pytest.raises(InputError, match="the recorded lists must hold both, or the model have a tokenizer"):
