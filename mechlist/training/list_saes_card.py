@@ -1,5 +1,6 @@
 """How good the SAEs of `list-tiny` are, and the card that says so."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,13 @@ def card(width: int, seconds: float, found: Sequence[dict[str, Any]], *, made: s
         f"{'yes' if meets_targets(one) else 'no'} |"
         for one in found
     )
+    what = (
+        f"TopK SAEs of {width} features on the residual stream after each layer, trained with sae_lens (`mechlist "
+        f"train list-saes`): {made}, {seconds / 60:.0f} minutes on two cores; in bfloat16."
+    )
     return f"""# SAEs for list-tiny
 
-TopK SAEs of {width} features on the residual stream after each layer, trained with sae_lens (`mechlist train
-list-saes`): {made}, {seconds / 60:.0f} minutes on two cores;
-in bfloat16.
+{textwrap.fill(what, 120)}
 
 Measured as saved, on all tokens but BOS: of lists that list-tiny writes about topics that it never saw
 ({", ".join(HELD_OUT)}),
