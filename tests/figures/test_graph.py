@@ -139,9 +139,9 @@ def test_a_line_bends_around_the_nodes_that_it_would_run_behind():
 def test_nodes_of_many_floors_do_not_cover_each_other():
     """A graph of 18 layers is as tall as one can be; the sides of its nodes are less than floors are apart."""
     floors = [["input"], *([f"{kind}{layer}"] for layer in range(18) for kind in "am"), ["logits"]]
-    figure = circuit_graph(floors, [], title="t", caption="c", unit="logits")
+    figure: Any = circuit_graph(floors, [], title="t", caption="c", unit="logits")
     (nodes,) = [trace for trace in figure.data if trace.meta and trace.meta.get("nodes")]
     low, high = figure.layout.yaxis.range
     assert nodes.marker.size < (figure.layout.height - 150) / (high - low)
-    few = circuit_graph(floors[:3], [], title="t", caption="c", unit="logits")
+    few: Any = circuit_graph(floors[:3], [], title="t", caption="c", unit="logits")
     assert few.data[-1].marker.size > nodes.marker.size
