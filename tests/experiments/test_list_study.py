@@ -30,6 +30,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "lens": {"tuned_steps": 3},
     "factors": {"topics": TOPICS, "min_items": 2, "max_items": 4, "curve_items": 6, "resamples": 20},
     "counter": {"topics": TOPICS[:3], "max_items": 5, "counts": [1, 3], "random_directions": 2, "resamples": 20},
+    "patching-heads": {"topics": TOPICS[:2]},
     "heads": {"verify_top": 4, "random_sets": 3},
     "heads-filler": {"verify_top": 4, "random_sets": 3},
     "heads-count": {"verify_top": 4, "random_sets": 3},
