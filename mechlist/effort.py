@@ -90,7 +90,7 @@ def once() -> Iterator[None]:
 
 def slices(total: int, size: int, label: str = "") -> Iterator[slice]:
     """`total` entries that take equally long each, `size` at a time; under a meter in small pieces, the first few."""
-    if _METER.get() is not None:
+    if sampled():
         size = min(size, max(PIECE, -(-total // PIECES)))
     for number in steps(-(-total // size), label):
         yield slice(number * size, min((number + 1) * size, total))

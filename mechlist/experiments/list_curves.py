@@ -11,12 +11,12 @@ from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.lists.process import length_of
 from mechlist.experiments.list_endings import Endings, endings
 from mechlist.experiments.list_predictions import Positions
+from mechlist.metrics.by_topic import LEVEL
 from mechlist.metrics.ratios import ratio_draws
 from mechlist.metrics.resampling import Draws, Interval
 from mechlist.metrics.survival import survival_curve, survival_intervals
 from mechlist.runner import Runner
 
-LEVEL = 0.95
 HALF = 0.5 + 1e-9
 
 

@@ -17,6 +17,8 @@ FILLERS = ("with filler", "without filler")
 KINDS = ("last item", "other items", "difference")
 """Of items of equal number and filler: last items of lists, items that are not, and how they differ."""
 LEVEL = 0.95
+ENDS = ("", "_low", "_high")
+"""What is behind the name of a variable, and of both ends of its interval."""
 
 
 class Ratio(NamedTuple):

@@ -118,10 +118,13 @@ def draws_of(
     whole = statistic(np.ones((1, clusters)))
     rows = max(1, BLOCK_BYTES // (16 * max(clusters, 1)))
     groups = np.array_split(np.arange(clusters), min(clusters, GROUPS)) if clusters > 1 else []
-    without = [statistic(np.isin(np.arange(clusters), group, invert=True)[None].astype(np.float64)) for group in groups]
-    again = [statistic(counts) for counts in _counts(clusters, resamples, rows, generator)]
+    left = np.ones((len(groups), clusters))
+    for counts, group in zip(left, groups, strict=True):
+        counts[group] = 0
     nothing = np.full((1, whole.shape[1]), np.nan)
-    return Draws(whole[0], np.concatenate(without or [nothing[:0]]), np.concatenate(again or [nothing]), clusters)
+    without = statistic(left) if groups else nothing[:0]
+    again = [statistic(counts) for counts in _counts(clusters, resamples, rows, generator)]
+    return Draws(whole[0], without, np.concatenate(again or [nothing]), clusters)
 
 
 def _counts(
@@ -168,11 +171,11 @@ def _bca(drawn: Draws, level: float | int) -> tuple[Float[np.ndarray, " cell"], 
     told = np.isfinite(drawn.again).sum(axis=0)
     first, last = ordered[0], ordered[told - 1, cell]
     rounding = _ROUNDING * np.maximum(np.abs(first), np.abs(last))
-    below = (drawn.again < whole - rounding).sum(axis=0)
-    same = (np.abs(drawn.again - whole) <= rounding).sum(axis=0)
-    bias = ndtri(np.clip((below + same / 2) / told, 0.5 / told, 1 - 0.5 / told))
-    skew, ends = _skew(drawn.without), []
-    for normal in (bias - _deviations(level, drawn.clusters), bias + _deviations(level, drawn.clusters)):
+    # What equals the estimate counts half.
+    below, upto = (drawn.again < whole - rounding).sum(axis=0), (drawn.again <= whole + rounding).sum(axis=0)
+    bias = ndtri(np.clip((below + upto) / 2 / told, 0.5 / told, 1 - 0.5 / told))
+    skew, deviations, ends = _skew(drawn.without), _deviations(level, drawn.clusters), []
+    for normal in (bias - deviations, bias + deviations):
         scale = 1 - skew * normal
         beyond = np.where(normal > 0, np.inf, -np.inf)
         place = ndtr(np.where(scale > 0, bias + normal / np.where(scale > 0, scale, 1.0), beyond)) * (told - 1)

@@ -148,7 +148,7 @@ class _Names:
 
 
 @dataclass(frozen=True)
-class MadeUp:
+class _MadeUp:
     """Prompts whose topic is a random name, and lists that the model wrote after such."""
 
     names: _Names
@@ -170,7 +170,7 @@ class MadeUp:
         return out
 
 
-def _made_up(runner: Runner, own: Material, number: int, seed: int, lists: list[list[int]] | None) -> MadeUp:
+def _made_up(runner: Runner, own: Material, number: int, seed: int, lists: list[list[int]] | None) -> _MadeUp:
     """Prompts under random names and the lists that the model writes after them, or `lists` that it wrote before."""
     generator = np.random.default_rng([seed, number])
     tokenizer = runner.tokenizer
@@ -184,7 +184,7 @@ def _made_up(runner: Runner, own: Material, number: int, seed: int, lists: list[
         ends = list_tokens(tokenizer).ends
         found = generate(runner, prompts, max_new_tokens=LONGEST_LIST, stop_tokens=ends, label="Writing lists")
         lists = [list(completions[0].tokens) for completions in found]
-    return MadeUp(names, starts, lists)
+    return _MadeUp(names, starts, lists)
 
 
 class _Training:
@@ -194,16 +194,14 @@ class _Training:
         self._config, self._runner, self._hooks, self._folder = config, runner, hooks, folder
         self.seconds = 0.0
         self._step = 0
-        self._lists: list[list[int]] | None = None
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.seed)
             self._trainers = [_trainer(config, runner, hook) for hook in hooks]
 
     def run(self, progress: Progress | None) -> list[float]:
         """All steps that are left; the share of dead features of each SAE."""
-        self._resume()
-        own, saved = material(self._runner.tokenizer), time.monotonic()
-        self._made_up = _made_up(self._runner, own, POOL, self._config.seed, self._lists)
+        own, lists, saved = material(self._runner.tokenizer), self._resume(), time.monotonic()
+        self._made_up = _made_up(self._runner, own, POOL, self._config.seed, lists)
         self.seconds += time.monotonic() - saved
         try:
             while self._step < self._config.steps:
@@ -269,10 +267,11 @@ class _Training:
         shutil.rmtree(self._folder, ignore_errors=True)
         part.replace(self._folder)
 
-    def _resume(self) -> None:
+    def _resume(self) -> list[list[int]] | None:
+        """Take up a checkpoint; the lists that were written for it, or nothing where there is none."""
         file = self._folder / "state.json"
         if not file.is_file():
-            return
+            return None
         state = json.loads(file.read_text(encoding="utf-8"))
         for name, value in asdict(self._config).items():
             if state[name] != value:
@@ -283,8 +282,8 @@ class _Training:
         for trainer, hook in zip(self._trainers, self._hooks, strict=True):
             trainer.sae.load_weights_from_checkpoint(self._folder / hook)
             trainer.load_trainer_state(self._folder / hook)
-        self._lists = json.loads((self._folder / "lists.json").read_text(encoding="utf-8"))["lists"]
         self._step, self.seconds = state["step"], state["seconds"]
+        return json.loads((self._folder / "lists.json").read_text(encoding="utf-8"))["lists"]
 
 
 _PAD = -1

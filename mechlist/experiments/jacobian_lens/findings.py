@@ -7,9 +7,8 @@ import pandas as pd
 import xarray as xr
 
 from mechlist.experiments.plain_prompts import told
+from mechlist.metrics.by_topic import ENDS
 from mechlist.text import joined, visible
-
-ENDS = ("", "_low", "_high")
 
 
 def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:

@@ -8,12 +8,11 @@ import numpy as np
 import xarray as xr
 
 from mechlist.errors import InputError
-from mechlist.metrics.by_topic import ratio_variables
+from mechlist.metrics.by_topic import ENDS, ratio_variables
 from mechlist.metrics.statistics import bootstrap_interval
 from mechlist.results import load_dataset
 from mechlist.runs import results_file
 
-ENDS = ("", "_low", "_high")
 FILLERS = ("without filler", "with filler")
 """Whether the item before a line break carries one."""
 SEED = 0

@@ -9,10 +9,10 @@ from mechlist import figures as draw
 from mechlist.experiment import Claim
 from mechlist.experiments.list_counter.moving import MEAN, PROBE
 from mechlist.figures.notes import OVER_TOPICS, ends
+from mechlist.metrics.by_topic import ENDS
 from mechlist.metrics.margin import rank_p
 from mechlist.text import joined, lists_named, number_of, with_interval
 
-ENDS = ("", "_low", "_high")
 _WAYS = {PROBE: "along the probe's weights", MEAN: "along what a line adds on average"}
 
 

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float
 from mechlist.datasets.lists.design import KINDS, Text
 from mechlist.experiments.list_factors.reading import Said, Values, factors
 from mechlist.experiments.list_factors.regression import TERMS, fit
+from mechlist.metrics.by_topic import ENDS
 from mechlist.metrics.margin import smallest_seen
 from mechlist.metrics.statistics import bootstrap_interval
 from mechlist.text import visible
 
-ENDS = ("", "_low", "_high")
 ALL_EARLIER, MANY, AGAIN, ONE = "all earlier fillers", "many tokens", "first again", "one item"
 WITHIN, BEYOND = "slope within", "slope beyond"
 CONTRASTS = (ALL_EARLIER, MANY, AGAIN, ONE, WITHIN, BEYOND)

@@ -154,17 +154,15 @@ def _gap_between(
     kinds = [np.flatnonzero(words == word) for word in ("short", "long")]
     gap, change = np.full(len(names), np.nan), np.full((len(names), 3), np.nan)
     if all(len(rows) for rows in kinds):
-        means, drawn = [], []
+        drawn = []
         for rows in kinds:
             generator = runner.numpy_generator("written gap")
             values = items[:, rows].T
-            means.append(values.mean(axis=0))
             below = np.ones_like(values)
             drawn.append(ratio_draws(values, below, topics[rows], resamples=resamples, generator=generator))
-        gap = means[1] - means[0]
-        first = names.index(CLEAN)
-        ends = drawn[1].less(drawn[0]).map(lambda apart: apart - apart[:, [first]]).interval(LEVEL)
-        change = np.stack([gap - gap[first], ends.low, ends.high], axis=1)
+        apart, first = drawn[1].less(drawn[0]), names.index(CLEAN)
+        changed = apart.map(lambda rows: rows - rows[:, [first]])
+        gap, change = apart.whole, np.stack([changed.whole, *changed.interval(LEVEL)], axis=1)
     variables: Variables = {"items_gap": ("set", gap, {"units": "items"})}
     for i, end in enumerate(("", "_low", "_high")):
         variables[f"items_gap_change{end}"] = ("set", change[:, i], {"units": "items"})

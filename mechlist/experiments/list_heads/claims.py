@@ -6,10 +6,9 @@ import numpy as np
 import xarray as xr
 
 from mechlist.experiment import Claim
+from mechlist.metrics.by_topic import ENDS
 from mechlist.text import with_interval
 from mechlist.types import head_name
-
-ENDS = ("", "_low", "_high")
 
 
 def claims(results: xr.Dataset) -> list[Claim]:

@@ -10,6 +10,7 @@ import xarray as xr
 from jaxtyping import Bool, Float, Shaped
 
 from mechlist.experiments.effects import SEED, strongest
+from mechlist.metrics.by_topic import LEVEL
 from mechlist.metrics.margin import rank_p
 from mechlist.metrics.ratios import clusters_of, ratio_draws
 from mechlist.patching.ablation import matched_random_heads
@@ -20,7 +21,6 @@ from mechlist.runner import Runner
 from mechlist.types import Head
 
 RESAMPLES = 2000
-LEVEL = 0.95
 HALVES = ("first half", "second half")
 
 

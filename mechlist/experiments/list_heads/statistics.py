@@ -8,7 +8,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from mechlist.experiments.effects import EPSILON, MEAN, SEED, estimated_lists, read, rounding, rows, saved
-from mechlist.metrics.by_topic import LEVEL
+from mechlist.metrics.by_topic import ENDS, LEVEL
 from mechlist.metrics.ratios import ratio_draws
 from mechlist.metrics.statistics import rank_correlation
 
@@ -19,7 +19,6 @@ RUNS = ("base", "source")
 FEWEST = 3
 """Cells from which on a rank correlation says something."""
 RESAMPLES = 1000
-ENDS = ("", "_low", "_high")
 
 
 class Agreement(NamedTuple):

@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from mechlist.experiments.effects import SEED
 from mechlist.figures import interval_rows
+from mechlist.metrics.by_topic import ENDS
 from mechlist.metrics.margin import verdict
 from mechlist.metrics.ratios import ratio_interval
 from mechlist.patching.arguments import PatchArguments
@@ -17,7 +18,6 @@ from mechlist.runner import Runner
 from mechlist.text import joined, with_interval
 from mechlist.types import Head, head_name, readable
 
-ENDS = ("", "_low", "_high")
 NAMED = 2
 """Ways to a head that the sentence names."""
 DRAWN = 16

@@ -10,10 +10,9 @@ import xarray as xr
 from mechlist import figures as draw
 from mechlist.experiment import Claim
 from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, counted, ends
-from mechlist.metrics.by_topic import FEWEST, enough
+from mechlist.metrics.by_topic import ENDS, FEWEST, enough
 from mechlist.text import joined, lists_named, number_of, with_interval
 
-ENDS = ("", "_low", "_high")
 MOST_ENDED = 0.5
 """Of the lists, so many ended at least, or their endings are the early ones and do not stand for all."""
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from mechlist.datasets.lists.factors import with_fillers
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.experiments.list_predictions import predict
+from mechlist.metrics.by_topic import LEVEL
 from mechlist.metrics.ratios import clusters_of, ratio_draws
 from mechlist.runner import Runner
 
@@ -22,7 +23,6 @@ MEASURES = (
     "filler on item",
 )
 """Entropies in nats; the last is not what the model expects, but what the list has."""
-LEVEL = 0.95
 
 
 class Sums(NamedTuple):

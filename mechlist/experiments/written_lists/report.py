@@ -9,10 +9,9 @@ from mechlist import figures as draw
 from mechlist.experiment import Claim
 from mechlist.experiments.written_lists.compare import MEASURES
 from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, counted, ends
-from mechlist.metrics.by_topic import enough
+from mechlist.metrics.by_topic import ENDS, enough
 from mechlist.text import between, joined, lists_named, number_of, with_interval
 
-ENDS = ("", "_low", "_high")
 SLUGS = ("entropy-at-line-break", "entropy-at-last-token", "end-at-line-break", "filler-at-last-token", "fillers")
 
 
