@@ -51,6 +51,8 @@ class Experiment(ABC):
     """Name of a field that takes the model's place where it is given, such as a file of recorded results."""
     needs_tokenizer: ClassVar[bool] = False
     """Whether the model must have a tokenizer."""
+    raw_weights: ClassVar[bool] = False
+    """Whether the model is loaded with its weights as Hugging Face has them, whatever the settings say."""
     default_model: ClassVar[str] = "induction-tiny"
     """The model of `mechlist run NAME` without --model; a built-in one, so that it works offline."""
     options: ClassVar[Mapping[str, Option]] = {}

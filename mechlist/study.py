@@ -1,7 +1,6 @@
 """YAML files of `mechlist run`: a study (ordered experiments over one model), or the config.yaml of a single run."""
 
 import dataclasses
-import functools
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Any, ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from mechlist.engine.dry_run import plan_job
-from mechlist.engine.local import Load, complete, load_runner, run_job, with_paths
+from mechlist.engine.local import Load, OneModel, as_loaded, complete, run_job, with_paths
 from mechlist.errors import InputError, MechlistError
 from mechlist.experiment import needs_model
 from mechlist.options import Output, Settings
@@ -213,10 +212,10 @@ def run_study(study: Study, path: Path, output: Output) -> RunDirectory:
     study = with_settings(study, steps.settings)
     directory = RunDirectory(path)
     directory.check(study.config(), output)
-    load = functools.lru_cache(maxsize=1)(load_runner)
+    load = OneModel()
     first = next((step.job for step in steps.steps if needs_model(step.job.experiment)), None)
     if first is not None:
-        load(complete(first).settings)
+        load(as_loaded(complete(first)))
     directory.claim(study.config(), output)
     with directory.session(study.settings.device, steps=[step.name for step in study.steps]):
         for number, step in enumerate(steps.steps, 1):

@@ -1,6 +1,5 @@
 """`mechlist plan NAME|study.yaml`: what a run would take, before it runs."""
 
-import functools
 from typing import Any
 
 from mechlist.cli.target import read_target
@@ -59,23 +58,23 @@ def _device_memory(flags: list[str]) -> tuple[list[str], int | None]:
 def _plan_job(job: Any, device_memory: int | None) -> None:
     from mechlist.cli.plan_text import fit_lines, plan_lines
     from mechlist.engine.dry_run import plan_job
-    from mechlist.engine.local import complete, load_runner
+    from mechlist.engine.local import OneModel, as_loaded, complete
 
-    job, load = complete(job), functools.cache(load_runner)
+    job, load = complete(job), OneModel()
     plan = plan_job(job, load)
     if plan is None:
         raise InputError(f"{job.name} needs no model, so there is nothing to plan.")
-    fits = fit_lines(load(job.settings), job.settings, [plan], device_memory)
+    fits = fit_lines(load(as_loaded(job)), job.settings, [plan], device_memory)
     print("\n".join(plan_lines(job.name, job.settings, plan) + fits))
 
 
 def _plan_study(study: Any, device_memory: int | None) -> None:
     """Each step as it comes, and all together."""
     from mechlist.cli.plan_text import fit_lines, plan_lines, sum_lines
-    from mechlist.engine.local import load_runner
+    from mechlist.engine.local import OneModel
     from mechlist.study import plan_study
 
-    load = functools.cache(load_runner)
+    load = OneModel()
     steps = []
     for step in plan_study(study, load):
         if step.plan is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mechlist.decode.heads import Edit, edited_decoder
 from mechlist.decode.rules import LogitRule, ruled
-from mechlist.decode.sampling import Sampling
+from mechlist.decode.sampling import BLOCK_BYTES, SORTED_COPIES, Sampling
 from mechlist.errors import InputError, MechlistError
 from mechlist.models.decoding import Decoder
 from mechlist.models.language_model import LanguageModel
@@ -22,6 +22,8 @@ from mechlist.types import format_bytes
 CPU_ROWS = 128
 GPU_ROWS = 1024
 """Rows beyond which a batch is no faster."""
+LOGITS_COPIES = 4
+"""The logits of a step, as a rule changed them, and their logarithms with what these are made of."""
 KEPT = 0.75
 """Rows that stopped leave the batch when no more than this share of it goes on."""
 
@@ -196,20 +198,22 @@ def _plan(lengths: Sequence[int], rows: int) -> list[list[int]]:
 def _most_rows(runner: Runner, prompts: Sequence[Tensor], max_new_tokens: int, paired: bool) -> int:
     """Rows that fit the memory bound at their longest: keys and values, a forward pass of the prompt, and the logits.
 
-    Keys and values stand twice while a token is appended; the logits are sorted in float64 beside their order. A row
-    that is paired with a donor takes keys, values and forward pass twice.
+    Keys and values stand twice while a token is appended; logits are changed and their logarithms taken, and blocks of
+    them are sorted. A row that is paired with a donor takes keys, values and forward pass twice.
     """
     shape, element = runner.shape, runner.language_model.dtype.itemsize
     longest = max(len(p) for p in prompts)
     cache = 4 * element * shape.n_layers * shape.n_key_value_heads * shape.d_head * (longest + max_new_tokens)
-    needed = (cache + runner.forward_bytes(longest)) * (2 if paired else 1) + 48 * shape.d_vocab_out
+    logits = 4 * shape.d_vocab_out
+    held = (cache + runner.forward_bytes(longest)) * (2 if paired else 1) + LOGITS_COPIES * logits
+    needed = held + SORTED_COPIES * logits
     if needed > runner.memory:
         raise InputError(
             f"memory is too small: one completion needs about {format_bytes(needed)}, the bound is "
             f"{format_bytes(runner.memory)}."
         )
     most = CPU_ROWS if runner.language_model.device.type == "cpu" else GPU_ROWS
-    return min(most, runner.memory // needed)
+    return min(most, max(runner.memory // needed, (runner.memory - BLOCK_BYTES) // held))
 
 
 def _completion(tokens: Tensor, log_probs: Tensor, stop_tokens: tuple[int, ...]) -> Completion:

@@ -1,13 +1,22 @@
 """How the next token is chosen: greedy, or drawn at a temperature from the top k and the nucleus."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechlist.errors import InputError
+
+BLOCK_BYTES = 2**28
+"""Of what is made of the logits while they are sorted, a block of rows at a time."""
+FIRST = (64, 1024)
+"""Tokens that are put in order before all are: as good as always the one that is drawn is among them."""
+SORTED_COPIES = 12
+"""Logits in order, their tokens, and probabilities in float64 with their sums, in copies of float32 logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +69,30 @@ class Sampling:
         if self.greedy:
             return torch.isin(logits.argmax(dim=1), tokens.to(logits.device)).double()
         scaled = (logits.double() / self.temperature).softmax(dim=1)
+        if self.top_k is None and self.top_p == 1 and self.min_p == 0:
+            return scaled[:, tokens.to(scaled.device)].sum(dim=1)
         best = scaled[:, tokens.to(scaled.device)].amax(dim=1, keepdim=True)
         before = torch.where(scaled > best, scaled, 0.0).sum(dim=1)
         # A little more than the nucleus: rounding differs from that of the sum in order.
         possible = (before < self.top_p + 1e-9).nonzero()[:, 0]
-        found = scaled.new_zeros(len(scaled))
-        if len(possible):
-            drawn = self.probabilities(logits[possible])
-            found[possible] = drawn[:, tokens.to(drawn.device)].sum(dim=1)
+        found, tokens = scaled.new_zeros(len(scaled)), tokens.to(scaled.device)
+        for rows in possible.split(self._rows(logits)):
+            found[rows] = self._share_of(logits[rows], tokens)
+        return found
+
+    def _share_of(
+        self, logits: Float[Tensor, "row vocab"], tokens: Int[Tensor, " token"], sizes: Sequence[int] = FIRST
+    ) -> Float[Tensor, " row"]:
+        """As `probability_of`: from the first tokens where these are all that are allowed."""
+        if not sizes:
+            return self.probabilities(logits)[:, tokens].sum(dim=1)
+        first = self._first(logits, sizes[0])
+        if first is None:
+            return self._share_of(logits, tokens, sizes[1:])
+        found = torch.where(torch.isin(first.tokens, tokens), first.probabilities, 0.0).sum(dim=1) / first.mass
+        unsure = found.isnan().nonzero()[:, 0]
+        if len(unsure):
+            found[unsure] = self._share_of(logits[unsure], tokens, sizes[1:])
         return found
 
     def choose(self, logits: Float[Tensor, "row vocab"], uniform: Float[Tensor, " row"]) -> Int[Tensor, " row"]:
@@ -81,11 +106,64 @@ class Sampling:
         """
         if self.greedy:
             return logits.argmax(dim=1)
+        rows = self._rows(logits)
+        parts = zip(logits.split(rows), uniform.to(logits.device).split(rows), strict=True)
+        return torch.cat([self._drawn(*part) for part in parts])
+
+    @staticmethod
+    def _rows(logits: Float[Tensor, "row vocab"]) -> int:
+        """That are worked on at a time."""
+        return max(1, BLOCK_BYTES // (4 * SORTED_COPIES * logits.shape[1]))
+
+    def _drawn(
+        self, logits: Float[Tensor, "row vocab"], uniform: Float[Tensor, " row"], sizes: Sequence[int] = FIRST
+    ) -> Int[Tensor, " row"]:
+        """As `choose`: from the first tokens where these decide, which is much quicker than to sort all."""
+        if not sizes:
+            return self._drawn_of_all(logits, uniform)
+        first = self._first(logits, sizes[0])
+        if first is None:
+            return self._drawn(logits, uniform, sizes[1:])
+        passed = (first.probabilities > 0) & (first.probabilities.cumsum(dim=1) > (uniform * first.mass)[:, None])
+        chosen = first.tokens.gather(1, passed.int().argmax(dim=1, keepdim=True))[:, 0]
+        unsure = (~passed.any(dim=1)).nonzero()[:, 0]
+        if len(unsure):
+            chosen[unsure] = self._drawn(logits[unsure], uniform[unsure], sizes[1:])
+        return chosen
+
+    def _drawn_of_all(self, logits: Float[Tensor, "row vocab"], uniform: Float[Tensor, " row"]) -> Int[Tensor, " row"]:
         ordered, tokens = self._ordered(logits)
-        passed = ordered.cumsum(dim=1) > uniform.to(ordered.device)[:, None]
+        passed = ordered.cumsum(dim=1) > uniform[:, None]
         # Rounding can leave the whole sum just below a number that is almost 1: then the last token allowed.
         place = torch.where(passed.any(dim=1), passed.int().argmax(dim=1), (ordered > 0).sum(dim=1) - 1)
         return tokens.gather(1, place[:, None])[:, 0]
+
+    def _first(self, logits: Float[Tensor, "row vocab"], size: int) -> "_First | None":
+        """So many tokens in order; None where to sort all takes hardly longer, or where `top_k` is more."""
+        if logits.shape[1] <= 4 * size or (self.top_k or 0) > size:
+            return None
+        values, tokens = logits.topk(size, dim=1)
+        # Of equal values the lowest id first, which `topk` does not promise.
+        tokens, place = tokens.sort(dim=1)
+        values, order = values.gather(1, place).sort(dim=1, descending=True, stable=True)
+        tokens = tokens.gather(1, order)
+        scaled = values.double() / self.temperature
+        allowed = torch.ones_like(scaled, dtype=torch.bool)
+        if self.top_k is None:
+            total = (logits.double() / self.temperature).logsumexp(dim=1, keepdim=True)
+        else:
+            allowed[:, self.top_k :] = False
+            total = scaled[:, : self.top_k].logsumexp(dim=1, keepdim=True)
+        every = (scaled - total).exp()
+        before = every.cumsum(dim=1) - every
+        allowed &= (before < self.top_p) & (every >= self.min_p * every[:, :1])
+        # Tokens as probable as the last one may be missing.
+        certain = values > values[:, -1:]
+        ordered = torch.where(allowed & certain, every, 0.0)
+        if self.top_k is None and self.top_p == 1 and self.min_p == 0:
+            return _First(ordered, tokens, torch.ones_like(ordered[:, 0]))
+        complete = ~(allowed & ~certain & (every > 0)).any(dim=1)
+        return _First(ordered, tokens, torch.where(complete, ordered.sum(dim=1), torch.nan))
 
     def _ordered(
         self, logits: Float[Tensor, "row vocab"]
@@ -99,3 +177,13 @@ class Sampling:
         before = ordered.cumsum(dim=1) - ordered
         ordered = torch.where((before < self.top_p) & (ordered >= self.min_p * ordered[:, :1]), ordered, 0.0)
         return ordered / ordered.sum(dim=1, keepdim=True), tokens
+
+
+class _First(NamedTuple):
+    """The most probable tokens, in falling order."""
+
+    probabilities: Float[Tensor, "row first"]
+    """Before all that are allowed are made to sum to 1; 0 where a token is not, or where its place is not certain."""
+    tokens: Int[Tensor, "row first"]
+    mass: Float[Tensor, " row"]
+    """Sum over all tokens that are allowed; NaN where some of them are not among the first."""

@@ -1,6 +1,7 @@
 """Run an experiment, or the steps of a study, in this process; stop cleanly, resume exactly."""
 
 import dataclasses
+import gc
 import os
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from mechlist.results import load_dataset, save_dataset, save_table, write_text
 from mechlist.runner import Runner
 from mechlist.runner.journal import Journal
 from mechlist.runner.memory import MemoryShares
+from mechlist.runner.raw import RAW
 from mechlist.runner.store import ActivationStore, default_directory
 from mechlist.runs import EXPORTS, RESULTS, Job, RunDirectory
 from mechlist.text import joined
@@ -62,6 +64,28 @@ def complete(job: Job) -> Job:
     settings = dataclasses.replace(settings, model=model, device=resolve_device(settings.device))
     experiment = with_paths(filled(job.experiment), lambda path: path.expanduser().resolve())
     return dataclasses.replace(job, experiment=experiment, settings=settings)
+
+
+def as_loaded(job: Job) -> Settings:
+    """The settings that the model of a job is loaded with."""
+    if not type(job.experiment).raw_weights:
+        return job.settings
+    return dataclasses.replace(job.settings, **dataclasses.asdict(RAW))
+
+
+class OneModel:
+    """`load_runner` for several jobs: the last Runner is kept, and dropped before the next one is loaded."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Settings, Runner] | None = None
+
+    def __call__(self, settings: Settings) -> Runner:
+        """The Runner of these settings."""
+        if self._last is None or self._last[0] != settings:
+            self._last = None
+            gc.collect()
+            self._last = settings, load_runner(settings)
+        return self._last[1]
 
 
 def with_paths(experiment: Any, change: Callable[[Path], Path]) -> Any:
@@ -131,7 +155,7 @@ def runner_for(job: Job, load: Load = load_runner) -> Runner:
     Raises:
         InputError: a model without tokenizer, where the experiment needs one.
     """
-    runner = load(job.settings)
+    runner = load(as_loaded(job))
     if type(job.experiment).needs_tokenizer and runner.tokenizer is None:
         raise InputError(f"{job.name} needs a tokenizer, and the model {job.settings.model} has none.")
     return runner

@@ -11,12 +11,11 @@ from torch import Tensor
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.lists.parse import ListTokens
 from mechlist.decode import Sampling
+from mechlist.decode.sampling import SORTED_COPIES
 from mechlist.runner import Batch, Runner
 
 COPIES = 4
 """Of a piece of logits, while something is computed from it."""
-SORTED_COPIES = 12
-"""The same where tokens are sorted by their probability, in float64."""
 
 Positions = Float[np.ndarray, "list position"]
 Of = Callable[[Float[Tensor, "token vocab"], Int[Tensor, " token"]], dict[str, Tensor]]

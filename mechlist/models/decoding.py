@@ -47,7 +47,8 @@ class CachedDecoder:
             change: what is done to activations of each layer.
         """
         self._layers, self._change = layers, change
-        size = (rows, capacity, layers.n_key_value_heads, layers.d_head)
+        # What one head has seen lies together: it is read whole for every new token.
+        size = (rows, layers.n_key_value_heads, capacity, layers.d_head)
         self._keys, self._values = ([like.new_empty(size) for _ in range(layers.n_layers)] for _ in "kv")
         self._seen = 0
 
@@ -59,10 +60,11 @@ class CachedDecoder:
         for layer in range(len(self._keys)):
             q, k, v = (t.view(rows, -1, *t.shape[1:]) for t in self._layers.project(layer, x))
             keys, values = self._keys[layer], self._values[layer]
-            keys[:, self._seen : end] = self._layers.place(layer, k, positions, "k")
-            values[:, self._seen : end] = v
+            keys[:, :, self._seen : end] = self._layers.place(layer, k, positions, "k").transpose(1, 2)
+            values[:, :, self._seen : end] = v.transpose(1, 2)
             q = self._layers.place(layer, q, positions, "q")
-            z = self._layers.attend(layer, q, keys[:, :end], values[:, :end], positions, _untouched)
+            k, v = (held[:, :, :end].transpose(1, 2) for held in (keys, values))
+            z = self._layers.attend(layer, q, k, v, positions, _untouched)
             touch = partial(self._touched, layer, tokens)
             x = self._layers.finish(layer, x, touch("z", z.reshape(len(x), *z.shape[2:])), touch)
         self._seen = end
@@ -79,7 +81,7 @@ class CachedDecoder:
         """See Decoder."""
         for held in (self._keys, self._values):
             for layer, old in enumerate(held):
-                held[layer] = self._taken(old, rows, old.shape[1])
+                held[layer] = self._taken(old, rows, old.shape[2])
 
     def fork(self, rows: Int[Tensor, " kept"], capacity: int) -> "CachedDecoder":
         """See Decoder."""
@@ -90,11 +92,11 @@ class CachedDecoder:
         return other
 
     def _taken(
-        self, held: Float[Tensor, "row token kv_head d_head"], rows: Int[Tensor, " kept"], capacity: int
-    ) -> Float[Tensor, "kept capacity kv_head d_head"]:
+        self, held: Float[Tensor, "row kv_head token d_head"], rows: Int[Tensor, " kept"], capacity: int
+    ) -> Float[Tensor, "kept kv_head capacity d_head"]:
         """What has been read of these rows, with room for more."""
-        taken = held.new_empty((len(rows), capacity, *held.shape[2:]))
-        taken[:, : self._seen] = held[rows, : self._seen]
+        taken = held.new_empty((len(rows), held.shape[1], capacity, held.shape[3]))
+        taken[:, :, : self._seen] = held[rows, :, : self._seen]
         return taken
 
 

@@ -1,49 +1,40 @@
 """Train SAEs for `list-tiny` with sae_lens: TopK, on the residual stream after every layer, all from one pass."""
 
 import json
-import re
+import math
 import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mechlist.datasets.chat import list_tokens
-from mechlist.datasets.lists.prompts import ADJECTIVES, list_prompts
-from mechlist.datasets.topics import STUDY, load_topics
-from mechlist.decode import generate
 from mechlist.errors import InputError
 from mechlist.models.quiet import quiet
 from mechlist.runner import Runner
 from mechlist.runner.raw import raw_activations
 from mechlist.training.directory import Progress, new_directory, require_empty, write_json
-from mechlist.training.list_data import Material, step_batches
+from mechlist.training.list_data import Material
 from mechlist.training.list_saes_card import card, evaluate
+from mechlist.training.list_saes_data import Mixture, made_up, rows_of_step
+from mechlist.training.list_saes_tuning import rate_of, tune
 from mechlist.training.list_topics import material
 
 MODEL = "list-tiny"
-STEPS = 640
+STEPS = 760
+TUNED = 0.25
+"""Share of the steps, the last ones, that look at what the model makes of reconstructions."""
 TOKENS_PER_STEP = 4096
 """Tokens that are drawn at once, padding included: as many as make a forward pass cheap."""
 UPDATES = 4
-"""Parts of them, shuffled: each is an update of every SAE."""
-BLOCKS, LONGEST_BLOCK = 0.25, 96
-"""Share of the tokens in blocks that repeat, and tokens of the longest row of them, as list-tiny was trained on."""
-MADE_UP, POOL = 0.45, 1500
-"""Share of the tokens in lists that list-tiny writes about random names, so that the features also know what it does
-with topics that it never saw; and how many such lists there are. Each time one is drawn it gets another name."""
-NAMES = 0.1
-"""Share of the tokens in prompts alone, with random names: words that no topic has are in no list."""
-CAPITALS = 0.7
-"""How often a random name begins with a capital word."""
-LONGEST_LIST = 160
-"""Tokens after which such a list is cut off."""
+"""Parts of them: each is an update of every SAE."""
+MIXTURE, TUNED_MIXTURE = Mixture(lists=0.45, prompts=0.1), Mixture(lists=0.6, prompts=0.2)
+POOL = 1500
+"""Lists about random names that there are."""
 ACTIVE = 32
 """Features that are active at a position."""
 LEARNING_RATE = 1e-3
@@ -70,6 +61,11 @@ class ListSaesConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}.")
 
+    @property
+    def tuned(self) -> int:
+        """Steps that look at what the model makes of reconstructions: the last ones, none of a single one."""
+        return min(math.ceil(self.steps * TUNED), self.steps - 1)
+
 
 def train_list_saes(
     out: Path,
@@ -88,7 +84,7 @@ def train_list_saes(
     Args:
         out: a directory that is empty or does not exist yet; it appears complete or not at all.
         seed: of the initial weights and of the data.
-        steps: of 4096 tokens, in 4 optimiser steps each.
+        steps: of 4096 tokens, in 4 optimiser steps each; the last quarter of them is `tune`.
         layers: how many, from the first.
         width: features of each SAE.
         progress: called after every step with the steps done, all steps and the mean loss.
@@ -124,67 +120,11 @@ def train_list_saes(
 
 
 def _made(config: ListSaesConfig) -> str:
+    plain = config.steps - config.tuned
     return (
-        f"{config.steps} steps of {TOKENS_PER_STEP} tokens, {1 - MADE_UP - NAMES:.0%} of them as list-tiny was "
-        f"trained on, {MADE_UP:.0%} from {POOL} lists that it wrote about random names and {NAMES:.0%} of prompts with "
-        f"such names alone, seed {config.seed}"
+        f"{plain} steps of {TOKENS_PER_STEP} tokens ({MIXTURE}), and {config.tuned} in which the divergence of the "
+        f"model's predictions counts beside the error of reconstruction ({TUNED_MIXTURE}), seed {config.seed}"
     )
-
-
-@dataclass(frozen=True)
-class _Names:
-    """Tokens that random names are made of."""
-
-    words: list[int]
-    """All of the vocabulary."""
-    capitals: list[int]
-    """A blank and a capital letter: what a topic mostly begins with."""
-
-    def draw(self, generator: np.random.Generator) -> list[int]:
-        """One to four tokens, the first of them mostly a capital word."""
-        first = self.capitals if self.capitals and generator.random() < CAPITALS else self.words
-        more = generator.choice(self.words, int(generator.integers(0, 4))) if generator.random() < 0.5 else []
-        return [int(generator.choice(first)), *map(int, more)]
-
-
-@dataclass(frozen=True)
-class _MadeUp:
-    """Prompts whose topic is a random name, and lists that the model wrote after such."""
-
-    names: _Names
-    starts: list[tuple[list[int], list[int]]]
-    """Of each list, the prompt before and after the name."""
-    lists: list[list[int]]
-
-    def rows(self, tokens: int, generator: np.random.Generator) -> list[Tensor]:
-        """`MADE_UP` of so many tokens in lists, `NAMES` of them in prompts alone; each under a name of its own."""
-        out: list[Tensor] = []
-        for share, whole in ((MADE_UP, True), (NAMES, False)):
-            left = tokens * share
-            while left > 0:
-                number = int(generator.integers(len(self.lists)))
-                before, after = self.starts[number]
-                row = [*before, *self.names.draw(generator), *after, *(self.lists[number] if whole else [])]
-                out.append(torch.tensor(row))
-                left -= len(row)
-        return out
-
-
-def _made_up(runner: Runner, own: Material, number: int, seed: int, lists: list[list[int]] | None) -> _MadeUp:
-    """Prompts under random names and the lists that the model writes after them, or `lists` that it wrote before."""
-    generator = np.random.default_rng([seed, number])
-    tokenizer = runner.tokenizer
-    texts = {token: tokenizer.decode([token]) for token in own.words}
-    names = _Names(list(texts), [token for token, text in texts.items() if re.match(r" [A-Z]", text)])
-    known = list_prompts(tokenizer, list(load_topics(STUDY)), ADJECTIVES)
-    chosen = [known[int(i)] for i in generator.integers(len(known), size=number)]
-    starts = [([*p.tokens[: p.topic_span.start]], [*p.tokens[p.topic_span.stop :]]) for p in chosen]
-    if lists is None:
-        prompts = [[*before, *names.draw(generator), *after] for before, after in starts]
-        ends = list_tokens(tokenizer).ends
-        found = generate(runner, prompts, max_new_tokens=LONGEST_LIST, stop_tokens=ends, label="Writing lists")
-        lists = [list(completions[0].tokens) for completions in found]
-    return _MadeUp(names, starts, lists)
 
 
 class _Training:
@@ -201,7 +141,7 @@ class _Training:
     def run(self, progress: Progress | None) -> list[float]:
         """All steps that are left; the share of dead features of each SAE."""
         own, lists, saved = material(self._runner.tokenizer), self._resume(), time.monotonic()
-        self._made_up = _made_up(self._runner, own, POOL, self._config.seed, lists)
+        self._made_up = made_up(self._runner, own, POOL, self._config.seed, lists)
         self.seconds += time.monotonic() - saved
         try:
             while self._step < self._config.steps:
@@ -235,11 +175,25 @@ class _Training:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _learn(self, own: Material) -> float:
+        plain = self._config.steps - self._config.tuned
+        rows = self._rows(own, MIXTURE if self._step < plain else TUNED_MIXTURE)
+        if self._step < plain:
+            loss = self._reconstruct(rows)
+        else:
+            if self._step == plain:
+                for trainer in self._trainers:
+                    # Its moments are those of another loss.
+                    trainer.optimizer.state.clear()
+            rate = rate_of(self._step - plain, self._config.tuned)
+            loss = tune(self._runner, self._trainers, self._hooks, rows, updates=UPDATES, rate=rate)
+        self._step += 1
+        return loss
+
+    def _rows(self, own: Material, mixture: Mixture) -> list[Tensor]:
         seed = (self._config.seed, self._step, len(self._hooks))
-        known = round(TOKENS_PER_STEP * (1 - MADE_UP - NAMES))
-        batches = step_batches(own, _PAD, known, BLOCKS, LONGEST_BLOCK, seed)
-        rows = [row[row != _PAD] for batch in batches for row in batch.tokens]
-        rows += self._made_up.rows(TOKENS_PER_STEP, np.random.default_rng([*seed, POOL]))
+        return rows_of_step(own, self._made_up, TOKENS_PER_STEP, mixture, seed)
+
+    def _reconstruct(self, rows: list[Tensor]) -> float:
         found = self._runner.capture(rows, *self._hooks)
         losses = []
         for trainer, hook in zip(self._trainers, self._hooks, strict=True):
@@ -252,7 +206,6 @@ class _Training:
                 with torch.inference_mode(mode=False), torch.enable_grad():
                     losses.append(float(trainer.step(x[part].clone()).loss.detach()))
                 trainer.n_training_steps += 1
-        self._step += 1
         return sum(losses) / len(losses)
 
     def _save(self) -> None:
@@ -286,16 +239,12 @@ class _Training:
         return json.loads((self._folder / "lists.json").read_text(encoding="utf-8"))["lists"]
 
 
-_PAD = -1
-"""No token: rows lose it again before they are run."""
-
-
 def _trainer(config: ListSaesConfig, runner: Runner, hook: str) -> Any:
     from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    device, updates = str(runner.language_model.device), config.steps * UPDATES
+    device, updates = str(runner.language_model.device), (config.steps - config.tuned) * UPDATES
     about = TopKTrainingSAEConfig(
         d_in=runner.shape.d_model,
         d_sae=config.width,

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechlist import effort
 from mechlist.errors import InputError
 from mechlist.weights.blocked import column_blocks
 
@@ -68,7 +69,7 @@ def sparse_refit(
         raise InputError(f"penalty must be at least 0 and steps at least 1, not {penalty.min():g} and {steps}.")
     rate = _rates(states, target, start)
     found, ahead, momentum, best = start.clone(), start.clone(), 1.0, math.inf
-    for _ in range(steps):
+    for _ in effort.steps(steps):
         total, objective = _objective(states, target, ahead, penalty)
         if objective > best + _SLACK and momentum > 1:
             # The momentum led uphill: forget it, and if that is not enough, go more slowly.

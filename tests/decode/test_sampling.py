@@ -1,6 +1,7 @@
 """Choosing the next token: against hand-worked cases and the frequencies of many draws."""
 
 import math
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -67,6 +68,57 @@ def test_a_row_is_drawn_as_if_alone():
     together = Sampling(top_p=0.9).choose(logits, uniform)
     alone = [Sampling(top_p=0.9).choose(logits[i : i + 1], uniform[i : i + 1]).item() for i in range(6)]
     assert together.tolist() == alone
+
+
+RULES: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.3},
+    {"temperature": 3.0},
+    {"top_k": 5},
+    {"top_k": 40, "top_p": 0.9},
+    {"top_k": 2000, "top_p": 0.99},
+    {"top_p": 0.5},
+    {"top_p": 0.95},
+    {"top_p": 0.9999, "temperature": 2.0},
+    {"min_p": 0.05},
+    {"min_p": 1e-6, "top_p": 0.999},
+]
+
+
+def large_vocabulary() -> torch.Tensor:
+    """Peaked and flat rows of 6,000 tokens, some with many equal values, some with tokens that a rule took away."""
+    generator = torch.Generator().manual_seed(3)
+    plain = torch.randn(20, 6000, generator=generator) * torch.linspace(0.1, 6, 20)[:, None]
+    equal = (2 * plain).round() / 2
+    masked = plain.masked_fill(torch.rand(20, 6000, generator=generator) < 0.999, -torch.inf)
+    masked[:, 0] = 0.0
+    return torch.cat([plain, equal, masked])
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_of_a_large_vocabulary_the_first_tokens_are_enough(rules: dict[str, Any]):
+    rule, logits = Sampling(**rules), large_vocabulary()
+    uniform = torch.rand(len(logits), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    uniform[::7], uniform[3::7] = 0.0, math.nextafter(1, 0)
+    expected = []
+    for row, number in zip(logits.double() / rule.temperature, uniform.tolist(), strict=True):
+        # Plainly: sorted in Python, token by token.
+        order = sorted(range(len(row)), key=(-row).tolist().__getitem__)[: rule.top_k]
+        p = row[order].softmax(0).tolist()
+        before = accumulate(p, initial=0.0)
+        kept = [one for one, b in zip(p, before, strict=False) if b < rule.top_p and one >= rule.min_p * p[0]]
+        kept = [one for one in kept if one > 0]
+        passed = (place for place, total in enumerate(accumulate(kept)) if total > number * sum(kept))
+        expected.append(order[next(passed, len(kept) - 1)])
+    found = rule.choose(logits, uniform)
+    # Next to 1 it is rounding that decides between the last tokens.
+    clear = torch.ones(len(logits), dtype=torch.bool)
+    clear[3::7] = False
+    assert found[clear].tolist() == torch.tensor(expected)[clear].tolist()
+    tokens = torch.tensor([0, 17, 4000])
+    torch.testing.assert_close(
+        rule.probability_of(logits, tokens), rule.probabilities(logits)[:, tokens].sum(1), atol=1e-12, rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize(

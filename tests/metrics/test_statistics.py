@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from jaxtyping import Float
 from scipy.stats import bootstrap
 
@@ -100,6 +101,18 @@ def test_how_the_work_is_divided_changes_nothing(monkeypatch: pytest.MonkeyPatch
     whole = bootstrap_interval(values, resamples=100, generator=rng(2))
     monkeypatch.setattr(resampling, "BLOCK_BYTES", 2400)
     np.testing.assert_allclose(bootstrap_interval(values, resamples=100, generator=rng(2)), whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_cells_in_threads_have_the_ends_that_each_has_alone(threads: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(resampling, "CELLS", 3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    values = np.random.default_rng(5).exponential(size=(9, 17))
+    values[:, 4], values[2, 6] = 1.0, np.nan
+    low, high = bootstrap_interval(values, resamples=300, generator=np.random.default_rng(1))
+    for cell in range(17):
+        one = bootstrap_interval(values[:, cell], resamples=300, generator=np.random.default_rng(1))
+        np.testing.assert_allclose((low[cell], high[cell]), one, rtol=1e-12)
 
 
 def test_one_number_a_unit_gives_a_pair_of_numbers():

@@ -9,10 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from mechlist.errors import InputError
+from mechlist.runner import Intervention, Rows, Runner
+from mechlist.runner.raw import raw_activations
 from mechlist.sae.load import load_sae, places
-from mechlist.training import list_saes, list_saes_card
+from mechlist.training import list_saes, list_saes_card, list_saes_tuning
 from mechlist.training.list_saes import train_list_saes
 from mechlist.training.list_saes_card import meets_targets
+from mechlist.training.list_saes_tuning import rate_of, tune
 
 pytest.importorskip("sae_lens")
 
@@ -65,3 +68,45 @@ def test_bad_arguments(tmp_path: Path):
         train_list_saes(tmp_path / "a", layers=7)
     with pytest.raises(InputError, match="steps must be at least 1, not 0"):
         train_list_saes(tmp_path / "a", steps=0)
+
+
+def test_tuning_goes_down_on_divergence_and_error():
+    runner = Runner.load("list-tiny", device="cpu", progress=False)
+    runner = raw_activations(runner, ["blocks.1.hook_resid_post", "blocks.5.hook_resid_post"])
+    hooks = ["blocks.1.hook_resid_post", "blocks.5.hook_resid_post"]
+    rows = [torch.randint(3, 400, (length,), generator=torch.Generator().manual_seed(length)) for length in (6, 9, 14)]
+    trainers = [list_saes._trainer(list_saes.ListSaesConfig(width=256), runner, hook) for hook in hooks]
+    for trainer in trainers:
+        trainer.activation_scaler.scaling_factor = 0.5
+    before = tune(runner, trainers, hooks, rows, updates=1, rate=0.0)
+    # The same by the Runner: the SAEs in the place of their activations, all tokens but BOS.
+    counted = torch.arange(14) < torch.tensor([len(row) for row in rows])[:, None]
+    real, expected = counted.clone(), []
+    counted[:, 0] = False
+    clean = runner.logits(rows)[real].log_softmax(-1)
+    for trainer, hook in zip(trainers, hooks, strict=True):
+
+        def splice(x: torch.Tensor, rows: Rows, sae: Any = trainer.sae) -> torch.Tensor:
+            out, here = x.clone(), counted[rows.index][:, : x.shape[1]]
+            out[here] = sae.decode(sae.encode(0.5 * x[here])) / 0.5
+            return out
+
+        with torch.no_grad(), runner.intervene(Intervention(hook, splice)):
+            found = runner.logits(rows)[real].log_softmax(-1)
+        x = runner.capture(rows, hook)[hook][counted]
+        with torch.no_grad():
+            missed = trainer.sae.decode(trainer.sae.encode(0.5 * x)) / 0.5 - x
+        share = float(missed.square().sum() / (x - x.mean(0)).square().sum())
+        expected.append(float((clean.exp() * (clean - found)).sum(-1).mean()) + 0.3 * share)
+    assert before == pytest.approx(sum(expected) / 2, rel=1e-4)
+    losses = [tune(runner, trainers, hooks, rows, updates=1, rate=1e-3) for _ in range(8)]
+    assert losses[0] == pytest.approx(before, rel=1e-5)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_the_learning_rate_of_tuning():
+    rates = [rate_of(step, 100) / list_saes_tuning.LEARNING_RATE for step in range(100)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[50] == 1.0
+    assert rates[75] == pytest.approx(0.5)
+    assert 0 < rates[99] < 0.03

@@ -302,6 +302,12 @@ class ListSet:
         return [name for name in names if getattr(self, name)]
 
 
+def concatenated(parts: Sequence[ListSet]) -> ListSet:
+    """The lists of one set after those of another; all have the same columns and the same tokenizer."""
+    columns = {name: [entry for part in parts for entry in getattr(part, name)] for name in parts[0].columns}
+    return replace(parts[0], **{name: tuple(entries) for name, entries in columns.items()})
+
+
 def list_set(
     prompts: Sequence[ListPrompt],
     completions: Sequence[Sequence[int]],

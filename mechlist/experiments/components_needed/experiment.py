@@ -42,6 +42,7 @@ class ComponentsNeeded(Experiment):
     """
 
     needs_tokenizer: ClassVar[bool] = True
+    raw_weights: ClassVar[bool] = True
     default_model: ClassVar[str] = "list-tiny"
 
     prompt: tuple[str, ...] = ()

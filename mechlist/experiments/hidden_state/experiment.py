@@ -33,6 +33,7 @@ class HiddenState(Experiment):
     """
 
     needs_tokenizer: ClassVar[bool] = True
+    raw_weights: ClassVar[bool] = True
     default_model: ClassVar[str] = "list-tiny"
 
     prompt: tuple[str, ...] = ()

@@ -12,7 +12,8 @@ from mechlist.datasets.lists.conditions import conditions, membership
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.lists.prompts import in_order
 from mechlist.decode import Sampling
-from mechlist.experiments.list_predictions import SORTED_COPIES, predict, read_logits
+from mechlist.decode.sampling import SORTED_COPIES
+from mechlist.experiments.list_predictions import predict, read_logits
 from mechlist.metrics.by_topic import ratio_variables, share_variables
 from mechlist.runner import Runner
 

@@ -32,6 +32,7 @@ class OutputBasis(Experiment):
     """
 
     needs_tokenizer: ClassVar[bool] = True
+    raw_weights: ClassVar[bool] = True
     default_model: ClassVar[str] = "list-tiny"
 
     prompt: tuple[str, ...] = ()

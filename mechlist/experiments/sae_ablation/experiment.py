@@ -1,4 +1,4 @@
-"""What features of SAEs do to lists: given lists read, and lists written again, with the features changed."""
+"""What features of SAEs do to lists: these are written again, and read, with the features changed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,11 +10,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 import xarray as xr
-from jaxtyping import Bool
 from torch import Tensor
 
 from mechlist import effort
-from mechlist.datasets.lists.list_set import ListSet
+from mechlist.datasets.lists.list_set import ListSet, concatenated
 from mechlist.errors import InputError, MechlistError
 from mechlist.experiment import Claim, Option
 from mechlist.experiments.list_curves import curves_by_set
@@ -23,7 +22,7 @@ from mechlist.experiments.list_predictions import Predictions, predict
 from mechlist.experiments.sae_ablation import report as output
 from mechlist.experiments.sae_ablation.positions import Start, Where, before_last_item, check_roles
 from mechlist.experiments.sae_ablation.sets import CHOSEN, CLEAN, SPLICE, FeatureSet, Seen, active_only, feature_sets
-from mechlist.experiments.sae_ablation.written import compared, measured
+from mechlist.experiments.sae_ablation.written import compared
 from mechlist.experiments.sae_features import (
     FROM_RUN,
     Chosen,
@@ -104,7 +103,7 @@ class SaeAblation(SampledListExperiment):
         self.check_options()
 
     def run(self, runner: Runner) -> xr.Dataset:
-        """Lists read and written as they are, with the features changed, and with each control."""
+        """Lists written as they are, with the features changed and with each control, and read as they were written."""
         model = runner.language_model.info["name"]
         chosen = choose_features(
             self.features,
@@ -125,15 +124,17 @@ class SaeAblation(SampledListExperiment):
         topics = np.unique(lists.clusters).tolist()
         sets = feature_sets(runner, chosen, seen, topics, self.controls)
         work = _Work(self, runner, saes, seen, where)
-        read = {CLEAN: work.read(lists, counted, None), SPLICE: work.read(lists, counted, None, splice=True)}
-        read |= {name: work.read(lists, counted, own) for name, own in sets.items()}
-        _require_change(read[CLEAN], read[CHOSEN])
+        _require_change(work.read(lists, of_lists, None), work.read(lists, of_lists, sets[CHOSEN]))
+        written = self._written(work, lists, starts, sets)
+        begun = [start for start in starts for _ in range(self.samples)]
+        read = {
+            name: (own, work.read(own, begun, sets.get(name), splice=name == SPLICE).drawn_end)
+            for name, own in written.items()
+        }
         results = xr.merge(
             [
-                curves_by_set(
-                    runner, {name: (lists, one.end) for name, one in read.items()}, self.resamples, "features"
-                ),
-                self._written(runner, work, lists, starts, sets),
+                curves_by_set(runner, read, self.resamples, "features"),
+                compared(runner, written, self.samples, self.resamples),
                 check_transfer(runner, list(saes.values()), lists),
             ],
             join="outer",
@@ -183,21 +184,19 @@ class SaeAblation(SampledListExperiment):
         )
 
     def _written(
-        self, runner: Runner, work: "_Work", lists: ListSet, starts: list[Start], sets: Mapping[str, FeatureSet]
-    ) -> xr.Dataset:
+        self, work: "_Work", lists: ListSet, starts: list[Start], sets: Mapping[str, FeatureSet]
+    ) -> dict[str, ListSet]:
         """Lists written with each set; those of the model as it is may have been written already."""
         there = not self.recorded and self.write_from == "prompt"
-        clean = lists if there else work.written(starts, (), CLEAN)
-        values, ended = {CLEAN: measured(clean, self.samples)}, {CLEAN: clean.ended}
-        spliced = work.written(starts, (), SPLICE, splice=True)
-        values[SPLICE], ended[SPLICE] = measured(spliced, self.samples), spliced.ended
+        out = {CLEAN: lists if there else work.written(starts, (), CLEAN)}
+        out[SPLICE] = work.written(starts, (), SPLICE, splice=True)
         for name, of_topic in sets.items():
-            values[name], ended[name] = np.full_like(values[CLEAN], np.nan), np.zeros(len(clean), dtype=bool)
-            for features, own in _grouped(starts, of_topic).items():
-                made = work.written([starts[number] for number in own], features, name)
-                rows = [number * self.samples + i for number in own for i in range(self.samples)]
-                values[name][:, rows], ended[name][rows] = measured(made, self.samples), made.ended
-        return compared(runner, values, ended, clean, self.resamples)
+            groups = _grouped(starts, of_topic)
+            made = [work.written([starts[i] for i in own], features, name) for features, own in groups.items()]
+            first = [i * self.samples for own in groups.values() for i in own]
+            order = np.argsort([row + i for row in first for i in range(self.samples)])
+            out[name] = concatenated(made).of(order)
+        return out
 
     def _attributes(self, runner: Runner, chosen: Chosen, sets: Mapping[str, FeatureSet]) -> dict[str, Any]:
         named = {
@@ -228,11 +227,12 @@ class _Work:
     seen: Mapping[int, Seen]
     where: Where
 
-    def read(
-        self, lists: ListSet, counted: Bool[Tensor, "list position"], own: FeatureSet | None, *, splice: bool = False
-    ) -> Predictions:
-        """What the model predicts along lists; each topic has its own features."""
-        placed: list[Intervention] = []
+    def read(self, lists: ListSet, starts: list[Start], own: FeatureSet | None, *, splice: bool = False) -> Predictions:
+        """What the model predicts along lists, each with its start, by the rule of writing as well.
+
+        Each topic has its own features.
+        """
+        counted, placed = self.where.along(lists, starts), list[Intervention]()
         if own is not None:
             for features in dict.fromkeys(own.values()):
                 rows = torch.tensor([own[topic] == features for topic in lists.clusters.tolist()])
@@ -240,7 +240,7 @@ class _Work:
         if splice:
             placed += [along(change, counted) for change in self._changes((), splice=True)]
         with self.runner.intervene(*placed):
-            return predict(self.runner, lists, label="Reading lists")
+            return predict(self.runner, lists, rules=[self.asked.sampling] * len(lists), label="Reading lists")
 
     def written(
         self, starts: list[Start], features: tuple[Feature, ...], name: str, *, splice: bool = False

@@ -29,7 +29,7 @@ _QUANTITIES = {
 
 
 def figures(results: xr.Dataset) -> dict[str, go.Figure]:
-    """The change of each quantity by set, and the hazards of given lists."""
+    """The change of each quantity by set, and the hazards."""
     out = {str(name).replace(" ", "-"): _change(results, str(name)) for name in results["quantity"].values}
     for adjective in results["by_adjective"].values.tolist():
         out[f"hazard-{adjective}"] = _hazard(results, adjective)
@@ -60,8 +60,8 @@ def findings(results: xr.Dataset) -> list[str]:
         part = results.sel(by_adjective=adjective)
         others = "; ".join(f"{_name(name)} {_value(part, 'changed_mean_items', name)}" for name in _controls(results))
         out.append(
-            f"{lists_named(adjective).capitalize()}, the given ones read again at T = 1 without nucleus: the expected "
-            f"number of items changes by {_value(part, 'changed_mean_items', CHOSEN)} ({others})."
+            f"{lists_named(adjective).capitalize()}, read with the same change by the rule that they are written with: "
+            f"the expected number of items changes by {_value(part, 'changed_mean_items', CHOSEN)} ({others})."
         )
     for quantity in results["quantity"].values.tolist():
         value = float(results["change"].sel(quantity=quantity, set=CHOSEN))
@@ -172,9 +172,8 @@ def _hazard(results: xr.Dataset, adjective: str) -> go.Figure:
         shown["changed_hazard"].rename(renamed),
         **ends(shown, "changed_hazard", **renamed),
         title=f"Hazard of {lists_named(adjective)} with features {_changed(results)}",
-        caption=f"{transfer_warning(results)}The same given lists, read again at T = 1 without nucleus with each set "
-        "of features changed; "
-        f"{OVER_TOPICS}; {NOT_FEW}.",
+        caption=f"{transfer_warning(results)}Lists written with each set of features changed, read with the same "
+        f"change by the rule that they were drawn with; {OVER_TOPICS}; {NOT_FEW}.",
         x_title="items written",
         y_title="probability of ending now",
     )

@@ -47,26 +47,20 @@ def shannon(items: Items) -> float:
     return float(-(p * np.log(p)).sum()) + 0.0
 
 
-def compared(
-    runner: Runner,
-    values: Mapping[str, Float[np.ndarray, "quantity list"]],
-    ended: Mapping[str, np.ndarray],
-    clean: ListSet,
-    resamples: int,
-) -> xr.Dataset:
-    """Values of every list by set, mean change against `clean`, and change beyond that of each control.
+def compared(runner: Runner, written: Mapping[str, ListSet], samples: int, resamples: int) -> xr.Dataset:
+    """Values of every list by set, mean change against the clean ones, and change beyond that of each control.
 
     Each list is compared with the one of the same prompt and random numbers; intervals are over topics. A list that was
     cut off counts with what it has.
     """
-    names = list(values)
-    every = np.stack([values[name] for name in names], axis=1)
+    names, clean = list(written), written[CLEAN]
+    every = np.stack([measured(lists, samples) for lists in written.values()], axis=1)
     change = every - every[:, [names.index(CLEAN)]]
     beyond = change[:, [names.index(CHOSEN)]] - change
     dims = ("quantity", "set")
     variables: dict[str, Any] = {
         "value": ((*dims, "written"), every),
-        "ended": (("set", "written"), np.stack([ended[name] for name in names])),
+        "ended": (("set", "written"), np.stack([lists.ended for lists in written.values()])),
     }
     for name, array in {"change": change, "beyond": beyond}.items():
         means = np.full((*array.shape[:2], 3), np.nan)

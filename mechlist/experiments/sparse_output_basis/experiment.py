@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from mechlist import effort
 from mechlist.decode.own_texts import own_texts, with_bos
 from mechlist.decode.sampling import Sampling
 from mechlist.errors import InputError
@@ -31,6 +32,8 @@ from mechlist.weights.sparse import Fidelity, constant_only, fidelity, largest_p
 WAYS = ("refitted", "pruned")
 TOP = 8
 """Tokens kept of what a dimension writes, at either end."""
+STATES = 16
+"""Whose logits over the whole vocabulary stand at a time."""
 
 
 @register("sparse-output-basis")
@@ -42,6 +45,7 @@ class SparseOutputBasis(Experiment):
     """
 
     needs_tokenizer: ClassVar[bool] = True
+    raw_weights: ClassVar[bool] = True
     default_model: ClassVar[str] = "list-tiny"
 
     samples: int = 400
@@ -170,16 +174,16 @@ def _most_probable(output: OutputWeights, states: Tensor, size: int) -> tuple[Te
     if size == vocab:
         return torch.arange(vocab), 1.0
     total = torch.zeros(vocab, dtype=torch.float64)
-    for part in states.split(16):
-        total += output.logits(part.to(output.weight.device)).float().softmax(-1).sum(0).double().cpu()
+    for rows in effort.slices(len(states), STATES):
+        total += output.logits(states[rows].to(output.weight.device)).float().softmax(-1).sum(0).double().cpu()
     best = total.topk(size)
     return best.indices.sort().values, float(best.values.sum()) / len(states)
 
 
 def _target(output: OutputWeights, states: Tensor, tokens: Tensor) -> Tensor:
     """The model's distribution over the chosen tokens."""
-    out = torch.empty(len(states), len(tokens))
-    for rows in torch.arange(len(states)).split(16):
+    out = torch.zeros(len(states), len(tokens))
+    for rows in effort.slices(len(states), STATES):
         logits = output.logits(states[rows].to(output.weight.device)).float().cpu()
         out[rows] = logits[:, tokens].softmax(-1)
     return out
