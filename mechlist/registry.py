@@ -5,12 +5,13 @@ The index is read from source text, without importing anything, so that `mechlis
 
 import ast
 import difflib
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -173,14 +174,22 @@ def _needs(node: ast.ClassDef) -> tuple[str, ...]:
     return tuple(needs)
 
 
-def _scan(file: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+def _scan(file: Path) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
     """Names, first lines and needs of the registered classes in a source file."""
     try:
         text = file.read_text(encoding="utf-8")
-        tree = ast.parse(text) if "@register(" in text else None
+        return _registered_in(text) if "@register(" in text else ()
     except (OSError, UnicodeDecodeError, SyntaxError):
-        return
-    nodes = list(ast.walk(tree)) if tree else []
+        return ()
+
+
+@functools.lru_cache(maxsize=1024)
+def _registered_in(text: str) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """As `_scan`, of the source itself: a study looks for the experiment of every step."""
+    return tuple(_classes(list(ast.walk(ast.parse(text)))))
+
+
+def _classes(nodes: Sequence[ast.AST]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     imported = {name.name for node in nodes if isinstance(node, ast.ImportFrom) for name in node.names}
     chat = ("chat model",) if "model_header" in imported else ()
     for node in nodes:

@@ -176,7 +176,7 @@ def _template(tokenizer: Any) -> str | None:
     if getattr(tokenizer, "chat_template", None):
         template = tokenizer.get_chat_template()
         return f"{_clock()}{template}" if "strftime_now" in template else None
-    if tokenizer is not None and all(token in tokenizer.get_vocab() for token in _TURN_TOKENS):
+    if tokenizer is not None and all(_id_of(tokenizer, token) is not None for token in _TURN_TOKENS):
         return GEMMA_TEMPLATE
     raise InputError(
         f"{_name(tokenizer)} has no chat template: give a chat model such as google/gemma-2-2b-it or list-tiny."
@@ -196,8 +196,12 @@ def refuse_special_tokens(tokenizer: Any, text: str, name: str) -> None:
     Raises:
         InputError: it holds special tokens; `name` is what it is called.
     """
-    ids = set(tokenizer.encode(text, add_special_tokens=False))
-    special = [i for i in sorted(ids & _special(tokenizer)) if not is_unknown(tokenizer, i)]
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    plain = not set(_TURN_TOKENS) & set(tokenizer.convert_ids_to_tokens(ids))
+    if plain and tokenizer.decode(ids) == tokenizer.decode(ids, skip_special_tokens=True):
+        # To ask for all special tokens of a large vocabulary takes as long as to read a hundred texts.
+        return
+    special = [i for i in sorted(set(ids) & _special(tokenizer)) if not is_unknown(tokenizer, i)]
     if special:
         names = ", ".join(tokenizer.convert_ids_to_tokens(special))
         raise InputError(f"{name} must be plain text, without the special tokens of the chat: it holds {names}.")
@@ -205,15 +209,20 @@ def refuse_special_tokens(tokenizer: Any, text: str, name: str) -> None:
 
 def stop_tokens(tokenizer: Any) -> tuple[int, ...]:
     """Tokens that end an answer: the tokenizer's eos, and the end of a turn in the usual chat templates."""
-    vocabulary = tokenizer.get_vocab()
-    found = [tokenizer.eos_token_id, *(vocabulary.get(name) for name in _TURN_ENDS)]
+    found = [tokenizer.eos_token_id, *(_id_of(tokenizer, name) for name in _TURN_ENDS)]
     return tuple(dict.fromkeys(token for token in found if token is not None))
 
 
 def _special(tokenizer: Any) -> set[int]:
     marked = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    vocabulary = tokenizer.get_vocab()
-    return marked | set(tokenizer.all_special_ids) | {vocabulary[name] for name in _TURN_TOKENS if name in vocabulary}
+    turns = {i for name in _TURN_TOKENS if (i := _id_of(tokenizer, name)) is not None}
+    return marked | set(tokenizer.all_special_ids) | turns
+
+
+def _id_of(tokenizer: Any, token: str) -> int | None:
+    """Of a token by its name, if the vocabulary has it; the whole of it is not looked at."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    return found if found is not None and tokenizer.convert_ids_to_tokens(found) == token else None
 
 
 def _added(tokenizer: Any) -> set[int]:

@@ -107,7 +107,12 @@ def layout_of(figure: go.Figure) -> dict[str, Any]:
 
 def meta(figure: go.Figure) -> dict[str, Any]:
     """What `finish` and the drawing functions noted about a figure: caption, aspect, min_width."""
-    noted = layout_of(figure).get("meta")
+    return meta_of(layout_of(figure))
+
+
+def meta_of(layout: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a plain layout."""
+    noted = layout.get("meta")
     return dict(noted) if isinstance(noted, Mapping) else {}
 
 
@@ -128,13 +133,14 @@ def finish(figure: go.Figure, *, title: str, caption: str) -> go.Figure:
 def without_title(figure: go.Figure) -> go.Figure:
     """A copy without title and without the space for it, for a page that prints the title itself."""
     bare = go.Figure(figure)
-    layout = layout_of(figure)
+    bare.update_layout(title_text=None, **room_without_title(layout_of(figure)))
+    return bare
+
+
+def room_without_title(layout: Mapping[str, Any]) -> dict[str, float]:
+    """Top margin (`margin_t`) and height of a plain layout without the space for its title; nothing if it has none."""
     inherited = layout.get("template", {}).get("layout", {}).get("margin", {})
     top = {**inherited, **layout.get("margin", {})}.get("t", 0)
-    bare.update_layout(title_text=None)
     if top < TITLE_SPACE:
-        return bare
-    bare.update_layout(margin_t=top - TITLE_SPACE)
-    if "height" in layout:
-        bare.update_layout(height=layout["height"] - TITLE_SPACE)
-    return bare
+        return {}
+    return {"margin_t": top - TITLE_SPACE} | ({"height": layout["height"] - TITLE_SPACE} if "height" in layout else {})

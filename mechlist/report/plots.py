@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
-from mechlist.figures.style import TEMPLATE, layout_of, meta, without_title
+from mechlist.figures.style import TEMPLATE, layout_of, meta_of, room_without_title
 from mechlist.report.text import escape
 from mechlist.report.themes import colours_of, dark, templates
 
@@ -21,7 +21,11 @@ _FALLBACK_TITLE = "Figure"
 
 def plain_title(figure: go.Figure) -> str:
     """The figure's title as plain text, without plotly's markup; `Figure` where there is none."""
-    title = layout_of(figure).get("title", {}).get("text") or ""
+    return _title_of(layout_of(figure))
+
+
+def _title_of(layout: Mapping[str, Any]) -> str:
+    title = layout.get("title", {}).get("text") or ""
     return html.unescape(re.sub(r"<[^<>]*>", " ", title)).strip() or _FALLBACK_TITLE
 
 
@@ -41,6 +45,18 @@ def _plain(figure: go.Figure) -> dict[str, Any]:
     return value
 
 
+def _bare(figure: go.Figure, layout: Mapping[str, Any]) -> dict[str, Any]:
+    """As `_plain`, and as `without_title`; the figure itself is not copied, which takes long."""
+    value, room = _plain(figure), room_without_title(layout)
+    own = value["layout"]
+    own.get("title", {}).pop("text", None)
+    if "margin_t" in room:
+        own.setdefault("margin", {})["t"] = room["margin_t"]
+    if "height" in room:
+        own["height"] = room["height"]
+    return value
+
+
 def _safe(value: object) -> str:
     compact = json.dumps(value, separators=(",", ":"))
     return compact.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -54,7 +70,8 @@ def figure_block(figure: go.Figure, anchor: str, *, name: str = "") -> str:
         anchor: id of the element.
         name: file name offered for a download of the image.
     """
-    title, notes = plain_title(figure), meta(figure)
+    layout = layout_of(figure)
+    title, notes = _title_of(layout), meta_of(layout)
     caption = escape(str(notes.get("caption", "")))
     head = [
         f'<figure id="{anchor}" class="card">',
@@ -64,13 +81,13 @@ def figure_block(figure: go.Figure, anchor: str, *, name: str = "") -> str:
     ]
     if "flow" in notes:
         return "\n".join([*head, *(_flow(**part) for part in notes["flow"]), "</figure>"])
-    bare = without_title(figure)
-    height = layout_of(bare).get("height", _DEFAULT_HEIGHT)
+    bare = _bare(figure, layout)
+    height = bare["layout"].get("height", _DEFAULT_HEIGHT)
     lines = [
         *head,
         f'<div class="scroll plot"><div id="{anchor}-plot" data-figure="{anchor}-data" '
         f'data-name="{escape(name or anchor)}" style="height:{height}px"></div></div>',
-        f'<script type="application/json" id="{anchor}-data">{figure_json(bare)}</script>',
+        f'<script type="application/json" id="{anchor}-data">{_safe(bare)}</script>',
         "</figure>",
     ]
     return "\n".join(lines)

@@ -232,6 +232,22 @@ def test_bad_input(runner: Runner, folder: Path, tmp_path: Path):
         SaeAblation(at=("item_last",))
 
 
+def test_what_is_read_agrees_with_what_is_written(runner: Runner):
+    few = FEW | {"topics": ("Fruits", "Movies", "Rivers", "Sports"), "samples": 8, "max_new_tokens": 120, "controls": 1}
+    asked = SaeAblation(**few, temperature=0.7, top_p=0.8, features=("layer_4:736",))
+    found = asked.run(runner)
+    assert bool(found["ended"].sel(set=["clean", "features"]).all())
+    for name in ("clean", "splice", "features", "random 1"):
+        items = found["value"].sel(quantity="items", set=name)
+        read = float(found["mean_items_read"].sel(set=name, by_adjective="short"))
+        # Drawn lists scatter around what their rule makes of them.
+        assert abs(read - float(items.mean())) < 3 * float(items.std()) / np.sqrt(items.size)
+    # At T = 1 without nucleus lists end otherwise: it is the rule of writing that was read.
+    plain = SaeAblation(**few, temperature=0.7, top_p=1.0, features=("layer_4:736",)).run(runner)
+    items = [float(one["mean_items_read"].sel(set="clean", by_adjective="short")) for one in (found, plain)]
+    assert abs(items[0] - items[1]) > 0.05
+
+
 def test_features_of_the_built_in_saes_carry_the_end_of_lists(runner: Runner):
     few = FEW | {"topics": ("Fruits", "Colors"), "max_new_tokens": 40, "controls": 1}
     features = ("layer_5:1722", "layer_5:852", "layer_5:724", "layer_5:1175", "layer_4:736")

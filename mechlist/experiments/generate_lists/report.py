@@ -129,8 +129,8 @@ def files(results: xr.Dataset) -> dict[str, str]:
 def findings(results: xr.Dataset) -> list[str]:
     """How many lists were written, ended, and well formed."""
     lists = lists_of(results)
-    columns = zip(lists.rows, lists.starts, strict=True)
-    tidy = sum(well_formed(row.tolist(), lists.special, start=start) for row, start in columns)
+    columns, special = zip(lists.rows, lists.starts, strict=True), lists.special
+    tidy = sum(well_formed(row.tolist(), special, start=start) for row, start in columns)
     sentences = [
         f"{results.attrs['model']} wrote {number_of(len(lists), 'lists')} of "
         f"{number_of(len(set(lists.topic)), 'topics')}; {int(lists.ended.sum())} ended within "
