@@ -137,7 +137,7 @@ def without_title(figure: go.Figure) -> go.Figure:
     return bare
 
 
-def room_without_title(layout: Mapping[str, Any]) -> dict[str, float]:
+def room_without_title(layout: Mapping[str, Any]) -> dict[str, float | int]:
     """Top margin (`margin_t`) and height of a plain layout without the space for its title; nothing if it has none."""
     inherited = layout.get("template", {}).get("layout", {}).get("margin", {})
     top = {**inherited, **layout.get("margin", {})}.get("t", 0)

@@ -20,8 +20,8 @@ _VALUES = ("hook_v", "hook_z")
 def raw_runner(runner: Runner) -> Runner:
     """The same model with its weights as published: the Runner itself if they are, or a second one.
 
-    A second one is loaded from the same files, and takes the memory of the weights again; `--no-fold-ln` with
-    `--no-center-writing-weights` and `--no-center-unembed` leaves the first one raw.
+    A second one is loaded from the same files, and takes the memory of the weights again. `mechlist run` has no need of
+    it: it loads the model of an experiment with `raw_weights` like this at once.
     """
     return runner if _untouched(runner, _CHANGES_OUTPUT) else runner.reloaded(RAW)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from mechlist.datasets import chat
 from mechlist.datasets.chat import list_tokens
 from mechlist.datasets.lists.prompts import list_prompt
 from mechlist.datasets.lists.recorded import RecordedLists, read_recorded, recorded_json
@@ -283,7 +284,7 @@ def test_a_model_without_chat_template_is_refused(runner: Runner, monkeypatch: p
 
     plain = copy.deepcopy(runner.tokenizer)
     plain.chat_template = None
-    monkeypatch.setattr(plain, "get_vocab", dict)
+    monkeypatch.setattr(chat, "_TURN_TOKENS", ("<no such token>",))
     monkeypatch.setattr(runner.language_model, "_tokenizer", plain)
     with pytest.raises(InputError, match="has no chat template: give a chat model such as google/gemma-2-2b-it"):
         ASKED.run(runner)
