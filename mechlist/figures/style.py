@@ -133,7 +133,7 @@ def finish(figure: go.Figure, *, title: str, caption: str) -> go.Figure:
 def without_title(figure: go.Figure) -> go.Figure:
     """A copy without title and without the space for it, for a page that prints the title itself."""
     bare = go.Figure(figure)
-    bare.update_layout(title_text=None, **room_without_title(layout_of(figure)))
+    bare.update_layout({"title_text": None, **room_without_title(layout_of(figure))})
     return bare
 
 
