@@ -58,13 +58,13 @@ def _device_memory(flags: list[str]) -> tuple[list[str], int | None]:
 def _plan_job(job: Any, device_memory: int | None) -> None:
     from mechlist.cli.plan_text import fit_lines, plan_lines
     from mechlist.engine.dry_run import plan_job
-    from mechlist.engine.local import OneModel, as_loaded, complete
+    from mechlist.engine.local import complete, load_runner
 
-    job, load = complete(job), OneModel()
-    plan = plan_job(job, load)
+    job = complete(job)
+    plan = plan_job(job, load_runner)
     if plan is None:
         raise InputError(f"{job.name} needs no model, so there is nothing to plan.")
-    fits = fit_lines(load(as_loaded(job)), job.settings, [plan], device_memory)
+    fits = fit_lines(job.settings, [plan], device_memory)
     print("\n".join(plan_lines(job.name, job.settings, plan) + fits))
 
 
@@ -74,9 +74,8 @@ def _plan_study(study: Any, device_memory: int | None) -> None:
     from mechlist.engine.local import OneModel
     from mechlist.study import plan_study
 
-    load = OneModel()
     steps = []
-    for step in plan_study(study, load):
+    for step in plan_study(study, OneModel()):
         if step.plan is None:
             print(f"{step.name}: {step.reason}", flush=True)
         else:
@@ -87,4 +86,4 @@ def _plan_study(study: Any, device_memory: int | None) -> None:
         return
     settings = steps[0].settings
     lacking = [step.name for step in steps if step.plan is None and step.needs_model]
-    print("\n".join([*sum_lines(plans, lacking), *fit_lines(load(settings), settings, plans, device_memory)]))
+    print("\n".join([*sum_lines(plans, lacking), *fit_lines(settings, plans, device_memory)]))

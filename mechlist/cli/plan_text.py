@@ -5,11 +5,9 @@ from collections.abc import Sequence
 
 import torch
 
-from mechlist.engine.dry_run import model_bytes
 from mechlist.options import Settings
-from mechlist.runner import Runner
 from mechlist.text import time_text
-from mechlist.types import Plan, format_bytes
+from mechlist.types import Plan, format_bytes, parse_bytes
 
 WIDTH = 16
 """Of the labels."""
@@ -45,10 +43,11 @@ def sum_lines(plans: Sequence[Plan], lacking: Sequence[str]) -> list[str]:
     return [f"all steps{without}", *_labelled(rows)]
 
 
-def fit_lines(runner: Runner, settings: Settings, plans: Sequence[Plan], device_memory: int | None) -> list[str]:
+def fit_lines(settings: Settings, plans: Sequence[Plan], device_memory: int | None) -> list[str]:
     """Whether the weights and the most that a batch may take fit the memory of a device, and what to do if not."""
-    size = device_bytes(runner.language_model.device) if device_memory is None else device_memory
-    weights, bound, peak = model_bytes(runner), runner.memory, max(plan.peak_bytes for plan in plans)
+    size = device_bytes(torch.device(settings.device)) if device_memory is None else device_memory
+    weights, peak = (max(getattr(plan, name) for plan in plans) for name in ("model_bytes", "peak_bytes"))
+    bound = parse_bytes(settings.memory)
     # Most batches keep to the bound by being smaller; gradients of one long prompt may need more.
     more = max(bound, peak)
     need = f"{format_bytes(weights)} of weights and at most {format_bytes(more)} more"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechlist.errors import InputError
@@ -69,7 +69,7 @@ class Sampling:
         if self.greedy:
             return torch.isin(logits.argmax(dim=1), tokens.to(logits.device)).double()
         scaled = (logits.double() / self.temperature).softmax(dim=1)
-        if self.top_k is None and self.top_p == 1 and self.min_p == 0:
+        if self._takes_all:
             return scaled[:, tokens.to(scaled.device)].sum(dim=1)
         best = scaled[:, tokens.to(scaled.device)].amax(dim=1, keepdim=True)
         before = torch.where(scaled > best, scaled, 0.0).sum(dim=1)
@@ -77,18 +77,16 @@ class Sampling:
         possible = (before < self.top_p + 1e-9).nonzero()[:, 0]
         found, tokens = scaled.new_zeros(len(scaled)), tokens.to(scaled.device)
         for rows in possible.split(self._rows(logits)):
-            found[rows] = self._share_of(logits[rows], tokens)
+            found[rows] = self._share_of(logits[rows], tokens, self._sizes(logits))
         return found
 
     def _share_of(
-        self, logits: Float[Tensor, "row vocab"], tokens: Int[Tensor, " token"], sizes: Sequence[int] = FIRST
+        self, logits: Float[Tensor, "row vocab"], tokens: Int[Tensor, " token"], sizes: Sequence[int]
     ) -> Float[Tensor, " row"]:
         """As `probability_of`: from the first tokens where these are all that are allowed."""
         if not sizes:
             return self.probabilities(logits)[:, tokens].sum(dim=1)
         first = self._first(logits, sizes[0])
-        if first is None:
-            return self._share_of(logits, tokens, sizes[1:])
         found = torch.where(torch.isin(first.tokens, tokens), first.probabilities, 0.0).sum(dim=1) / first.mass
         unsure = found.isnan().nonzero()[:, 0]
         if len(unsure):
@@ -106,9 +104,18 @@ class Sampling:
         """
         if self.greedy:
             return logits.argmax(dim=1)
-        rows = self._rows(logits)
+        rows, sizes = self._rows(logits), self._sizes(logits)
         parts = zip(logits.split(rows), uniform.to(logits.device).split(rows), strict=True)
-        return torch.cat([self._drawn(*part) for part in parts])
+        return torch.cat([self._drawn(*part, sizes) for part in parts])
+
+    @property
+    def _takes_all(self) -> bool:
+        """Whether every token may be drawn."""
+        return self.top_k is None and self.top_p == 1 and self.min_p == 0
+
+    def _sizes(self, logits: Float[Tensor, "row vocab"]) -> list[int]:
+        """Of `FIRST`, without those that take hardly less than to sort all, or that are too few for `top_k`."""
+        return [size for size in FIRST if logits.shape[1] > 4 * size and (self.top_k or 0) <= size]
 
     @staticmethod
     def _rows(logits: Float[Tensor, "row vocab"]) -> int:
@@ -116,14 +123,12 @@ class Sampling:
         return max(1, BLOCK_BYTES // (4 * SORTED_COPIES * logits.shape[1]))
 
     def _drawn(
-        self, logits: Float[Tensor, "row vocab"], uniform: Float[Tensor, " row"], sizes: Sequence[int] = FIRST
+        self, logits: Float[Tensor, "row vocab"], uniform: Float[Tensor, " row"], sizes: Sequence[int]
     ) -> Int[Tensor, " row"]:
         """As `choose`: from the first tokens where these decide, which is much quicker than to sort all."""
         if not sizes:
             return self._drawn_of_all(logits, uniform)
         first = self._first(logits, sizes[0])
-        if first is None:
-            return self._drawn(logits, uniform, sizes[1:])
         passed = (first.probabilities > 0) & (first.probabilities.cumsum(dim=1) > (uniform * first.mass)[:, None])
         chosen = first.tokens.gather(1, passed.int().argmax(dim=1, keepdim=True))[:, 0]
         unsure = (~passed.any(dim=1)).nonzero()[:, 0]
@@ -138,10 +143,8 @@ class Sampling:
         place = torch.where(passed.any(dim=1), passed.int().argmax(dim=1), (ordered > 0).sum(dim=1) - 1)
         return tokens.gather(1, place[:, None])[:, 0]
 
-    def _first(self, logits: Float[Tensor, "row vocab"], size: int) -> "_First | None":
-        """So many tokens in order; None where to sort all takes hardly longer, or where `top_k` is more."""
-        if logits.shape[1] <= 4 * size or (self.top_k or 0) > size:
-            return None
+    def _first(self, logits: Float[Tensor, "row vocab"], size: int) -> "_First":
+        """So many tokens in order, at least `top_k`."""
         values, tokens = logits.topk(size, dim=1)
         # Of equal values the lowest id first, which `topk` does not promise.
         tokens, place = tokens.sort(dim=1)
@@ -155,12 +158,11 @@ class Sampling:
             allowed[:, self.top_k :] = False
             total = scaled[:, : self.top_k].logsumexp(dim=1, keepdim=True)
         every = (scaled - total).exp()
-        before = every.cumsum(dim=1) - every
-        allowed &= (before < self.top_p) & (every >= self.min_p * every[:, :1])
+        allowed &= self._kept(every)
         # Tokens as probable as the last one may be missing.
         certain = values > values[:, -1:]
         ordered = torch.where(allowed & certain, every, 0.0)
-        if self.top_k is None and self.top_p == 1 and self.min_p == 0:
+        if self._takes_all:
             return _First(ordered, tokens, torch.ones_like(ordered[:, 0]))
         complete = ~(allowed & ~certain & (every > 0)).any(dim=1)
         return _First(ordered, tokens, torch.where(complete, ordered.sum(dim=1), torch.nan))
@@ -174,9 +176,13 @@ class Sampling:
         if self.top_k is not None:
             scaled[:, self.top_k :] = -torch.inf
         ordered = scaled.softmax(dim=1)
-        before = ordered.cumsum(dim=1) - ordered
-        ordered = torch.where((before < self.top_p) & (ordered >= self.min_p * ordered[:, :1]), ordered, 0.0)
+        ordered = torch.where(self._kept(ordered), ordered, 0.0)
         return ordered / ordered.sum(dim=1, keepdim=True), tokens
+
+    def _kept(self, ordered: Float[Tensor, "row token"]) -> Bool[Tensor, "row token"]:
+        """Which tokens are in the nucleus and beyond min-p, of probabilities in falling order."""
+        before = ordered.cumsum(dim=1) - ordered
+        return (before < self.top_p) & (ordered >= self.min_p * ordered[:, :1])
 
 
 class _First(NamedTuple):

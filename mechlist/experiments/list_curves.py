@@ -11,7 +11,7 @@ from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.lists.process import length_of
 from mechlist.experiments.list_endings import Endings, endings
 from mechlist.experiments.list_predictions import Positions
-from mechlist.metrics.by_topic import LEVEL
+from mechlist.metrics.by_topic import ENDS, LEVEL
 from mechlist.metrics.ratios import ratio_draws
 from mechlist.metrics.resampling import Draws, Interval
 from mechlist.metrics.survival import survival_curve, survival_intervals
@@ -200,7 +200,7 @@ def curves_by_set(
             change[s, a] = mean_change(one, found[0])
     dims = ("set", "by_adjective", "item")
     variables: dict[str, Any] = {"changed_lists": (dims, told), "mean_items_read": (dims[:2], mean, {"units": "items"})}
-    for i, end in enumerate(("", "_low", "_high")):
+    for i, end in enumerate(ENDS):
         variables[f"changed_hazard{end}"] = (dims, curves[:, :, i])
         variables[f"changed_mean_items{end}"] = (dims[:2], change[..., i], {"units": "items"})
     coords = {"set": list(read), "by_adjective": adjectives, "item": np.arange(1, items + 1)}

@@ -29,16 +29,11 @@ def _title_of(layout: Mapping[str, Any]) -> str:
     return html.unescape(re.sub(r"<[^<>]*>", " ", title)).strip() or _FALLBACK_TITLE
 
 
-def figure_json(figure: go.Figure) -> str:
-    """The figure as ASCII JSON that is safe inside a script element; the same figure gives the same text.
+def _plain(figure: go.Figure) -> dict[str, Any]:
+    """The figure as plotly.js reads it, without the house template, which a page holds once.
 
     Plotly's default engine depends on what is installed, and one of them refuses lone surrogates.
     """
-    return _safe(_plain(figure))
-
-
-def _plain(figure: go.Figure) -> dict[str, Any]:
-    """The figure as plotly.js reads it, without the house template, which a page holds once."""
     value = json.loads(pio.to_json(figure, validate=False, remove_uids=True, engine="json") or "{}")
     if figure["layout"]["template"] == TEMPLATE:
         del value["layout"]["template"]
@@ -58,6 +53,7 @@ def _bare(figure: go.Figure, layout: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _safe(value: object) -> str:
+    """ASCII JSON that is safe inside a script element; the same value gives the same text."""
     compact = json.dumps(value, separators=(",", ":"))
     return compact.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

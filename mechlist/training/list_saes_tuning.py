@@ -84,7 +84,8 @@ def _update(
         found = model(spliced, start_at_layer=layer + 1)[real].log_softmax(-1)
         loss = (target.exp() * (target - found)).sum(-1).mean() + ERROR * missed
         trainer.optimizer.zero_grad()
-        loss.backward()
+        # The model's own weights need no gradients.
+        loss.backward(inputs=list(sae.parameters()))
     trainer.optimizer.step()
     trainer.n_forward_passes_since_fired += 1
     trainer.n_forward_passes_since_fired[(features.detach() > 0).any(0)] = 0

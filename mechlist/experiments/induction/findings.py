@@ -6,6 +6,7 @@ import xarray as xr
 
 from mechlist.experiments.induction.effects import ablation_table, ablation_words, mlp_words
 from mechlist.experiments.induction.scores import SCORES, found_heads, ranked, threshold
+from mechlist.metrics.by_topic import ENDS
 from mechlist.text import between, with_interval
 from mechlist.types import head_name
 
@@ -88,7 +89,7 @@ def _role(results: xr.Dataset, name: str) -> str:
 
 
 def _with_interval(results: xr.Dataset, name: str, head: tuple[int, int]) -> str:
-    value, low, high = (float(results[f"{name}{end}"].values[head]) for end in ("", "_low", "_high"))
+    value, low, high = (float(results[f"{name}{end}"].values[head]) for end in ENDS)
     return f"{head_name(head)} {with_interval(value, low, high, '.2f')}"
 
 
@@ -156,7 +157,6 @@ def _circuit(results: xr.Dataset) -> list[str]:
 
 def _share(results: xr.Dataset, name: str, axis: str) -> str:
     value, low, high = (
-        float(results[f"{name}{end}"].sel(axis=axis)) if f"{name}{end}" in results else np.nan
-        for end in ("", "_low", "_high")
+        float(results[f"{name}{end}"].sel(axis=axis)) if f"{name}{end}" in results else np.nan for end in ENDS
     )
     return with_interval(value, low, high, ".1%")

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist.figures import SEQUENTIAL, finish, interval_lines, plot_text, token_labels
+from mechlist.metrics.by_topic import ENDS
 from mechlist.text import number, visible
 
 LETTERS = 8
@@ -100,7 +101,7 @@ def _box(cell: xr.Dataset) -> str:
 
 
 def _curve(results: xr.Dataset, name: str, *, title: str, caption: str, y_title: str) -> go.Figure:
-    values = {end: results[f"{name}{end}"].rename(lens="series", stage="x") for end in ("", "_low", "_high")}
+    values = {end: results[f"{name}{end}"].rename(lens="series", stage="x") for end in ENDS}
     return interval_lines(
         values[""],
         low=values["_low"],

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
+from mechlist.metrics.by_topic import ENDS
 from mechlist.metrics.margin import verdict
 from mechlist.text import between, joined, lists_named, with_interval
 
@@ -50,7 +51,7 @@ class Effect:
     def of(cls, results: xr.Dataset, name: str, truth: str) -> "Effect":
         """A variable over `adjective` with its ends, beside that of the process."""
         there = np.isfinite(results[name].values)
-        value, low, high = (results[f"{name}{end}"].values[there] for end in ("", "_low", "_high"))
+        value, low, high = (results[f"{name}{end}"].values[there] for end in ENDS)
         return cls(tuple(results["adjective"].values[there].tolist()), value, low, high, results[truth].values[there])
 
     @property

@@ -7,7 +7,7 @@ import xarray as xr
 from mechlist import figures as draw
 from mechlist.experiments.list_hazard.heads import CHOSEN, CLEAN
 from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, counted, ends
-from mechlist.metrics.by_topic import FEWEST, enough, well_founded
+from mechlist.metrics.by_topic import ENDS, FEWEST, enough, well_founded
 from mechlist.text import ALL_LISTS, lists_named, number_of
 
 NAMES = {
@@ -171,7 +171,7 @@ def _items(results: xr.Dataset) -> go.Figure:
     kept = [of for of in results["of_lists"].values.tolist() if pooled or of != ALL_LISTS]
     keys = [(of, name) for of in kept for name in names]
     labels = [f"{lists_named(of)}: {'heads' if name == CHOSEN else name}" for of, name in keys]
-    chosen = results[[f"items_change{end}" for end in ("", "_low", "_high")]].sel(set=names, of_lists=kept)
+    chosen = results[[f"items_change{end}" for end in ENDS]].sel(set=names, of_lists=kept)
     rows = chosen.stack(category=("of_lists", "set"), create_index=False)
     rows = rows.drop_vars(["of_lists", "set"]).assign_coords(category=labels)
     sets = "; ".join(f"{name}: {', '.join(results.attrs['sets'][name])}" for name in names)

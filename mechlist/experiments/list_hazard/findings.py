@@ -7,6 +7,7 @@ import xarray as xr
 from mechlist.experiment import Claim
 from mechlist.experiments.list_hazard.figures import opposed, set_words
 from mechlist.experiments.list_hazard.heads import CHOSEN, CLEAN
+from mechlist.metrics.by_topic import ENDS
 from mechlist.metrics.margin import rank_p
 from mechlist.text import ALL_LISTS, joined, lists_named, number_of, with_interval
 
@@ -106,7 +107,7 @@ def _lengths(part: xr.Dataset) -> str:
 
 
 def _median(one: xr.Dataset) -> str:
-    value, low, high = (float(one[f"median_items{end}"]) for end in ("", "_low", "_high"))
+    value, low, high = (float(one[f"median_items{end}"]) for end in ENDS)
     if not np.isfinite(value):
         return "a median that no list tells (more than half go on)"
     ends = f" [{low:.0f}, {'not reached' if np.isinf(high) else f'{high:.0f}'}]" if low < high else ""
@@ -225,7 +226,7 @@ def _contrast(results: xr.Dataset, one: str, other: str) -> str:
 
 def _value(part: xr.Dataset, name: str, form: str) -> str:
     """A value with its interval in brackets, where there is one."""
-    value, low, high = (float(part[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    value, low, high = (float(part[f"{name}{end}"]) for end in ENDS)
     return with_interval(value, low, high, form)
 
 

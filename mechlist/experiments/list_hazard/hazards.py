@@ -23,7 +23,7 @@ from mechlist.experiments.list_endings import Endings, endings, true_endings
 from mechlist.experiments.list_hazard.heads import CLEAN
 from mechlist.experiments.list_hazard.process import process_hazards
 from mechlist.experiments.list_predictions import Positions, drawing_rules
-from mechlist.metrics.by_topic import LEVEL, ratio_variables
+from mechlist.metrics.by_topic import ENDS, LEVEL, ratio_variables
 from mechlist.metrics.ratios import ratio_draws
 from mechlist.metrics.statistics import bootstrap_interval
 from mechlist.runner import Runner
@@ -131,7 +131,7 @@ def written_with_heads(runner: Runner, written: Mapping[str, ListSet], resamples
         "written_items": (("set", "written"), items, {"units": "items"}),
         "written_ended": (("set", "written"), ended),
     }
-    for i, end in enumerate(("", "_low", "_high")):
+    for i, end in enumerate(ENDS):
         variables[f"items_change{end}"] = (("of_lists", "set"), means[..., i], {"units": "items"})
     variables |= _gap_between(runner, items, clean, names, resamples)
     coords = {
@@ -164,7 +164,7 @@ def _gap_between(
         changed = apart.map(lambda rows: rows - rows[:, [first]])
         gap, change = apart.whole, np.stack([changed.whole, *changed.interval(LEVEL)], axis=1)
     variables: Variables = {"items_gap": ("set", gap, {"units": "items"})}
-    for i, end in enumerate(("", "_low", "_high")):
+    for i, end in enumerate(ENDS):
         variables[f"items_gap_change{end}"] = ("set", change[:, i], {"units": "items"})
     return variables
 
@@ -189,7 +189,7 @@ def _condition(
     variables["lists_at"] = (("rule", "item"), np.stack([c.lists for c in ordered]))
     for name in ("median", "mean"):
         rows = [(getattr(c, name), *getattr(c, f"{name}_ends")) for c in ordered]
-        for i, end in enumerate(("", "_low", "_high")):
+        for i, end in enumerate(ENDS):
             variables[f"{name}_items{end}"] = ("rule", [row[i] for row in rows], {"units": "items"})
     as_drawn, sampled = curves["as drawn"], curves["sampled"]
     variables["variation_from_sampled"] = ((), total_variation(as_drawn.hazard, sampled.hazard))
@@ -232,7 +232,7 @@ def _told_apart(by_rule: Mapping[str, Hazards]) -> Variables:
     variables: Variables = {}
     for name, (one, other) in pairs.items():
         found = median_change(by_rule[one], by_rule[other])
-        for end, value in zip(("", "_low", "_high"), found, strict=True):
+        for end, value in zip(ENDS, found, strict=True):
             variables[f"{name}{end}"] = ((), value, {"units": "items"})
     return variables
 

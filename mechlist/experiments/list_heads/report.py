@@ -11,6 +11,7 @@ from mechlist.experiments.list_heads.statistics import WHOLE, checked_cells, ran
 from mechlist.experiments.list_pairs import run_names, side_name
 from mechlist.experiments.rules import by_rule_words
 from mechlist.figures import agreement, head_heatmap, position_heatmap
+from mechlist.metrics.by_topic import ENDS
 from mechlist.metrics.margin import verdict
 from mechlist.metrics.statistics import Threshold, null_threshold
 from mechlist.text import between, joined, number_of, with_interval
@@ -224,7 +225,7 @@ def _joint(results: xr.Dataset) -> list[str]:
 
 
 def _with_ends(results: xr.Dataset, name: str) -> str:
-    value, low, high = (float(results[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    value, low, high = (float(results[f"{name}{end}"]) for end in ENDS)
     return with_interval(value, low, high, ".0%")
 
 

@@ -7,7 +7,7 @@ import xarray as xr
 from mechlist.datasets.topics import RUNS_OUT
 from mechlist.experiment import Claim
 from mechlist.experiments.list_statistics.statistics import CAPACITIES, OUTCOMES
-from mechlist.metrics.by_topic import FEWEST
+from mechlist.metrics.by_topic import ENDS, FEWEST
 from mechlist.text import NO_ADJECTIVE, between, joined, lists_named, number_of, with_interval
 
 
@@ -240,10 +240,10 @@ def _conditions(results: xr.Dataset) -> pd.DataFrame:
     }
     frame = pd.DataFrame({column: results[name].values for column, name in names.items()})
     for stem in ("median_items", "mean_items"):
-        for end in ("", "_low", "_high"):
+        for end in ENDS:
             frame[f"{stem}{end}"] = results[f"condition_{stem}{end}"].values
     for outcome, column in zip(OUTCOMES, ("filler_share", "lists_with_filler"), strict=True):
-        for end in ("", "_low", "_high"):
+        for end in ENDS:
             frame[f"{column}{end}"] = results[f"condition_filler{end}"].sel(outcome=outcome).values
     return frame
 

@@ -10,7 +10,7 @@ from mechlist import effort
 from mechlist.datasets.lists.conditions import membership
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.datasets.topics import RUNS_OUT, capacities
-from mechlist.metrics.by_topic import ratio_variables
+from mechlist.metrics.by_topic import ENDS, ratio_variables
 from mechlist.metrics.ratios import ratio_interval
 from mechlist.metrics.resampling import Interval
 from mechlist.metrics.survival import Survival, SurvivalIntervals, survival_curve, survival_intervals
@@ -158,8 +158,7 @@ def by_capacity(lists: ListSet, resamples: int) -> xr.Dataset:
             found, ends = _survival(lists, chosen, n_times, resamples, by_topic=True)
             values[cell] = found.median, *map(float, ends.median)
     variables: Variables = {
-        f"capacity_median_items{end}": (dims, values[..., i], {"units": "items"})
-        for i, end in enumerate(("", "_low", "_high"))
+        f"capacity_median_items{end}": (dims, values[..., i], {"units": "items"}) for i, end in enumerate(ENDS)
     }
     variables["capacity_n_lists"] = (dims, members.sum(axis=0))
     all_of_it = (lists.ended & (lists.n_items >= of_list))[:, None, None]
@@ -297,7 +296,7 @@ def _topic_medians(lists: ListSet, n_times: int, resamples: int) -> Variables:
     ]
     values = [(m[0].median, *map(float, m[1].median)) if m else (np.nan, np.nan, np.nan) for m in medians]
     grid = np.array(values).reshape(*members.shape[1:], 3)
-    names = [f"topic_median_items{end}" for end in ("", "_low", "_high")]
+    names = [f"topic_median_items{end}" for end in ENDS]
     variables: Variables = {name: (dims, grid[:, :, i], {"units": "items"}) for i, name in enumerate(names)}
     variables["topic_n_lists"] = (dims, members.sum(axis=0))
     variables["topic_n_lists_ended"] = (dims, (members & lists.ended[:, None, None]).sum(axis=0))

@@ -9,6 +9,7 @@ import xarray as xr
 
 from mechlist import figures as draw
 from mechlist.figures.style import MUTED, SERIES
+from mechlist.metrics.by_topic import ENDS
 from mechlist.text import number, visible
 
 HOVER_TOKENS = 6
@@ -129,7 +130,7 @@ def _entropies(results: xr.Dataset) -> go.Figure:
 
 
 def _kinds(results: xr.Dataset) -> go.Figure:
-    shares = {end: results[f"kind_share{end}"].rename(kind="category", group="series") for end in ("", "_low", "_high")}
+    shares = {end: results[f"kind_share{end}"].rename(kind="category", group="series") for end in ENDS}
     there = shares[""].notnull().all("category").values
     kept = {end: values.isel(series=np.flatnonzero(there)) for end, values in shares.items()}
     known = bool(kept["_low"].notnull().all())

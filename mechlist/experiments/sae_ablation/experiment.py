@@ -124,13 +124,13 @@ class SaeAblation(SampledListExperiment):
         topics = np.unique(lists.clusters).tolist()
         sets = feature_sets(runner, chosen, seen, topics, self.controls)
         work = _Work(self, runner, saes, seen, where)
-        _require_change(work.read(lists, of_lists, None), work.read(lists, of_lists, sets[CHOSEN]))
-        written = self._written(work, lists, starts, sets)
-        begun = [start for start in starts for _ in range(self.samples)]
-        read = {
-            name: (own, work.read(own, begun, sets.get(name), splice=name == SPLICE).drawn_end)
-            for name, own in written.items()
-        }
+        clean, begun = self._clean(work, lists, starts), [start for start in starts for _ in range(self.samples)]
+        as_it_is = work.read(clean, begun, None)
+        _require_change(as_it_is, work.read(clean, begun, sets[CHOSEN]))
+        changed = self._changed(work, starts, sets)
+        written, read = {CLEAN: clean} | changed, {CLEAN: (clean, as_it_is.drawn_end)}
+        for name, own in changed.items():
+            read[name] = (own, work.read(own, begun, sets.get(name), splice=name == SPLICE).drawn_end)
         results = xr.merge(
             [
                 curves_by_set(runner, read, self.resamples, "features"),
@@ -183,13 +183,14 @@ class SaeAblation(SampledListExperiment):
             written=self.while_writing,
         )
 
-    def _written(
-        self, work: "_Work", lists: ListSet, starts: list[Start], sets: Mapping[str, FeatureSet]
-    ) -> dict[str, ListSet]:
-        """Lists written with each set; those of the model as it is may have been written already."""
+    def _clean(self, work: "_Work", lists: ListSet, starts: list[Start]) -> ListSet:
+        """Lists of the model as it is, which may have been written already."""
         there = not self.recorded and self.write_from == "prompt"
-        out = {CLEAN: lists if there else work.written(starts, (), CLEAN)}
-        out[SPLICE] = work.written(starts, (), SPLICE, splice=True)
+        return lists if there else work.written(starts, (), CLEAN)
+
+    def _changed(self, work: "_Work", starts: list[Start], sets: Mapping[str, FeatureSet]) -> dict[str, ListSet]:
+        """Lists written with the SAEs spliced in, and with each set."""
+        out = {SPLICE: work.written(starts, (), SPLICE, splice=True)}
         for name, of_topic in sets.items():
             groups = _grouped(starts, of_topic)
             made = [work.written([starts[i] for i in own], features, name) for features, own in groups.items()]

@@ -10,7 +10,7 @@ from mechlist.experiments.sae_ablation.sets import CHOSEN, CLEAN, OTHER_TOPIC, S
 from mechlist.experiments.sae_features import transfer_warning
 from mechlist.figures import interval_lines, interval_rows
 from mechlist.figures.notes import NOT_FEW, OVER_TOPICS, ends
-from mechlist.metrics.by_topic import enough
+from mechlist.metrics.by_topic import ENDS, enough
 from mechlist.text import joined, lists_named, number_of, with_interval
 
 _CHANGED = {"zero": "set to 0", "mean": "set to their mean", "scale": "multiplied by {:g}", "steer": "added {:g} times"}
@@ -38,7 +38,7 @@ def figures(results: xr.Dataset) -> dict[str, go.Figure]:
 
 def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
     """`changes`, one row a quantity and set; `features` of each set; `lists`, one row a written list and set."""
-    names = [f"{name}{end}" for name in ("change", "beyond") for end in ("", "_low", "_high")]
+    names = [f"{name}{end}" for name in ("change", "beyond") for end in ENDS]
     changes = results[names].to_dataframe().reset_index()
     sets = results.attrs["sets"]
     rows = [
@@ -192,5 +192,5 @@ def _name(name: str) -> str:
 
 
 def _value(part: xr.Dataset, variable: str, name: str, digits: int = 2) -> str:
-    value, low, high = (float(part[f"{variable}{end}"].sel(set=name)) for end in ("", "_low", "_high"))
+    value, low, high = (float(part[f"{variable}{end}"].sel(set=name)) for end in ENDS)
     return with_interval(value, low, high, f"+.{digits}f")

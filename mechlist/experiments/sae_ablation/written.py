@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.experiments.sae_ablation.sets import CHOSEN, CLEAN
+from mechlist.metrics.by_topic import ENDS
 from mechlist.metrics.statistics import bootstrap_interval
 from mechlist.runner import Runner
 
@@ -66,7 +67,7 @@ def compared(runner: Runner, written: Mapping[str, ListSet], samples: int, resam
         means = np.full((*array.shape[:2], 3), np.nan)
         for cell in np.ndindex(array.shape[:2]):
             means[cell] = _mean(runner, array[cell], clean.clusters, resamples)
-        variables |= {f"{name}{end}": (dims, means[..., i]) for i, end in enumerate(("", "_low", "_high"))}
+        variables |= {f"{name}{end}": (dims, means[..., i]) for i, end in enumerate(ENDS)}
     coords = {
         "quantity": list(QUANTITIES),
         "unit": ("quantity", list(QUANTITIES.values())),

@@ -19,6 +19,7 @@ from mechlist.experiment import Experiment
 from mechlist.experiments.sparse_output_basis import figures as drawing
 from mechlist.experiments.sparse_output_basis import findings as words
 from mechlist.experiments.sparse_output_basis.mind import top_of_mind
+from mechlist.metrics.by_topic import ENDS
 from mechlist.metrics.statistics import bootstrap_interval
 from mechlist.registry import register
 from mechlist.runner import Runner
@@ -210,7 +211,7 @@ def _refitted(runner: Runner, data: _Data, shares: tuple[float | int, ...], step
     dims = ("penalty", "way")
     out = xr.Dataset({"sparsity": ("penalty", [sparsity for sparsity, _ in rows], {"units": "share of weights"})})
     for name in ("kl", "agreement"):
-        for place, end in enumerate(("", "_low", "_high")):
+        for place, end in enumerate(ENDS):
             out[f"{name}{end}"] = (dims, np.array([[one[name][place] for one in both] for _, both in rows]))
             out[f"own_{name}{end}"] = whole[name][place]
     written = _written(runner, data, weights[:-1] if kept is None else kept)

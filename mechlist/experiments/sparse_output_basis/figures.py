@@ -8,6 +8,7 @@ import xarray as xr
 
 from mechlist.figures import finish, interval_rows, plot_text
 from mechlist.figures.style import MUTED, SERIES
+from mechlist.metrics.by_topic import ENDS
 from mechlist.text import number, visible
 
 SHOWN = 20
@@ -39,7 +40,7 @@ def _against(results: xr.Dataset, name: str, *, title: str, y_title: str) -> go.
     figure = go.Figure()
     x = results["sparsity"].values
     for index, way in enumerate(results["way"].values.tolist()):
-        y, low, high = (results[f"{name}{end}"].sel(way=way).values for end in ("", "_low", "_high"))
+        y, low, high = (results[f"{name}{end}"].sel(way=way).values for end in ENDS)
         hover = [
             f"{way}: {number(float(v))} [{number(float(a))}, {number(float(b))}], {s:.1%} of the weights 0"
             for v, a, b, s in zip(y, low, high, x, strict=True)
@@ -81,8 +82,7 @@ def _mind(results: xr.Dataset, name: str, title: str) -> go.Figure:
     at = results.isel({f"{name}_rank": slice(0, SHOWN)})
     labels = [f"{n}. {visible(json.loads(text))}" for n, text in enumerate(at[f"{name}_text"].values.tolist(), start=1)]
     rows = {
-        end: xr.DataArray(at[f"{name}_share{end}"].values, dims="category", coords={"category": labels})
-        for end in ("", "_low", "_high")
+        end: xr.DataArray(at[f"{name}_share{end}"].values, dims="category", coords={"category": labels}) for end in ENDS
     }
     return interval_rows(
         rows[""],

@@ -7,6 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from mechlist.experiments.plain_prompts import told
+from mechlist.metrics.by_topic import ENDS
 from mechlist.text import joined, visible
 
 GOOD = 0.9
@@ -16,7 +17,7 @@ NAMED = 5
 
 def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
     """By penalty and way; by dimension; by token of the texts from nothing; the texts."""
-    names = [f"{name}{end}" for name in ("kl", "agreement") for end in ("", "_low", "_high")]
+    names = [f"{name}{end}" for name in ("kl", "agreement") for end in ENDS]
     fits = results[names].to_dataframe().reset_index()
     sparsity = dict(zip(results["penalty"].values.tolist(), results["sparsity"].values.tolist(), strict=True))
     fits.insert(1, "sparsity", [sparsity[p] for p in fits["penalty"]])
@@ -27,7 +28,7 @@ def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
         name: pd.DataFrame(
             {
                 "token": _texts(results[f"{name}_text"].values.tolist()),
-                **{f"share{end}": results[f"{name}_share{end}"].values for end in ("", "_low", "_high")},
+                **{f"share{end}": results[f"{name}_share{end}"].values for end in ENDS},
             }
         )
         for name in ("holds", "begins")

@@ -4,6 +4,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from mechlist import figures as draw
+from mechlist.metrics.by_topic import ENDS
 
 _READS = {"Q": "queries", "K": "keys", "V": "values"}
 
@@ -85,9 +86,7 @@ def _composition(results: xr.Dataset) -> go.Figure:
 
 
 def _induction(results: xr.Dataset) -> go.Figure:
-    values = {
-        end: results[f"induction_top1{end}"].rename(pair="category", axis="series") for end in ("", "_low", "_high")
-    }
+    values = {end: results[f"induction_top1{end}"].rename(pair="category", axis="series") for end in ENDS}
     sampled = results.attrs["circuit_tokens"] < results.attrs["vocab"]
     return draw.grouped_bars(
         values[""],

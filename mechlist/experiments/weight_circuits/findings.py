@@ -8,6 +8,7 @@ import xarray as xr
 
 from mechlist.experiments.plain_prompts import told
 from mechlist.experiments.weight_circuits.figures import sample_words
+from mechlist.metrics.by_topic import ENDS
 from mechlist.text import joined, number
 from mechlist.types import head_name
 
@@ -24,7 +25,7 @@ def tables(results: xr.Dataset) -> dict[str, pd.DataFrame]:
     if "composition" in results:
         out["composition"] = _pairs(results)
     if "induction_top1" in results:
-        names = [f"induction_top1{end}" for end in ("", "_low", "_high")]
+        names = [f"induction_top1{end}" for end in ENDS]
         out["induction-circuits"] = results[names].to_dataframe().reset_index()
     return out
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from mechlist.datasets.lists.factors import with_fillers
 from mechlist.datasets.lists.list_set import ListSet
 from mechlist.experiments.list_predictions import predict
-from mechlist.metrics.by_topic import LEVEL
+from mechlist.metrics.by_topic import ENDS, LEVEL
 from mechlist.metrics.ratios import clusters_of, ratio_draws
 from mechlist.runner import Runner
 
@@ -161,7 +161,7 @@ def _variables(
         generators = [runner.numpy_generator(f"written lists {adjective}") for _ in both]
         found.append(_compared(chosen, topics, resamples, generators))
     out: dict[str, tuple[tuple[str, ...], Any]] = {}
-    for name, field in zip(("", "_low", "_high"), ("means", "low", "high"), strict=True):
+    for name, field in zip(ENDS, ("means", "low", "high"), strict=True):
         values = np.stack([getattr(one, field).reshape(2, *shape) for one in found])
         out[f"{stem}{name}"] = (("by_adjective", "source", *dims), values)
         field = f"difference{name}"
